@@ -1,0 +1,109 @@
+"""Frames: a fixed header (magic, kind, sequence number, length) and a body, over two file descriptors.
+
+The sequence number ties an answer to its request: an answer that comes twice, late or for another request is
+a :class:`WireError`, never a result.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import struct
+import time
+from enum import IntEnum
+
+from .limits import Limits, WireError
+
+_HEADER = struct.Struct("<4sBQI")
+_MAGIC = b"KAT1"
+
+
+class Kind(IntEnum):
+    """What a frame is."""
+
+    hello = 1
+    request = 2
+    result = 3
+    error = 4
+    callback = 5
+    callback_result = 6
+    callback_error = 7
+
+
+class Closed(Exception):
+    """The other side closed the channel."""
+
+
+class Late(Exception):
+    """Nothing came before the deadline."""
+
+
+class Channel:
+    """A pair of descriptors carrying frames. ``deadline`` arguments are absolute ``time.monotonic()`` seconds."""
+
+    def __init__(self, read_fd: int, write_fd: int, limits: Limits) -> None:
+        self.read_fd, self.write_fd, self.limits = read_fd, write_fd, limits
+
+    def send(self, kind: Kind, seq: int, body: bytes | bytearray, deadline: float | None = None) -> None:
+        """Write one frame. Raises Closed, Late, or WireError when the body exceeds 4 GiB."""
+        if len(body) > 0xFFFFFFFF:
+            raise WireError(f"message of {len(body)} bytes does not fit a frame")
+        for part in (memoryview(_HEADER.pack(_MAGIC, kind, seq, len(body))), memoryview(body)):
+            while part:
+                if deadline is not None:
+                    _wait(self.write_fd, True, deadline)
+                try:
+                    # 64 KiB at a time: a blocking write to a pipe nobody drains would outlive the deadline.
+                    part = part[os.write(self.write_fd, part[: 1 << 16] if deadline is not None else part):]
+                except (BrokenPipeError, ConnectionResetError, OSError) as e:
+                    raise Closed(str(e)) from None
+
+    def receive(self, deadline: float | None = None) -> tuple[Kind, int, bytearray]:
+        """Read one frame -> (kind, sequence number, body). Raises Closed, Late, WireError."""
+        magic, kind, seq, length = _HEADER.unpack(self._read(_HEADER.size, deadline))
+        if magic != _MAGIC:
+            raise WireError("the stream does not hold a frame here")
+        try:
+            kind = Kind(kind)
+        except ValueError:
+            raise WireError(f"unknown frame kind {kind}") from None
+        if length > self.limits.max_frame:
+            raise WireError(f"message of {length} bytes exceeds the limit of {self.limits.max_frame}")
+        return kind, seq, self._read(length, deadline)
+
+    def pending(self) -> bool:
+        """Whether something can be read now (an answer nobody asked for, or the end of the stream)."""
+        poll = select.poll()
+        poll.register(self.read_fd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def _read(self, n: int, deadline: float | None) -> bytearray:
+        # Grown as bytes arrive: a lying length costs the sender, not us.
+        buffer = bytearray()
+        while len(buffer) < n:
+            if deadline is not None:
+                _wait(self.read_fd, False, deadline)
+            try:
+                chunk = os.read(self.read_fd, min(n - len(buffer), 1 << 20))
+            except (ConnectionResetError, OSError) as e:
+                raise Closed(str(e)) from None
+            if not chunk:
+                raise Closed("end of stream")
+            buffer += chunk
+        return buffer
+
+    def close(self) -> None:
+        """Close both descriptors."""
+        for fd in {self.read_fd, self.write_fd}:
+            try:
+                os.close(fd)
+            except OSError:
+                pass
+
+
+def _wait(fd: int, write: bool, deadline: float) -> None:
+    left = deadline - time.monotonic()
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT if write else select.POLLIN)
+    if left <= 0 or not poll.poll(left * 1000):
+        raise Late("deadline passed")
