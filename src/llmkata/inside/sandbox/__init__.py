@@ -1,0 +1,33 @@
+"""The sandbox a learner's process enters before it runs anything of the learner.
+
+`enter` sets up the layers one after the other. Each may be missing on a host; what stands and what does not, and why, is
+in the `Entered` it returns. Nothing here imports more than the standard library.
+"""
+
+from __future__ import annotations
+
+from . import seccomp, syscalls
+from .entry import Entry
+from .paths import default_read_paths
+from .policy import LAYERS, Entered, Grants, Policy
+
+__all__ = ["LAYERS", "Entered", "Grants", "Policy", "default_read_paths", "enter", "prepare"]
+
+
+def prepare() -> None:
+    """Build the filters most processes use. To be called once in a template, whose forks then find them built."""
+    if syscalls.supported():
+        for grants in (Grants(), Grants(threads=True)):
+            seccomp.program(seccomp.Filter.of(grants, signals=False, pid=1))
+
+
+def enter(policy: Policy) -> Entered:
+    """Confine this process and all it will start; return what stands.
+
+    To be called in a single-threaded process, freshly forked by a thread that outlives it: the process is killed when
+    that thread ends. Where pid namespaces are allowed the call forks: it returns in the child, and the caller's process
+    stays behind as the child's reaper, with its exit status; killing either ends both. The working directory becomes
+    the scratch directory.
+    A layer the host refuses is reported in `Entered.missing`, never raised.
+    """
+    return Entry(policy).run()
