@@ -15,8 +15,9 @@ from .schema import (
     decode,
     encode,
 )
+from .store import Fault, Reading, RecordError, RecordFile, latest, rank, read_records
 
 __all__ = [
-    "RECORD_SCHEMA", "CheckRecord", "Diagnosis", "Evidence", "ExerciseRecord", "Measure", "Outcome", "Provenance",
-    "Spot", "State", "Trust", "decode", "encode",
+    "RECORD_SCHEMA", "CheckRecord", "Diagnosis", "Evidence", "ExerciseRecord", "Fault", "Measure", "Outcome", "Provenance",
+    "Reading", "RecordError", "RecordFile", "Spot", "State", "Trust", "decode", "encode", "latest", "rank", "read_records",
 ]

@@ -1,0 +1,122 @@
+"""Tables of the gradebook and how an older one is brought up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Connection,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    insert,
+    inspect,
+    select,
+    update,
+)
+
+#: Raised by one with every change of a table; the step from the version before goes into ``MIGRATIONS``.
+VERSION = 1
+
+Migration = Callable[[Connection], None]
+
+#: ``MIGRATIONS[n]`` brings tables of version n to version n + 1.
+MIGRATIONS: Mapping[int, Migration] = {}
+
+
+class GradebookError(RuntimeError):
+    """A gradebook this version of llmkata cannot use; the message says what to do."""
+
+
+metadata = MetaData()
+
+schema_version = Table("schema_version", metadata, Column("version", Integer, nullable=False))
+
+record = Table(
+    "record", metadata,
+    Column("id", Integer, primary_key=True),
+    Column("learner", Text, nullable=False),
+    Column("exercise", Text, nullable=False),
+    Column("standing", String(32), nullable=False),
+    Column("points", Float, nullable=False),
+    Column("max_points", Float, nullable=False),
+    Column("core_points", Float, nullable=False),
+    Column("core_max_points", Float, nullable=False),
+    Column("tasks_done", Integer, nullable=False),
+    Column("tasks", Integer, nullable=False),
+    Column("submitted_at", Text, nullable=False),
+    Column("graded_at", Text, nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("submission_sha", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    # The two parts of records.rank: which record of a (learner, exercise) stands. No stamp: null.
+    Column("judged", Boolean, nullable=False),
+    Column("graded_seconds", Float),
+    Column("current", Boolean, nullable=False),
+    Index("record_current", "current", "learner", "exercise"),
+    Index("record_pair", "learner", "exercise"),
+)
+
+check = Table(
+    "check_result", metadata,
+    Column("id", Integer, primary_key=True),
+    Column("record_id", ForeignKey("record.id"), nullable=False, index=True),
+    Column("check_id", Text, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("task", Integer, nullable=False),
+    Column("tier", String(16), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("visibility", String(16), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("points", Float, nullable=False),
+    Column("max_points", Float, nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("misconception", Text, nullable=False),
+    Column("feedback", Text, nullable=False),
+    Column("flags", Text, nullable=False),
+    Column("staff_output", Text, nullable=False),
+)
+
+measure = Table(
+    "measure", metadata,
+    Column("id", Integer, primary_key=True),
+    Column("record_id", ForeignKey("record.id"), nullable=False, index=True),
+    Column("check_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("value", Float, nullable=False),
+    Column("unit", Text, nullable=False),
+    Column("at_most", Float),
+    Column("at_least", Float),
+    Column("reference", Float),
+    Column("trust", String(16), nullable=False),
+    Column("ok", Boolean, nullable=False),
+)
+
+
+def prepare(connection: Connection, version: int = VERSION, migrations: Mapping[int, Migration] = MIGRATIONS) -> None:
+    """Create the tables of an empty database, or bring those of an older version up to ``version``.
+
+    Raises :class:`GradebookError` where the tables are newer than this program or a step is missing.
+    """
+    if not inspect(connection).has_table(schema_version.name):
+        metadata.create_all(connection)
+        connection.execute(insert(schema_version).values(version=version))
+        return
+    found = connection.execute(select(schema_version.c.version)).scalar_one()
+    if found > version:
+        raise GradebookError(
+            f"gradebook has schema version {found}, this llmkata knows up to {version}: update llmkata, "
+            f"or delete the gradebook and rebuild it from the record files"
+        )
+    for step in range(found, version):
+        if step not in migrations:
+            raise GradebookError(f"no way from gradebook schema {step} to {step + 1}: rebuild it from the record files")
+        migrations[step](connection)
+        connection.execute(update(schema_version).values(version=step + 1))

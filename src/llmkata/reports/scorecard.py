@@ -1,0 +1,59 @@
+"""A scorecard as HTML, Markdown and JSON, written from :class:`.view.Scorecard` alone."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import msgspec
+
+from . import pages
+from .view import Scorecard
+
+
+@dataclass(frozen=True)
+class Share:
+    """An exercise in the bar of the total: its width is its weight, what is filled its points; in percent."""
+
+    number: str
+    title: str
+    percent: float | None
+    x: float
+    width: float
+    filled: float
+
+
+def to_html(card: Scorecard) -> str:
+    """The card as one self-contained HTML file: no network, no other file."""
+    return pages.html().get_template("scorecard.html").render(card=card, shares=_shares(card), script="card.js")
+
+
+def to_markdown(card: Scorecard) -> str:
+    """The card as GitHub-flavoured Markdown."""
+    text = pages.markdown().get_template("scorecard.md").render(card=card)
+    return _FENCE_OR_GAP.sub(lambda match: match[0] if match[1] else "\n\n", text)
+
+
+def to_json(card: Scorecard) -> bytes:
+    """The card as JSON, ``llmkata/scorecard/v1`` (docs/scorecard.schema.json)."""
+    return msgspec.json.format(msgspec.json.encode(card), indent=1) + b"\n"
+
+
+#: A fenced block, which keeps its blank lines, or a run of blank lines outside one.
+_FENCE_OR_GAP = re.compile(r"^(`{3,})text\n.*?\n\1$|\n{3,}", re.DOTALL | re.MULTILINE)
+
+
+def _shares(card: Scorecard) -> list[Share]:
+    """Where each exercise that counts lies on the bar, with a gap of half a percent between neighbours."""
+    counting = [exercise for exercise in card.exercises if exercise.counted and exercise.weight > 0]
+    gap = 0.5
+    room = (100.0 - gap * (len(counting) - 1)) / (sum(exercise.weight for exercise in counting) or 1.0)
+    shares, x = [], 0.0
+    for exercise in counting:
+        width = exercise.weight * room
+        filled = width * (exercise.percent or 0.0) / 100
+        shares.append(Share(
+            exercise.number, exercise.title, exercise.percent, round(x, 3), round(width, 3), round(filled, 3)
+        ))
+        x += width + gap
+    return shares
