@@ -78,7 +78,7 @@ class Entry:
         # as another user it could not reach every path it has to bind, and takes a user namespace on leaving root.
         if not self.root:
             self.layer("userns", lambda: self.user_namespace("/proc"))
-        for name in ("netns", "ipcns", "utsns"):
+        for name in ("netns", "ipcns"):
             self.layer(name, lambda name=name: namespaces.unshare(name))
         self.layer("pidns", self.pid_namespace)
         if self.policy.grants.processes and not self.entered.has("pidns"):
@@ -126,10 +126,8 @@ class Entry:
                 self.entered.server_fd = listener.detach()
 
     def privileges(self) -> str | None:
-        privileges.no_new_privs()
         try:
-            paths = (*self.policy.read_paths, *(interpreter_files() if self.policy.grants.exec else ()))
-            kept = privileges.leave_root(paths, None if self.entered.has("mountns") else self.policy.scratch)
+            kept = privileges.leave_root(self.policy.read_paths, None if self.entered.has("mountns") else self.policy.scratch)
         except OSError as error:
             kept = str(error)
         if self.root:
@@ -145,8 +143,10 @@ class Entry:
         if os.getppid() != parent:
             os._exit(1)
 
-    def landlock(self) -> str | None:
-        landlock.restrict(self.policy, interpreter_files() if self.policy.grants.exec else ())
+    def landlock(self) -> None:
+        privileges.no_new_privs()
+        for what in landlock.restrict(self.policy, interpreter_files() if self.policy.grants.exec else ()):
+            self.entered.missing[f"landlock:{what}"] = f"this kernel has Landlock ABI {landlock.abi()}"
 
     def tasks(self) -> int | None:
         """How many tasks our user namespace may hold, the reaper included; None where it is not our own."""
@@ -156,5 +156,6 @@ class Entry:
         return (1 + grants.processes) * (limits.THREADS if grants.threads else 1) + 1
 
     def seccomp(self) -> None:
+        privileges.no_new_privs()
         signals = self.policy.grants.processes > 0
         seccomp.install(seccomp.Filter.of(self.policy.grants, signals=signals, pid=os.getpid()))

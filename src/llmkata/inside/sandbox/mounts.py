@@ -12,6 +12,7 @@ import os
 import stat
 
 from . import libc
+from .paths import interpreter_files
 from .policy import Policy
 
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _BIND, _REC, _PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
@@ -25,8 +26,8 @@ class _MountAttr(ctypes.Structure):
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
-    encode = lambda text: None if text is None else os.fsencode(text)
-    libc.syscall("mount", encode(source), encode(target), encode(kind), flags, encode(data))
+    libc.syscall("mount", *(None if text is None else os.fsencode(text) for text in (source, target, kind)), flags,
+                 os.fsencode(data))
 
 
 def build_root(policy: Policy) -> None:
@@ -53,7 +54,8 @@ def build_root(policy: Policy) -> None:
 
 def _fill(root: str, policy: Policy) -> None:
     bound: list[str] = []
-    for path in sorted({*policy.read_paths, "/dev/null"}):
+    executable = interpreter_files() if policy.grants.exec else ()
+    for path in sorted({*policy.read_paths, *executable, "/dev/null"}):
         if os.path.exists(path):
             _bind(root, _link_through(root, path), bound)
     _proc(root)

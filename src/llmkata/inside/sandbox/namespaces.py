@@ -1,4 +1,4 @@
-"""Namespaces: a user, network, IPC, host name and process table of its own.
+"""Namespaces: users, network, IPC objects and processes of its own.
 
 A process cannot enter a new pid namespace itself, only its children can: `enter_pid_namespace` forks, the learner's code
 runs in the child, and the parent stays as a reaper that holds nothing. Killing either ends everything in the namespace.
@@ -16,13 +16,13 @@ from typing import NoReturn
 from . import libc
 from .descriptors import close_all_but, die_with_parent
 
-NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x00020000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000
-BY_LAYER = {"mountns": NEWNS, "netns": NEWNET, "ipcns": NEWIPC, "utsns": NEWUTS, "pidns": NEWPID}
+_NEWNS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = 0x00020000, 0x08000000, 0x10000000, 0x20000000, 0x40000000
+_BY_LAYER = {"mountns": _NEWNS, "netns": _NEWNET, "ipcns": _NEWIPC, "pidns": _NEWPID}
 
 
 def unshare(layer: str) -> None:
     """Leave the namespace that `layer` names. Raises OSError."""
-    libc.syscall("unshare", BY_LAYER[layer])
+    libc.syscall("unshare", _BY_LAYER[layer])
 
 
 def own_user_namespace(proc: int) -> None:
@@ -31,7 +31,7 @@ def own_user_namespace(proc: int) -> None:
     `proc`: a descriptor of a mounted /proc in which this process is visible.
     """
     uid, gid = os.geteuid(), os.getegid()
-    libc.syscall("unshare", NEWUSER)
+    libc.syscall("unshare", _NEWUSER)
     # Changing credentials makes the process undumpable, and its /proc files root's.
     libc.prctl(libc.PR_SET_DUMPABLE, 1)
     for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, fields
 
-LAYERS = ("close_range", "session", "userns", "mountns", "netns", "ipcns", "utsns", "pidns",
+LAYERS = ("close_range", "session", "userns", "mountns", "netns", "ipcns", "pidns",
           "privileges", "landlock", "rlimit", "seccomp")
 PROCESS_LAYERS = ("close_range", "session", "rlimit")  # all that isolation="process" sets up
 
@@ -91,7 +91,9 @@ class Policy:
 class Entered:
     """The sandbox as it stands.
 
-    layers: those in force, in the order they were set up.  missing: layer or ``grant:<name>`` to the reason it is not.
+    layers: those in force, in the order they were set up.
+    missing: to the reason, a layer that is not, ``grant:<name>`` for one that could not be given, ``landlock:<what>`` for
+    what this kernel's Landlock leaves open.
     pid: this process as the host sees it (inside a pid namespace ``os.getpid()`` is 1).
     server_fd: the listening socket of the `server` grant, to be passed out and closed before the learner's code.
     """

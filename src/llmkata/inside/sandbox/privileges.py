@@ -13,7 +13,7 @@ _CAPABILITY_VERSION_3 = 0x20080522
 
 
 def no_new_privs() -> None:
-    """Make set-uid bits and file capabilities void, for good. Raises OSError."""
+    """Make set-uid bits and file capabilities void, for good; what Landlock and filters ask for. Raises OSError."""
     libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
 
 
@@ -29,6 +29,8 @@ def leave_root(paths: tuple[str, ...], scratch: str | None) -> str | None:
     os.setegid(NOBODY)
     os.seteuid(NOBODY)
     hidden = [path for path in paths if not os.access(path, os.R_OK, effective_ids=True)]
+    if scratch is not None and not os.access(os.path.dirname(scratch), os.X_OK, effective_ids=True):
+        hidden.append(os.path.dirname(scratch))
     os.seteuid(0)
     os.setegid(0)
     if hidden := [path for path in hidden if os.path.exists(path)]:
