@@ -1,0 +1,30 @@
+"""The bench's process: sandboxed like a worker's, without learner code and without secrets, one program a request."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from llmkata.inside.sandbox import Policy, enter
+from llmkata.wire import TRUSTED, Channel, Closed, Kind, decode, encode
+
+from .replay import run
+
+
+def serve(read_fd: int, write_fd: int, policy: dict[str, Any]) -> None:
+    """Enter the sandbox, say hello, answer {"program", "inputs", "measure"} until the channel closes."""
+    entered = enter(Policy.from_dict({**policy, "keep_fds": sorted({read_fd, write_fd})}))
+    channel = Channel(read_fd, write_fd, TRUSTED)
+    channel.send(Kind.hello, 0, encode({"layers": list(entered.layers), "missing": dict(entered.missing)}))
+    try:
+        while True:
+            _, seq, body = channel.receive()
+            request = decode(body, limits=TRUSTED)
+            try:
+                answer = encode(run(request["program"], request["inputs"], measure=request["measure"]))
+                kind = Kind.result
+            except Exception as e:  # noqa: BLE001 - the program is untrusted; whatever it broke is its refusal
+                answer, kind = encode(str(e) or type(e).__name__), Kind.error
+            channel.send(kind, seq, answer)
+    except Closed:
+        os._exit(0)

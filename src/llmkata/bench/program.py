@@ -1,0 +1,391 @@
+"""Checks a recorded program, which comes from a learner's process and may hold anything, and gives it types.
+
+The format is that of :mod:`llmkata.inside.recorder`. Nothing is executed or allocated here. What :func:`parse` returns
+is consistent: every operator is in the table, every view lies within its storage, every storage is born before it is
+used and not used after it is freed, inputs and outputs stand where the events say, segments nest.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from llmkata.bench.optable import Operator, UnknownOperator, operator
+
+VERSION = 1
+
+_DTYPES = {name: getattr(torch, name) for name in (
+    "float64", "float32", "float16", "bfloat16", "complex64", "complex128", "int64", "int32", "int16", "int8", "uint8",
+    "bool", "uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2")}
+_MEMORY_FORMATS = {name: getattr(torch, name) for name in (
+    "contiguous_format", "preserve_format", "channels_last", "channels_last_3d")}
+_MAX_INT = 2**63 - 1
+_MAX_TEXT = 200
+_MAX_DEPTH = 4
+_MAX_ITEMS = 4096
+
+
+class ProgramError(ValueError):
+    """The program cannot be believed or run.
+
+    Attributes:
+        reason: one sentence for people.
+        line: line of the submission that it concerns, 0 where none is known.
+    """
+
+    def __init__(self, reason: str, line: int = 0) -> None:
+        super().__init__(f"line {line}: {reason}" if line else reason)
+        self.reason = reason
+        self.line = line
+
+
+class RefusedProgram(ProgramError):
+    """The program is well formed but holds something that is not replayed; the reason names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a program may take; a program above is refused before anything runs."""
+
+    operators: int = 200_000
+    views: int = 1_000_000
+    #: Storages that live at the same time, inputs and constants included.
+    live_bytes: int = 2 << 30
+    constant_bytes: int = 4 << 20
+    segments: int = 100_000
+    #: Wall time of one replay.
+    seconds: float = 60.0
+
+
+STANDARD = Limits()
+
+
+class View(NamedTuple):
+    """A tensor: a window of a storage. ``flags``: 1 conjugate bit, 2 negative bit."""
+
+    storage: int
+    dtype: torch.dtype
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    flags: int
+
+
+class Ref(NamedTuple):
+    """A tensor argument: number of a view."""
+
+    view: int
+
+
+@dataclass(frozen=True, slots=True)
+class In:
+    """An input arrives."""
+
+    name: str
+    view: int
+
+
+@dataclass(frozen=True, slots=True)
+class Const:
+    """A storage of unknown origin; ``data`` None: overwritten before it is read."""
+
+    storage: int
+    data: bytes | None
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """A call. ``results``: one entry per returned value: a Ref, None, or the number it was."""
+
+    operator: Operator
+    line: int
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    results: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """Storages that nothing refers to any more."""
+
+    storages: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Out:
+    """A tensor goes back to the grader with the values it has now."""
+
+    view: int
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """A segment opens."""
+
+    segment: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The innermost segment closes."""
+
+    segment: str
+
+
+Event = In | Const | Op | Free | Out | Begin | End
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program that :func:`parse` found consistent."""
+
+    storages: tuple[int, ...]
+    views: tuple[View, ...]
+    events: tuple[Event, ...]
+
+    @property
+    def timeline(self) -> list[str]:
+        """The events that the grader's side took part in, in order: ``"in NAME"``, ``"out"``, ``"begin SEGMENT"``,
+        ``"end SEGMENT"``. Compare with what the grader's side did: work moved out of a segment shows here."""
+        lines = []
+        for event in self.events:
+            match event:
+                case In(name=name):
+                    lines.append(f"in {name}")
+                case Out():
+                    lines.append("out")
+                case Begin(segment=segment):
+                    lines.append(f"begin {segment}")
+                case End(segment=segment):
+                    lines.append(f"end {segment}")
+        return lines
+
+
+def parse(data: Any, limits: Limits = STANDARD) -> Program:
+    """The program in ``data``, checked.
+
+    Raises:
+        RefusedProgram: the recorder refused, or an operator is not in the table.
+        ProgramError: malformed, inconsistent or larger than ``limits``.
+    """
+    _Parser.check(type(data) is dict, "the program is not a dict")
+    return _Parser(data, limits).program()
+
+
+class _Parser:
+    def __init__(self, data: dict[str, Any], limits: Limits) -> None:
+        self.data = data
+        self.limits = limits
+        self.line = 0
+
+    @staticmethod
+    def check(condition: bool, reason: str, line: int = 0) -> None:
+        if not condition:
+            raise ProgramError(f"malformed program: {reason}", line)
+
+    def expect(self, condition: bool, reason: str) -> None:
+        self.check(condition, reason, self.line)
+
+    def program(self) -> Program:
+        data, limits = self.data, self.limits
+        self.expect(data.keys() == {"version", "refused", "storages", "operators", "views", "events"}, "wrong keys")
+        self.expect(type(data["version"]) is int and data["version"] == VERSION, "unknown version")
+        if data["refused"] is not None:
+            reason, line = self.sequence(data["refused"], 2, exactly=True)
+            raise RefusedProgram(self.text(reason), self.integer(line, high=10**7))
+        storages = self.sequence(data["storages"], limits.views)
+        self.storages = tuple(self.integer(nbytes, high=limits.live_bytes) for nbytes in storages)
+        self.names = [self.text(name) for name in self.sequence(data["operators"], 5000)]
+        self.operators: dict[int, Operator] = {}
+        self.views = tuple(self.view(view) for view in self.sequence(data["views"], limits.views))
+        events = self.sequence(data["events"], 3 * limits.operators + limits.segments)
+        return Program(self.storages, self.views, self.events(events))
+
+    # ---- scalars and lists -----------------------------------------------------------------------------------------
+
+    def sequence(self, value: Any, most: int, *, exactly: bool = False) -> list[Any] | tuple[Any, ...]:
+        self.expect(type(value) in (list, tuple), "a list was expected")
+        self.expect(len(value) == most if exactly else len(value) <= most, "a list has the wrong length")
+        return value
+
+    def integer(self, value: Any, *, low: int = 0, high: int = _MAX_INT) -> int:
+        self.expect(type(value) is int and low <= value <= high, "a number is out of range")
+        return value
+
+    def text(self, value: Any) -> str:
+        self.expect(type(value) is str and len(value) <= _MAX_TEXT, "a text was expected")
+        return value
+
+    # ---- views -----------------------------------------------------------------------------------------------------
+
+    def view(self, value: Any) -> View:
+        storage, dtype, offset, size, stride, flags = self.sequence(value, 6, exactly=True)
+        self.expect(type(dtype) is str and dtype in _DTYPES, "unknown dtype")
+        dims = len(self.sequence(size, 64))
+        view = View(
+            self.integer(storage, high=len(self.storages) - 1), _DTYPES[dtype], self.integer(offset),
+            tuple(self.integer(n) for n in size),
+            tuple(self.integer(n) for n in self.sequence(stride, dims, exactly=True)), self.integer(flags, high=3))
+        self.expect(math.prod(view.size) * view.dtype.itemsize <= self.limits.live_bytes, "a tensor is too large")
+        if 0 not in view.size:
+            last = view.offset + sum((n - 1) * step for n, step in zip(view.size, view.stride, strict=True))
+            inside = (last + 1) * view.dtype.itemsize <= self.storages[view.storage]
+            self.expect(inside, "a tensor reaches beyond its storage")
+        return view
+
+    # ---- arguments -------------------------------------------------------------------------------------------------
+
+    def argument(self, value: Any, depth: int = 0) -> Any:
+        kind = type(value)
+        if value is None or kind in (bool, float):
+            return value
+        if kind is int:
+            return self.integer(value, low=-_MAX_INT - 1)
+        if kind is str:
+            return self.text(value)
+        self.expect(kind in (list, tuple) and len(value) > 0 and type(value[0]) is str, "an unknown kind of argument")
+        match value[0], len(value):
+            case "t", 2:
+                ref = Ref(self.integer(value[1], high=len(self.views) - 1))
+                self.expect(self.views[ref.view].storage in self.live, "a tensor is used that does not exist")
+                return ref
+            case "l", 2:
+                self.expect(depth < _MAX_DEPTH, "lists are nested too deep")
+                return [self.argument(item, depth + 1) for item in self.sequence(value[1], _MAX_ITEMS)]
+            case "dtype", 2:
+                self.expect(type(value[1]) is str and value[1] in _DTYPES, "unknown dtype")
+                return _DTYPES[value[1]]
+            case "device", 1:
+                return torch.device("cpu")
+            case "layout", 1:
+                return torch.strided
+            case "memory_format", 2:
+                self.expect(type(value[1]) is str and value[1] in _MEMORY_FORMATS, "unknown memory format")
+                return _MEMORY_FORMATS[value[1]]
+            case "complex", 3:
+                self.expect(type(value[1]) is float and type(value[2]) is float, "a complex number was expected")
+                return complex(value[1], value[2])
+            case "generator", 1:
+                return None  # the replay's own
+        self.expect(False, "an unknown kind of argument")
+
+    # ---- events ----------------------------------------------------------------------------------------------------
+
+    def events(self, events: list[Any] | tuple[Any, ...]) -> tuple[Event, ...]:
+        self.live: set[int] = set()
+        self.born: set[int] = set()
+        self.inputs: set[int] = set()
+        self.input_names: set[str] = set()
+        self.open: list[str] = []
+        self.live_bytes = self.constant_bytes = self.op_count = 0
+        parsers = {"in": self.in_, "const": self.const, "op": self.op, "free": self.free, "out": self.out,
+                   "begin": self.begin, "end": self.end}
+        parsed = []
+        for event in events:
+            self.line = 0
+            self.sequence(event, 6)
+            self.expect(len(event) > 0 and type(event[0]) is str and event[0] in parsers, "an unknown event")
+            parsed.append(parsers[event[0]](event))
+        self.line = 0
+        self.expect(not self.open, "a segment is left open")
+        return tuple(parsed)
+
+    def birth(self, storage: int) -> None:
+        self.expect(storage not in self.born, "a storage is made twice")
+        self.born.add(storage)
+        self.live.add(storage)
+        self.live_bytes += self.storages[storage]
+        if self.live_bytes > self.limits.live_bytes:
+            raise ProgramError(f"the program holds more than {self.limits.live_bytes >> 20} MiB at once", self.line)
+
+    def in_(self, event: Any) -> In:
+        _, name, view = self.sequence(event, 3, exactly=True)
+        view = self.integer(view, high=len(self.views) - 1)
+        self.expect(self.text(name) not in self.input_names, "an input arrives twice")
+        self.input_names.add(name)
+        storage = self.views[view].storage
+        if storage not in self.inputs:  # several inputs may be views of one storage
+            self.birth(storage)
+            self.inputs.add(storage)
+        return In(name, view)
+
+    def const(self, event: Any) -> Const:
+        _, storage, data, line = self.sequence(event, 4, exactly=True)
+        self.line = self.integer(line, high=10**7)
+        storage = self.integer(storage, high=len(self.storages) - 1)
+        if data is not None:
+            self.expect(type(data) is bytes and len(data) == self.storages[storage], "a constant of the wrong size")
+            self.constant_bytes += len(data)
+            if self.constant_bytes > self.limits.constant_bytes:
+                raise ProgramError(f"constants of more than {self.limits.constant_bytes >> 20} MiB", self.line)
+        self.birth(storage)
+        return Const(storage, data, line)
+
+    def op(self, event: Any) -> Op:
+        _, name, line, args, kwargs, results = self.sequence(event, 6, exactly=True)
+        self.line = self.integer(line, high=10**7)
+        self.op_count += 1
+        if self.op_count > self.limits.operators:
+            raise ProgramError(f"the program has more than {self.limits.operators} operators", self.line)
+        called = self.operator(self.integer(name, high=len(self.names) - 1))
+        schema = called.overload._schema.arguments
+        args = tuple(self.argument(value) for value in self.sequence(args, len(schema)))
+        self.expect(type(kwargs) is dict and len(kwargs) <= len(schema), "arguments by name were expected")
+        names = {argument.name for argument in schema[len(args):]}
+        self.expect(all(type(key) is str and key in names for key in kwargs), "an argument the operator does not have")
+        kwargs = {key: self.argument(value) for key, value in kwargs.items()}
+        return Op(called, line, args, kwargs, tuple(self.result(r) for r in self.sequence(results, _MAX_ITEMS)))
+
+    def operator(self, number: int) -> Operator:
+        if number not in self.operators:
+            try:
+                self.operators[number] = operator(self.names[number])
+            except UnknownOperator as unknown:
+                raise RefusedProgram(f"the operator {unknown}", self.line) from None
+        return self.operators[number]
+
+    def result(self, value: Any) -> Any:
+        if value is None:
+            return None
+        if type(value) is int:
+            self.integer(value, high=len(self.views) - 1)
+            storage = self.views[value].storage
+            if storage not in self.born:
+                self.birth(storage)
+            self.expect(storage in self.live, "a result in memory that does not exist")
+            return Ref(value)
+        tag, number = self.sequence(value, 2, exactly=True)
+        self.expect(tag == "value" and type(number) in (bool, int, float, list, tuple), "an unknown kind of result")
+        return self.argument(number)
+
+    def free(self, event: Any) -> Free:
+        _, storages = self.sequence(event, 2, exactly=True)
+        freed = tuple(self.integer(n, high=len(self.storages) - 1) for n in self.sequence(storages, len(self.storages)))
+        for storage in freed:
+            self.expect(storage in self.live and storage not in self.inputs, "memory is freed that is not there")
+            self.live.remove(storage)
+            self.live_bytes -= self.storages[storage]
+        return Free(freed)
+
+    def out(self, event: Any) -> Out:
+        _, view = self.sequence(event, 2, exactly=True)
+        view = self.integer(view, high=len(self.views) - 1)
+        self.expect(self.views[view].storage in self.live, "a result is returned that does not exist")
+        return Out(view)
+
+    def begin(self, event: Any) -> Begin:
+        _, segment = self.sequence(event, 2, exactly=True)
+        self.expect(self.text(segment) not in self.open, "a segment is open already")
+        self.open.append(segment)
+        self.expect(len(self.open) <= 16, "segments are nested too deep")
+        return Begin(segment)
+
+    def end(self, event: Any) -> End:
+        _, segment = self.sequence(event, 2, exactly=True)
+        self.expect(bool(self.open) and segment == self.open[-1], "segments do not nest")
+        self.open.pop()
+        return End(segment)

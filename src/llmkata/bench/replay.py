@@ -1,0 +1,302 @@
+"""Runs a recorded program on fresh inputs and counts what it takes.
+
+This is where the counts of a budget are taken: in a process that the learner's code never entered, from tensors that
+this process holds. See :mod:`llmkata.bench.program` for what is checked first, :mod:`llmkata.bench.prices` for what is
+charged.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmkata.bench.prices import Cost
+from llmkata.bench.program import (
+    STANDARD,
+    Begin,
+    Const,
+    End,
+    Free,
+    In,
+    Limits,
+    Op,
+    Out,
+    Program,
+    ProgramError,
+    Ref,
+    View,
+    parse,
+)
+
+#: Stands in memory nobody has written yet. Finite, so that code which masks it away by a product is not punished, and
+#: no plausible answer, so that work hidden from the recorder is not found there.
+_POISON = 12345.0
+
+
+class ReplayError(ProgramError):
+    """The program cannot be carried out on these inputs, or did not do what was recorded; the reason says what."""
+
+
+@dataclass
+class Counts:
+    """What a program or a segment of it took."""
+
+    flops: int = 0
+    matmul_calls: int = 0
+    pointwise: int = 0
+    bytes_moved: int = 0
+    allocated_bytes: int = 0
+    #: Peak of live memory beyond the inputs, and its level when the segment was entered (0 for the whole program).
+    peak_bytes: int = 0
+    entry_bytes: int = 0
+    #: (line, operator) -> [flops, calls, pointwise, moved, allocated]
+    by_spot: dict[tuple[int, str], list[int]] = field(default_factory=dict)
+    peak_line: int = 0
+
+    def add(self, cost: Cost, line: int, name: str, allocated: int) -> None:
+        """Charges an operator."""
+        self.flops += cost.flops
+        self.matmul_calls += cost.calls
+        self.pointwise += cost.pointwise
+        self.bytes_moved += cost.moved
+        self.allocated_bytes += allocated
+        spot = self.by_spot.setdefault((line, name), [0, 0, 0, 0, 0])
+        for place, amount in enumerate((*cost, allocated)):
+            spot[place] += amount
+
+    def see(self, live: int, line: int) -> None:
+        """Notes the level of live memory."""
+        if live > self.peak_bytes:
+            self.peak_bytes, self.peak_line = live, line
+
+    def plain(self) -> dict[str, Any]:
+        """Plain data; spots in order of line and operator."""
+        names = ("flops", "matmul_calls", "pointwise", "bytes_moved", "allocated_bytes")
+        return {
+            **{name: getattr(self, name) for name in (*names, "peak_bytes", "entry_bytes", "peak_line")},
+            "spots": [{"line": line, "op": name, **dict(zip(names, spot, strict=True))}
+                      for (line, name), spot in sorted(self.by_spot.items())],
+        }
+
+
+def run(program: Any, inputs: dict[str, Tensor], outputs: Iterable[int] | None = None,
+        measure: Iterable[str] = ("counts",), *, seed: int = 0, limits: Limits = STANDARD) -> dict[str, Any]:
+    """Replays ``program`` on ``inputs``.
+
+    Args:
+        program: plain data as made by ``Recorder.finish`` (untrusted).
+        inputs: a tensor per input name of the program, with the recorded dtype, shape, strides and offset; they are
+            not written to. Inputs that shared a storage when recorded must share one here (see ``fresh(memo=)``).
+        outputs: numbers of the outputs to return (None: all).
+        measure: ``"counts"``, and ``"temporaries"`` to let the peak include what operators allocate and free
+            internally (read from the allocator's events by torch's profiler; slower).
+        seed: of the random operators.
+        limits: what the program may take.
+
+    Returns:
+        ``{"outputs": {number: tensor}, "total": counts, "segments": {name: counts}, "reads": [...],
+        "constants": [...], "timeline": [...], "operators": int}`` where ``counts`` is ``{flops, matmul_calls,
+        pointwise, bytes_moved, allocated_bytes, peak_bytes, entry_bytes, peak_line, spots}``; a spot is ``{line, op,
+        flops, matmul_calls, pointwise, bytes_moved, allocated_bytes}``. A segment that occurs several times adds up;
+        its peak is the highest, its entry the first. ``reads`` lists the values that the recorded run read out of a
+        tensor (``.item()``) and that differ here: ``{line, op, recorded, replayed}``; they say why outputs are wrong.
+        ``constants``: ``{line, bytes}``. ``timeline``: see ``Program.timeline``.
+
+    Raises:
+        RefusedProgram: the recorder refused, or an operator is not in the table.
+        ProgramError: the program is malformed, inconsistent or above the limits.
+        ReplayError: it cannot be carried out on these inputs.
+    """
+    parsed = parse(program, limits)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(seed)
+            return _Replay(parsed, inputs, outputs, limits).run()
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Replay:
+    def __init__(self, program: Program, inputs: dict[str, Tensor], outputs: Iterable[int] | None,
+                 limits: Limits) -> None:
+        self.program = program
+        self.inputs = inputs
+        self.input_storages: dict[int, torch.UntypedStorage] = {}
+        self.wanted = None if outputs is None else set(outputs)
+        self.limits = limits
+        self.storages: dict[int, torch.UntypedStorage] = {}
+        self.bound: dict[int, int] = {}  # address of a bound storage -> its number
+        self.tensors: dict[int, dict[int, Tensor]] = {}  # storage -> view -> tensor
+        self.live = 0
+        self.total = Counts()
+        self.segments: dict[str, Counts] = {}
+        self.open: list[Counts] = [self.total]
+        self.outputs: dict[int, Tensor] = {}
+        self.output_count = 0
+        self.reads: list[dict[str, Any]] = []
+
+    def run(self) -> dict[str, Any]:
+        deadline = time.monotonic() + self.limits.seconds
+        steps = {In: self.in_, Const: self.const, Op: self.op, Free: self.free, Out: self.out, Begin: self.begin,
+                 End: self.end}
+        for event in self.program.events:
+            steps[type(event)](event)
+            if time.monotonic() > deadline:
+                raise ReplayError(f"the replay took more than {self.limits.seconds:g} s")
+        events = self.program.events
+        return {
+            "outputs": self.outputs, "total": self.total.plain(),
+            "segments": {name: counts.plain() for name, counts in self.segments.items()}, "reads": self.reads,
+            "constants": [{"line": e.line, "bytes": self.program.storages[e.storage]}
+                          for e in events if isinstance(e, Const)],
+            "timeline": self.program.timeline, "operators": sum(isinstance(e, Op) for e in events),
+        }
+
+    # ---- memory ----------------------------------------------------------------------------------------------------
+
+    def bind(self, number: int, storage: torch.UntypedStorage) -> None:
+        self.storages[number] = storage
+        self.bound[storage._cdata] = number
+        self.tensors[number] = {}
+
+    def tensor(self, view: int) -> Tensor:
+        described = self.program.views[view]
+        cache = self.tensors[described.storage]
+        if view not in cache:
+            cache[view] = _tensor(described, self.storages[described.storage])
+        return cache[view]
+
+    def allocate(self, nbytes: int, line: int) -> None:
+        self.live += nbytes
+        for counts in self.open:
+            counts.see(self.live, line)
+
+    # ---- events ----------------------------------------------------------------------------------------------------
+
+    def in_(self, event: In) -> None:
+        view = self.program.views[event.view]
+        given = self.inputs.get(event.name)
+        if given is None:
+            raise ReplayError(f"the program takes an input {event.name!r} that was not given")
+        storage = given.untyped_storage()
+        described = (given.dtype, given.storage_offset(), tuple(given.shape), given.stride(), storage.nbytes())
+        if described != (*view[1:5], self.program.storages[view.storage]) or given.is_conj() or given.is_neg():
+            raise ReplayError(f"the input {event.name!r} is described as another tensor than was sent")
+        copy = self.input_storages.setdefault(storage._cdata, storage.clone())
+        if view.storage not in self.storages:
+            self.bind(view.storage, copy)
+        elif self.storages[view.storage]._cdata != copy._cdata:
+            raise ReplayError(f"the input {event.name!r} shares memory with another input, but not here")
+
+    def const(self, event: Const) -> None:
+        nbytes = self.program.storages[event.storage]
+        if event.data is None:
+            memory = torch.full((nbytes,), 0x47, dtype=torch.uint8)
+        elif nbytes:
+            memory = torch.frombuffer(bytearray(event.data), dtype=torch.uint8).clone()
+        else:
+            memory = torch.empty(0, dtype=torch.uint8)
+        self.bind(event.storage, memory.untyped_storage())
+        self.allocate(nbytes, event.line)
+
+    def free(self, event: Free) -> None:
+        for number in event.storages:
+            del self.tensors[number]
+            del self.bound[self.storages.pop(number)._cdata]
+            self.live -= self.program.storages[number]
+
+    def out(self, event: Out) -> None:
+        if self.wanted is None or self.output_count in self.wanted:
+            self.outputs[self.output_count] = self.tensor(event.view).resolve_conj().resolve_neg().clone()
+        self.output_count += 1
+
+    def begin(self, event: Begin) -> None:
+        if event.segment not in self.segments:
+            self.segments[event.segment] = Counts(entry_bytes=self.live)
+        self.open.append(self.segments[event.segment])
+        self.open[-1].see(self.live, 0)
+
+    def end(self, event: End) -> None:
+        self.open.pop()
+
+    def op(self, event: Op) -> None:
+        called = event.operator
+        args = [self.argument(value) for value in event.args]
+        kwargs = {name: self.argument(value) for name, value in event.kwargs.items()}
+        try:
+            returned = called.overload(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - torch's kernels raise what they like
+            text = str(error).split("\n", 1)[0][:300]
+            raise ReplayError(f"{called.name} failed on fresh inputs: {text}", event.line) from None
+        results = _flat(returned)
+        if len(results) != len(event.results):
+            raise ReplayError(f"{called.name} returned another number of results than recorded", event.line)
+        allocated = 0
+        for result, recorded in zip(results, event.results, strict=True):
+            allocated += self.result(event, result, recorded)
+        tensors = [result for result in results if isinstance(result, Tensor)]
+        bound = dict(zip((a.name for a in called.overload._schema.arguments), args, strict=False)) | kwargs
+        cost = called.price(bound, tensors)
+        self.allocate(allocated, event.line)
+        for counts in self.open:
+            counts.add(cost, event.line, called.name.partition(".")[0], allocated)
+        if called.uninitialised:
+            for result in tensors:
+                result.fill_(_POISON if result.dtype.is_floating_point or result.dtype.is_complex else 1)
+
+    def argument(self, value: Any) -> Any:
+        if type(value) is Ref:
+            return self.tensor(value.view)
+        if type(value) is list:
+            return [self.argument(item) for item in value]
+        return value
+
+    def result(self, event: Op, result: Any, recorded: Any) -> int:
+        """Checks a result against the record and binds its storage; returns the bytes newly allocated."""
+        name = event.operator.name
+        if not isinstance(result, Tensor):
+            if type(recorded) is Ref or (result is None) != (recorded is None):
+                raise ReplayError(f"{name} returned something else than recorded", event.line)
+            if result is not None and str(result) != str(recorded):  # as text, so that NaN equals NaN
+                self.reads.append({"line": event.line, "op": name.partition(".")[0], "recorded": recorded,
+                                   "replayed": result})
+            return 0
+        if type(recorded) is not Ref:
+            raise ReplayError(f"{name} returned something else than recorded", event.line)
+        view = self.program.views[recorded.view]
+        storage = result.untyped_storage()
+        if tuple(result.shape) != view.size:
+            raise ReplayError(f"the shape of the result of {name} depends on the values of the inputs: "
+                              f"{view.size} when recorded, {tuple(result.shape)} on fresh inputs", event.line)
+        described = (result.dtype, result.storage_offset(), result.stride(), storage.nbytes())
+        if described != (view.dtype, view.offset, view.stride, self.program.storages[view.storage]):
+            raise ReplayError(f"{name} returned another layout than recorded", event.line)
+        known = self.bound.get(storage._cdata)
+        if known is None and view.storage not in self.storages:
+            self.bind(view.storage, storage)
+            return storage.nbytes()
+        if known != view.storage:
+            raise ReplayError(f"{name} returned other memory than recorded", event.line)
+        return 0
+
+
+def _tensor(view: View, storage: torch.UntypedStorage) -> Tensor:
+    tensor = torch.empty(0, dtype=view.dtype).set_(storage, view.offset, view.size, view.stride)
+    if view.flags & 1:
+        tensor = torch._conj(tensor)
+    if view.flags & 2:
+        tensor = torch._neg_view(tensor)
+    return tensor
+
+
+def _flat(returned: Any) -> list[Any]:
+    if isinstance(returned, (list, tuple)):
+        return [item for value in returned for item in _flat(value)]
+    return [returned]
