@@ -17,7 +17,7 @@ __all__ = ["LAYERS", "Entered", "Grants", "Policy", "default_read_paths", "enter
 def prepare() -> None:
     """Build the filters most processes use. To be called once in a template, whose forks then find them built."""
     if syscalls.supported():
-        for grants in (Grants(), Grants(threads=True)):
+        for grants in (Grants(), Grants(threads=1)):
             seccomp.program(seccomp.Filter.of(grants, signals=False, pid=1))
 
 

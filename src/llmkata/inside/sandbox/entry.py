@@ -152,8 +152,7 @@ class Entry:
         """How many tasks our user namespace may hold, the reaper included; None where it is not our own."""
         if not self.entered.has("userns"):
             return None
-        grants = self.policy.grants
-        return (1 + grants.processes) * (limits.THREADS if grants.threads else 1) + 1
+        return (1 + self.policy.grants.processes) * (1 + self.policy.grants.threads) + (0 if self.root else 1)
 
     def seccomp(self) -> None:
         privileges.no_new_privs()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from .policy import MIB, Policy
 
-THREADS = 64  # tasks one process may have under the `threads` grant
 _RESERVED_PER_THREAD = 72 * MIB  # 8 MiB of stack and a 64 MiB malloc arena
 
 
@@ -25,8 +24,7 @@ def apply(policy: Policy, base: dict[str, int], *, tasks: int | None) -> None:
     import resource
 
     memory = base["VmData"] + policy.memory_bytes
-    threads = THREADS if policy.grants.threads else 1
-    space = base["VmSize"] + 4 * policy.memory_bytes + 1024 * MIB + threads * _RESERVED_PER_THREAD
+    space = base["VmSize"] + 4 * policy.memory_bytes + 1024 * MIB + policy.grants.threads * _RESERVED_PER_THREAD
     wanted = {"DATA": memory, "AS": space, "CPU": policy.cpu_seconds, "NOFILE": policy.max_files,
               "FSIZE": policy.file_size, "CORE": 0, "MEMLOCK": 0, "MSGQUEUE": 0, "NICE": 0, "RTPRIO": 0}
     if tasks is not None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field, fields
+
+from .paths import default_read_paths
 
 LAYERS = ("close_range", "session", "userns", "mountns", "netns", "ipcns", "pidns",
           "privileges", "landlock", "rlimit", "seccomp")
@@ -16,13 +19,13 @@ MIB = 2**20
 class Grants:
     """What an exercise may do beyond plain computation. Everything is off by default.
 
-    threads: start threads.  processes: how many child processes may live at once.
+    threads: how many threads may live beside the first.  processes: how many child processes may live at once.
     exec: "python" lets it execute the interpreter it runs under, and nothing else.
     loopback: IPv4 sockets in a network namespace of its own, with nothing but ``lo`` in it.
     server: a listening loopback socket, made before the learner's code, for the trusted side to serve behind.
     """
 
-    threads: bool = False
+    threads: int = 0
     processes: int = 0
     exec: str | None = None
     loopback: bool = False
@@ -31,15 +34,16 @@ class Grants:
     def __post_init__(self) -> None:
         if self.exec not in (None, "python"):
             raise ValueError(f"grant exec: expected 'python', got {self.exec!r}")
-        if not 0 <= int(self.processes) <= 64:
-            raise ValueError(f"grant processes: expected 0 to 64, got {self.processes!r}")
+        for name, most in (("threads", 4096), ("processes", 64)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"grant {name}: expected 0 to {most}, got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True)
 class Policy:
     """Limits and permissions of one learner's process. Sizes are in bytes, times in seconds.
 
-    read_paths: files and directories that may be read.  scratch: an existing directory, the only writable place; where
+    read_paths: files and directories that may be read, the libraries included.  scratch: an existing directory, the only writable place; where
     mount namespaces are allowed it is a fresh tmpfs of `scratch_bytes` and `scratch_files`, else the directory itself.
     keep_fds: descriptors that stay open (the channel); all others are closed, 0 to 2 become /dev/null unless kept.
     memory_bytes: private writable memory above what the process has on entering.
@@ -73,14 +77,24 @@ class Policy:
 
     @classmethod
     def from_dict(cls, d: dict) -> Policy:
-        """Build from plain data. Raises ValueError on an unknown key, grant or layer."""
-        known = {f.name for f in fields(cls)}
-        grants_known = {f.name for f in fields(Grants)}
-        grants = d.get("grants") or {}
-        if unknown := (set(d) - known) | (set(grants) - grants_known):
+        """Build from plain data. Raises ValueError on an unknown key, grant or layer.
+
+        ``read_paths`` is added to `default_read_paths`. ``grants`` is an exercise's grants as course.yaml has them:
+        ``memory`` (MiB) and ``cpu`` stand for `memory_bytes` and `cpu_seconds`; ``env`` and ``wall`` are the caller's.
+        ``role``, which tells the template what to run, is passed over.
+        """
+        own = {key: value for key, value in d.items() if key != "role"}
+        grants = {key: value for key, value in (own.pop("grants", None) or {}).items() if key not in ("env", "wall")}
+        if "memory" in grants:
+            own["memory_bytes"] = grants.pop("memory") * MIB
+        if "cpu" in grants:
+            own["cpu_seconds"] = math.ceil(grants.pop("cpu"))
+        known, known_grants = ({f.name for f in fields(c)} for c in (cls, Grants))
+        if unknown := (set(own) - known) | (set(grants) - known_grants):
             raise ValueError(f"sandbox policy: unknown: {', '.join(sorted(unknown))}")
-        return cls(**{**d, "read_paths": tuple(d["read_paths"]), "keep_fds": tuple(d.get("keep_fds", ())),
-                      "grants": Grants(**grants), "disable": frozenset(d.get("disable", ()))})
+        return cls(**{**own, "read_paths": (*default_read_paths(), *own.get("read_paths", ())),
+                      "keep_fds": tuple(own.get("keep_fds", ())), "grants": Grants(**grants),
+                      "disable": frozenset(own.get("disable", ()))})
 
     def wants(self, layer: str) -> bool:
         """Whether this policy asks for `layer`."""

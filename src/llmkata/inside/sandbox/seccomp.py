@@ -50,7 +50,7 @@ class Filter:
     @classmethod
     def of(cls, grants: Grants, *, signals: bool, pid: int) -> Filter:
         """The filter for the grants that could be given."""
-        return cls(grants.threads, grants.processes > 0, grants.exec is not None, grants.loopback or grants.server,
+        return cls(grants.threads > 0, grants.processes > 0, grants.exec is not None, grants.loopback or grants.server,
                    signals, pid)
 
 
