@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from llmkata.bench import prices
+from llmkata.bench.guards import GUARDS, Guard
 from llmkata.bench.refused import REFUSED
 
 
@@ -33,8 +34,12 @@ class Operator:
 
     name: str
     overload: Any  # torch._ops.OpOverload
+    #: Names of its parameters in order.
+    parameters: tuple[str, ...]
     kind: Kind
     price: prices.Price
+    #: Checks the arguments that the kernel trusts.
+    guard: Guard | None
     #: Leaves memory as it finds it: what it returns holds no values yet.
     uninitialised: bool
 
@@ -124,7 +129,7 @@ _CREATE = _names("""
 
 # Random draws, made anew by every replay.
 _RANDOM = _names("""
-    _fused_dropout _sample_dirichlet _standard_gamma bernoulli binomial cauchy exponential geometric log_normal
+   _sample_dirichlet _standard_gamma bernoulli binomial cauchy exponential geometric log_normal
     multinomial native_dropout normal normal_functional poisson rand rand_like randint randint_like randn randn_like
     random randperm rrelu_with_noise rrelu_with_noise_functional uniform
 """)
@@ -163,7 +168,6 @@ _FACTORISATION: dict[str, prices.Price] = {
     "linalg_cholesky_ex": prices.factorisation("self", lambda m, n, k: n**3 / 3),
     "cholesky_inverse": prices.factorisation("self", lambda m, n, k: 2 * n**3 / 3),
     "cholesky_solve": prices.factorisation("input2", lambda m, n, k: 2 * n**2 * k, right="self"),
-    "_cholesky_solve_helper": prices.factorisation("A", lambda m, n, k: 2 * n**2 * k, right="self"),
     "linalg_inv_ex": prices.factorisation("A", lambda m, n, k: 2 * n**3),
     "_linalg_solve_ex": prices.factorisation("A", lambda m, n, k: 2 * n**3 / 3 + 2 * n**2 * k, right="B"),
     "linalg_solve_triangular": prices.factorisation("self", lambda m, n, k: n**2 * k, right="B"),
@@ -220,4 +224,6 @@ def operator(name: str) -> Operator:
     if overload_name not in packet.overloads():
         raise UnknownOperator(f"{packet_name} has no overload {overload_name!r}")
     kind, price = TABLE[base]
-    return Operator(name, getattr(packet, overload_name), kind, price, base in _UNINITIALISED)
+    overload = getattr(packet, overload_name)
+    parameters = tuple(argument.name for argument in overload._schema.arguments)
+    return Operator(name, overload, parameters, kind, price, GUARDS.get(base), base in _UNINITIALISED)

@@ -332,10 +332,9 @@ class _Parser:
         if self.op_count > self.limits.operators:
             raise ProgramError(f"the program has more than {self.limits.operators} operators", self.line)
         called = self.operator(self.integer(name, high=len(self.names) - 1))
-        schema = called.overload._schema.arguments
-        args = tuple(self.argument(value) for value in self.sequence(args, len(schema)))
-        self.expect(type(kwargs) is dict and len(kwargs) <= len(schema), "arguments by name were expected")
-        names = {argument.name for argument in schema[len(args):]}
+        args = tuple(self.argument(value) for value in self.sequence(args, len(called.parameters)))
+        names = set(called.parameters[len(args):])
+        self.expect(type(kwargs) is dict and len(kwargs) <= len(names), "arguments by name were expected")
         self.expect(all(type(key) is str and key in names for key in kwargs), "an argument the operator does not have")
         kwargs = {key: self.argument(value) for key, value in kwargs.items()}
         return Op(called, line, args, kwargs, tuple(self.result(r) for r in self.sequence(results, _MAX_ITEMS)))

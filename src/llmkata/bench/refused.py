@@ -108,7 +108,7 @@ _UNPRICED = _names("""
 """)
 
 _UNSAFE = _names("""
-    _cummax_helper _cummin_helper _grid_sampler_2d_cpu_fallback _grid_sampler_2d_cpu_fallback_backward
+    _cholesky_solve_helper _cummax_helper _cummin_helper _grid_sampler_2d_cpu_fallback _grid_sampler_2d_cpu_fallback_backward
     _histogramdd_bin_edges _histogramdd_from_bin_cts _histogramdd_from_bin_tensors _unsafe_index _unsafe_index_put
     _unsafe_masked_index _unsafe_masked_index_put_accumulate adaptive_max_pool3d adaptive_max_pool3d_backward
     embedding_renorm fractional_max_pool2d fractional_max_pool2d_backward fractional_max_pool3d
@@ -118,7 +118,7 @@ _UNSAFE = _names("""
 """)
 
 _BACKEND = _names("""
-    _amp_foreach_non_finite_check_and_unscale _amp_update_scale _batch_norm_no_update _batch_norm_with_update
+    _fused_dropout _amp_foreach_non_finite_check_and_unscale _amp_update_scale _batch_norm_no_update _batch_norm_with_update
     _batch_norm_with_update_functional _coalesce _convert_indices_from_coo_to_csr _convert_indices_from_csr_to_coo
     _copy_from _copy_from_and_resize _cslt_compress _cslt_sparse_mm _cslt_sparse_mm_search _cudnn_attention_backward
     _cudnn_attention_forward _cudnn_ctc_loss _cudnn_init_dropout_state _cudnn_rnn _cudnn_rnn_backward

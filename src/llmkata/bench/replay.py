@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmkata.bench.fresh import fresh  # noqa: F401 - what a replay's inputs are made with
 from llmkata.bench.prices import Cost
 from llmkata.bench.program import (
     STANDARD,
@@ -32,6 +33,7 @@ from llmkata.bench.program import (
     View,
     parse,
 )
+from llmkata.bench.temporaries import Temporaries
 
 #: Stands in memory nobody has written yet. Finite, so that code which masks it away by a product is not punished, and
 #: no plausible answer, so that work hidden from the recorder is not found there.
@@ -90,8 +92,9 @@ def run(program: Any, inputs: dict[str, Tensor], outputs: Iterable[int] | None =
 
     Args:
         program: plain data as made by ``Recorder.finish`` (untrusted).
-        inputs: a tensor per input name of the program, with the recorded dtype, shape, strides and offset; they are
-            not written to. Inputs that shared a storage when recorded must share one here (see ``fresh(memo=)``).
+        inputs: a tensor per input name of the program, with the recorded dtype and shape; they are not written to.
+            Where strides or offset differ from the recorded ones, the values are laid out as recorded. Inputs that
+            shared a storage when recorded must share one here (see ``fresh(memo=)``).
         outputs: numbers of the outputs to return (None: all).
         measure: ``"counts"``, and ``"temporaries"`` to let the peak include what operators allocate and free
             internally (read from the allocator's events by torch's profiler; slower).
@@ -99,7 +102,7 @@ def run(program: Any, inputs: dict[str, Tensor], outputs: Iterable[int] | None =
         limits: what the program may take.
 
     Returns:
-        ``{"outputs": {number: tensor}, "total": counts, "segments": {name: counts}, "reads": [...],
+        ``{"outputs": [tensor | None, ...], "total": counts, "segments": {name: counts}, "reads": [...],
         "constants": [...], "timeline": [...], "operators": int}`` where ``counts`` is ``{flops, matmul_calls,
         pointwise, bytes_moved, allocated_bytes, peak_bytes, entry_bytes, peak_line, spots}``; a spot is ``{line, op,
         flops, matmul_calls, pointwise, bytes_moved, allocated_bytes}``. A segment that occurs several times adds up;
@@ -118,7 +121,12 @@ def run(program: Any, inputs: dict[str, Tensor], outputs: Iterable[int] | None =
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
-            return _Replay(parsed, inputs, outputs, limits).run()
+            replay = _Replay(parsed, inputs, outputs, limits)
+            if "temporaries" in measure:
+                replay.measure_temporaries()
+            else:
+                replay.run()
+            return replay.report()
     finally:
         torch.set_num_threads(threads)
 
@@ -138,11 +146,21 @@ class _Replay:
         self.total = Counts()
         self.segments: dict[str, Counts] = {}
         self.open: list[Counts] = [self.total]
-        self.outputs: dict[int, Tensor] = {}
-        self.output_count = 0
+        self.outputs: list[Tensor | None] = []
         self.reads: list[dict[str, Any]] = []
+        self.temporaries: Temporaries | None = None
+        self.entered: list[tuple[int, int, tuple[Counts, ...]]] = []  # per operator: live bytes before, line, segments
 
-    def run(self) -> dict[str, Any]:
+    def measure_temporaries(self) -> None:
+        """Runs, and lets the peaks include what operators allocate and free inside."""
+        with Temporaries() as self.temporaries:
+            self.run()
+        for (live, line, open_), high in zip(self.entered, self.temporaries.highs(), strict=True):
+            for counts in open_:
+                counts.see(live + high, line)
+
+    def run(self) -> None:
+        """Carries out every event."""
         deadline = time.monotonic() + self.limits.seconds
         steps = {In: self.in_, Const: self.const, Op: self.op, Free: self.free, Out: self.out, Begin: self.begin,
                  End: self.end}
@@ -150,6 +168,9 @@ class _Replay:
             steps[type(event)](event)
             if time.monotonic() > deadline:
                 raise ReplayError(f"the replay took more than {self.limits.seconds:g} s")
+
+    def report(self) -> dict[str, Any]:
+        """What :func:`run` returns."""
         events = self.program.events
         return {
             "outputs": self.outputs, "total": self.total.plain(),
@@ -185,11 +206,17 @@ class _Replay:
         given = self.inputs.get(event.name)
         if given is None:
             raise ReplayError(f"the program takes an input {event.name!r} that was not given")
-        storage = given.untyped_storage()
-        described = (given.dtype, given.storage_offset(), tuple(given.shape), given.stride(), storage.nbytes())
-        if described != (*view[1:5], self.program.storages[view.storage]) or given.is_conj() or given.is_neg():
+        if (given.dtype, tuple(given.shape)) != (view.dtype, view.size):
             raise ReplayError(f"the input {event.name!r} is described as another tensor than was sent")
-        copy = self.input_storages.setdefault(storage._cdata, storage.clone())
+        storage, nbytes = given.untyped_storage(), self.program.storages[view.storage]
+        if storage._cdata not in self.input_storages:
+            if (given.storage_offset(), given.stride(), storage.nbytes()) == (view.offset, view.stride, nbytes):
+                self.input_storages[storage._cdata] = storage.clone()
+            else:
+                laid_out = torch.zeros(nbytes, dtype=torch.uint8).untyped_storage()
+                _tensor(view, laid_out).copy_(given)
+                self.input_storages[storage._cdata] = laid_out
+        copy = self.input_storages[storage._cdata]
         if view.storage not in self.storages:
             self.bind(view.storage, copy)
         elif self.storages[view.storage]._cdata != copy._cdata:
@@ -213,9 +240,8 @@ class _Replay:
             self.live -= self.program.storages[number]
 
     def out(self, event: Out) -> None:
-        if self.wanted is None or self.output_count in self.wanted:
-            self.outputs[self.output_count] = self.tensor(event.view).resolve_conj().resolve_neg().clone()
-        self.output_count += 1
+        wanted = self.wanted is None or len(self.outputs) in self.wanted
+        self.outputs.append(self.tensor(event.view).clone().resolve_conj().resolve_neg() if wanted else None)
 
     def begin(self, event: Begin) -> None:
         if event.segment not in self.segments:
@@ -230,8 +256,19 @@ class _Replay:
         called = event.operator
         args = [self.argument(value) for value in event.args]
         kwargs = {name: self.argument(value) for name, value in event.kwargs.items()}
+        bound = dict(zip(called.parameters, args, strict=False)) | kwargs
+        if self.temporaries is not None:
+            self.entered.append((self.live, event.line, tuple(self.open)))
         try:
+            if called.guard is not None and not called.guard(bound):
+                raise ReplayError(f"{called.name} was called with arguments that do not fit together", event.line)
+            if self.temporaries is not None:
+                self.temporaries.mark()
             returned = called.overload(*args, **kwargs)
+            if self.temporaries is not None:
+                self.temporaries.mark()
+        except ProgramError:
+            raise
         except Exception as error:  # noqa: BLE001 - torch's kernels raise what they like
             text = str(error).split("\n", 1)[0][:300]
             raise ReplayError(f"{called.name} failed on fresh inputs: {text}", event.line) from None
@@ -242,7 +279,6 @@ class _Replay:
         for result, recorded in zip(results, event.results, strict=True):
             allocated += self.result(event, result, recorded)
         tensors = [result for result in results if isinstance(result, Tensor)]
-        bound = dict(zip((a.name for a in called.overload._schema.arguments), args, strict=False)) | kwargs
         cost = called.price(bound, tensors)
         self.allocate(allocated, event.line)
         for counts in self.open:

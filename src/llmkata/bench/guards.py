@@ -1,0 +1,88 @@
+"""Arguments that torch's CPU kernels trust and a hand-made program could get wrong.
+
+A kernel that is meant to be called by autograd only may use its index or shape arguments unchecked and then reads or
+writes outside of its memory. A guard checks them first. It takes the bound arguments and returns whether they fit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+Guard = Callable[[dict[str, Any]], bool]
+
+
+def _within(index: Tensor, bound: int, ignored: int | None = None) -> bool:
+    valid = (index >= 0) & (index < bound)
+    return bool((valid if ignored is None else valid | (index == ignored)).all())
+
+
+def _embedding_backward(a: dict[str, Any]) -> bool:
+    indices = a["indices"]
+    return a["grad_output"].shape[:-1] == indices.shape and _within(indices, a["num_weights"])
+
+
+def _nll_backward(a: dict[str, Any]) -> bool:
+    scores = a["self"]
+    classes = scores.shape[1 if scores.dim() > 1 else 0]
+    return a["target"].numel() * classes == scores.numel() and _within(a["target"], classes, a["ignore_index"])
+
+
+def _max_pool_backward(a: dict[str, Any]) -> bool:
+    plane = math.prod(a["self"].shape[-2:])
+    return a["indices"].shape == a["grad_output"].shape and _within(a["indices"], plane)
+
+
+def _layer_norm_backward(a: dict[str, Any]) -> bool:
+    source = a["input"]
+    rows = math.prod(source.shape[: source.dim() - len(a["normalized_shape"])])
+    return a["grad_out"].shape == source.shape and a["mean"].numel() == a["rstd"].numel() == rows
+
+
+def _batch_norm_backward(a: dict[str, Any]) -> bool:
+    source = a["input"]
+    statistics = ("weight", "running_mean", "running_var", "save_mean", "save_invstd")
+    given = [a[name] for name in statistics if a.get(name) is not None]
+    return (source.dim() > 1 and a["grad_out"].shape == source.shape
+            and all(t.numel() in (0, source.shape[1]) for t in given))
+
+
+def _attention(a: dict[str, Any]) -> bool:
+    query, key, value = a["query"], a["key"], a["value"]
+    return (query.dim() == key.dim() == value.dim() == 4 and key.shape[:3] == value.shape[:3]
+            and query.shape[0] == key.shape[0] and query.shape[3] == key.shape[3] and key.shape[1] > 0
+            and query.shape[1] % key.shape[1] == 0)
+
+
+def _attention_backward(a: dict[str, Any]) -> bool:
+    query, out = a["query"], a["out"]
+    return (_attention(a) and a["grad_out"].shape == out.shape == (*query.shape[:3], a["value"].shape[3])
+            and a["logsumexp"].numel() == math.prod(query.shape[:3]))
+
+
+def _real_fourier(a: dict[str, Any]) -> bool:
+    return len(a["dim"]) > 0 and a["self"].shape[a["dim"][-1]] == a["last_dim_size"] // 2 + 1
+
+
+def _same_noise(a: dict[str, Any]) -> bool:
+    return a["noise"].shape == a["self"].shape
+
+
+GUARDS: dict[str, Guard] = {
+    "embedding_dense_backward": _embedding_backward,
+    "nll_loss_backward": _nll_backward,
+    "nll_loss2d_backward": _nll_backward,
+    "max_pool2d_with_indices_backward": _max_pool_backward,
+    "adaptive_max_pool2d_backward": _max_pool_backward,
+    "native_layer_norm_backward": _layer_norm_backward,
+    "native_batch_norm_backward": _batch_norm_backward,
+    "_scaled_dot_product_flash_attention_for_cpu": _attention,
+    "_scaled_dot_product_flash_attention_for_cpu_backward": _attention_backward,
+    "_fft_c2r": _real_fourier,
+    "rrelu_with_noise": _same_noise,
+    "rrelu_with_noise_functional": _same_noise,
+    "rrelu_with_noise_backward": _same_noise,
+}
