@@ -319,8 +319,9 @@ def streaming_attention(
         output (..., Tq, Dv) in the dtype of q, and ``lse_i = log Σ_j exp(scale · q_i·k_j)`` over the visible keys,
         (..., Tq), natural logarithm, float32 (float64 for float64 inputs), ``-inf`` for an empty row.
         Both are differentiable in q, k and v; results do not depend on the block sizes.
-        Neither pass holds more than a few tiles of block_q x block_k scores (per leading index) besides things as
-        long as q, k or v. Causal tiles that are entirely hidden are not computed.
+        The forward pass holds a few tiles of block_q x block_k scores (per leading index) besides things as long as
+        q, k or v; the backward pass holds nothing that grows with Tq·Tk. Causal tiles that are entirely hidden are
+        not computed.
 
     Raises:
         ValueError: shapes as in :func:`attention`, or a block size below 1 ("block").
