@@ -172,6 +172,7 @@ def bmm(a: np.ndarray, b: np.ndarray, *, gemm: Gemm = gemm) -> np.ndarray:
     out = out.transpose(np.argsort(order))
     # END SOLUTION
 
+    # Given: `out` is your result, [*batch, n, m]; axes that promotion added are dropped again.
     if b_is_vector:
         out = out[..., 0]
     if a_is_vector:
