@@ -11,14 +11,7 @@ from .entry import Entry
 from .paths import default_read_paths
 from .policy import LAYERS, Entered, Grants, Policy
 
-__all__ = ["LAYERS", "Entered", "Grants", "Policy", "default_read_paths", "enter", "prepare"]
-
-
-def prepare() -> None:
-    """Build the filters most processes use. To be called once in a template, whose forks then find them built."""
-    if syscalls.supported():
-        for grants in (Grants(), Grants(threads=1)):
-            seccomp.program(seccomp.Filter.of(grants, signals=False, pid=1))
+__all__ = ["LAYERS", "Entered", "Grants", "Policy", "default_read_paths", "enter"]
 
 
 def enter(policy: Policy) -> Entered:
@@ -31,3 +24,10 @@ def enter(policy: Policy) -> Entered:
     A layer the host refuses is reported in `Entered.missing`, never raised.
     """
     return Entry(policy).run()
+
+
+# Built once on import, so that the forks of a template find them.
+default_read_paths()
+if syscalls.supported():
+    for _grants in (Grants(), Grants(threads=1)):
+        seccomp.program(seccomp.Filter.of(_grants, signals=False, pid=1))

@@ -7,6 +7,11 @@ what libraries reserve and never touch.
 
 from __future__ import annotations
 
+try:
+    import resource
+except ImportError:  # Windows; not imported later, since inside a new root it may not be found
+    resource = None
+
 from .policy import MIB, Policy
 
 _RESERVED_PER_THREAD = 72 * MIB  # 8 MiB of stack and a 64 MiB malloc arena
@@ -21,8 +26,8 @@ def baseline() -> dict[str, int]:
 
 def apply(policy: Policy, base: dict[str, int], *, tasks: int | None) -> None:
     """Set the limits. `tasks` bounds the tasks of the user namespace; None where it is not our own. Raises OSError."""
-    import resource
-
+    if resource is None:
+        raise OSError("no resource limits on this system")
     memory = base["VmData"] + policy.memory_bytes
     space = base["VmSize"] + 4 * policy.memory_bytes + 1024 * MIB + policy.grants.threads * _RESERVED_PER_THREAD
     wanted = {"DATA": memory, "AS": space, "CPU": policy.cpu_seconds, "NOFILE": policy.max_files,

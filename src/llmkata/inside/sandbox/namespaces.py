@@ -13,6 +13,11 @@ import socket
 import struct
 from typing import NoReturn
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 from . import libc
 from .descriptors import close_all_but, die_with_parent
 
@@ -44,8 +49,6 @@ def own_user_namespace(proc: int) -> None:
 
 def loopback_up() -> None:
     """Bring up ``lo`` of this network namespace (it then has 127.0.0.1). Raises OSError."""
-    import fcntl
-
     SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         request = fcntl.ioctl(s, SIOCGIFFLAGS, struct.pack("16sH22x", b"lo", 0))
