@@ -195,7 +195,8 @@ TABLE: dict[str, tuple[Kind, prices.Price]] = {
     **{name: (Kind.move, prices.scatter) for name in ("put", "scatter", "scatter_add", "scatter_reduce")},
     **{name: (Kind.create, prices.free) for name in _CREATE},
     **{name: (Kind.random, prices.pointwise) for name in _RANDOM},
-    **{name: (Kind.read, prices.free) for name in ("_local_scalar_dense", "equal", "allclose", "is_nonzero")},
+    **{name: (Kind.read, prices.free) for name in (
+        "_local_scalar_dense", "equal", "allclose", "is_nonzero", "_linalg_check_errors")},
     **{name: (Kind.matmul, price) for name, price in _MATMUL.items()},
     **{name: (Kind.factorisation, price) for name, price in _FACTORISATION.items()},
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from llmkata.inside.sandbox import Policy, enter
+from llmkata.inside.sandbox import enter
+from llmkata.inside.worker import sandbox_policy
 from llmkata.wire import TRUSTED, Channel, Closed, Kind, decode, encode
 
 from .replay import run
@@ -13,7 +14,7 @@ from .replay import run
 
 def serve(read_fd: int, write_fd: int, policy: dict[str, Any]) -> None:
     """Enter the sandbox, say hello, answer {"program", "inputs", "measure"} until the channel closes."""
-    entered = enter(Policy.from_dict({**policy, "keep_fds": sorted({read_fd, write_fd})}))
+    entered = enter(sandbox_policy(policy, read_fd, write_fd))
     channel = Channel(read_fd, write_fd, TRUSTED)
     channel.send(Kind.hello, 0, encode({"layers": list(entered.layers), "missing": dict(entered.missing)}))
     try:

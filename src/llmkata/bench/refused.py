@@ -129,7 +129,7 @@ _BACKEND = _names("""
     _fill_mem_eff_dropout_mask_ _flash_attention_backward _flash_attention_forward
     _flash_attention_forward_no_dropout_inplace _foobar _fused_moving_avg_obs_fq_helper
     _fused_moving_avg_obs_fq_helper_functional _fused_sdp_choice _fw_primal_copy _indices _indices_copy
-    _jagged_to_padded_dense_forward _linalg_check_errors _lstm_mps _make_dual_copy _make_per_channel_quantized_tensor
+    _jagged_to_padded_dense_forward _lstm_mps _make_dual_copy _make_per_channel_quantized_tensor
     _make_per_tensor_quantized_tensor _masked_scale _mkldnn_reshape _mkldnn_transpose _mps_convolution
     _mps_convolution_transpose _nested_compute_contiguous_strides_offsets _nested_from_padded
     _nested_from_padded_and_nested_example _nested_from_padded_tensor _nested_get_jagged_dummy _nested_get_lengths

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from types import TracebackType
+from typing import Self
 
 import torch
 from torch.autograd import profiler
@@ -21,7 +22,7 @@ class Temporaries:
         self._mark = (1 << 20) + 2 * secrets.randbelow(1 << 20) + 1
         self._profile = profiler.profile(use_cpu=True, profile_memory=True)
 
-    def __enter__(self) -> Temporaries:
+    def __enter__(self) -> Self:
         self._profile.__enter__()
         return self
 

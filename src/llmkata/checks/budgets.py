@@ -1,0 +1,357 @@
+"""Budgets: measured where the learner's code was not, held against a limit that was computed.
+
+Raises BudgetExceeded (a Mismatch) when a limit is missed, NotJudged when nothing can be said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from llmkata.outside.bench import Bench, BenchRefused
+from llmkata.outside.link import Link, Measured
+from llmkata.outside.remote import Remote, RemoteFunction
+from llmkata.outside.submission import Submission
+from llmkata.records import Measure, Spot, Trust
+
+from .compare import GraderFault, Mismatch, same
+from .context import current
+
+#: Bytes by which the high-water mark read from outside may exceed what the instrument inside saw (pages, arenas).
+_OUTSIDE_SLACK = 512 << 10
+#: Relative deviation at which a sequential test of CPU time is sure (design: +-15 %), and its error rates.
+_DELTA, _ALPHA, _MAX_PAIRS, _MIN_PAIRS = math.log(1.15), 1e-4, 60, 6
+
+
+class BudgetExceeded(Mismatch):
+    """A measured number missed its limit; ``measure`` holds both."""
+
+    def __init__(self, summary: str, measure: Measure, **kw: Any) -> None:
+        super().__init__(summary, **kw)
+        self.measure = measure
+
+
+class NotJudged(Exception):
+    """Nothing can be said here (no such device, a test that stayed inconclusive). Costs no points."""
+
+
+class Metric(float):
+    """A measured number that remembers where it was taken and where it was spent."""
+
+    trust: Trust
+    spots: list[Spot]
+
+    def __new__(cls, value: float, trust: Trust, spots: Sequence[Spot] = ()) -> Metric:
+        self = super().__new__(cls, value)
+        self.trust, self.spots = trust, list(spots)
+        return self
+
+
+class Run:
+    """Counts of one replayed program, whole or by segment."""
+
+    def __init__(self, counts: dict[str, Any], segments: dict[str, Any]) -> None:
+        self._counts, self._segments = counts, segments
+
+    def __getitem__(self, segment: str) -> Run:
+        if segment not in self._segments:
+            raise GraderFault(f"the scenario has no segment {segment!r}")
+        return Run(self._segments[segment], {})
+
+    def _metric(self, name: str) -> Metric:
+        ranked = sorted((s for s in self._counts["spots"] if s.get(name)), key=lambda s: -s[name])
+        return Metric(self._counts[name], Trust.replayed,
+                      [Spot(s["op"], s[name], s["line"] or None) for s in ranked[:5]])
+
+    @property
+    def flops(self) -> Metric:
+        """Floating-point operations of matrix products (2mnk)."""
+        return self._metric("flops")
+
+    @property
+    def matmul_calls(self) -> Metric:
+        """Number of matrix products."""
+        return self._metric("matmul_calls")
+
+    @property
+    def pointwise(self) -> Metric:
+        """Elements processed by every other arithmetic operator (the larger of inputs and outputs)."""
+        return self._metric("pointwise")
+
+    @property
+    def bytes_moved(self) -> Metric:
+        """Bytes written by copies, concatenations, gathers and embeddings."""
+        return self._metric("bytes_moved")
+
+    @property
+    def peak_bytes(self) -> Metric:
+        """Largest sum of live storages beyond the inputs, in bytes."""
+        return self._metric("peak_bytes")
+
+    @property
+    def allocated_bytes(self) -> Metric:
+        """Bytes allocated beyond the inputs, freed ones included."""
+        return self._metric("allocated_bytes")
+
+
+class Budget:
+    """The fixture ``budget``. ``fresh`` makes a link to a fresh worker of the submission, ``other`` one for a file of
+    ours; ``bench`` runs recorded programs."""
+
+    def __init__(self, fresh: Callable[[], Link], other: Callable[[str], Link], bench: Bench, seed: int) -> None:
+        self._fresh, self._other, self._bench, self._seed = fresh, other, bench, seed
+
+    # -- replayed --------------------------------------------------------------------------------------------------
+
+    def replay(self, scenario: Callable[..., Any], *inputs: Any, expect: Callable[..., Any] | None,
+               tol: float | None = None, measure: Sequence[str] = ()) -> Run:
+        """Record ``scenario(s, *inputs)`` in a fresh worker, run the program on fresh values in the bench, compare
+        what the scenario returns with ``expect(*fresh_inputs)``, and return the counts taken there.
+
+        Floating tensors of ``inputs`` get fresh values; ids, masks and lengths stay. The scenario returns what the
+        submission returned, untouched (nested tuples, lists, dicts). ``tol``: atol and rtol of the comparison
+        (default: that of the dtype). ``measure``: ("temporaries",) lets the peak include what operators allocate inside.
+        """
+        import torch
+
+        from llmkata.bench.replay import fresh as fresh_values
+
+        link = self._fresh()
+        try:
+            link.open()
+            link.ask("record", "")
+            link.sent_tensors, link.received_tensors = [], []
+            returned = scenario(Submission(link), *inputs)
+            sent, received = link.sent_tensors, link.received_tensors
+            link.sent_tensors = link.received_tensors = None
+            program = link.ask("program", "")
+            current().link.banned.extend(link.banned)
+        finally:
+            link.close()
+        generator = torch.Generator().manual_seed(self._seed & 0x7FFFFFFF)
+        leaves: dict[bytes, Any] = {}
+        new_inputs = [_map(x, lambda t: leaves.setdefault(_digest(t), fresh_values(t, generator))) for x in inputs]
+        values = {str(i): _laid_out(leaves.get(_digest(t), t), t) for i, t in enumerate(sent)}
+        try:
+            answer = self._bench.run(program, values, ["counts", *measure])
+        except BenchRefused as e:
+            raise Mismatch(f"The work cannot be counted: {e}.") from None
+        if expect is not None:
+            numbers = {id(t): i for i, t in enumerate(received)}
+            replayed = _map(_plain(returned), lambda t: answer["outputs"][_number(numbers, t)])
+            self._compare(replayed, expect(*new_inputs), tol, answer)
+        return Run(answer["total"], answer["segments"])
+
+    def _compare(self, replayed: Any, want: Any, tol: float | None, answer: dict[str, Any]) -> None:
+        try:
+            same(replayed, want, dtype=None, **({} if tol is None else {"atol": tol, "rtol": tol}))
+        except Mismatch as e:
+            lines = sorted({c["line"] for c in (*answer["constants"], *answer["reads"]) if c["line"]})
+            where = f" Values left or entered torch at line {', '.join(map(str, lines[:5]))}." if lines else ""
+            raise Mismatch("Run again on fresh inputs, the torch operators that were counted do not compute the answer."
+                           f"{where} Do all the work on the tensors that were passed in.", expected=e.expected,
+                           got=e.got, index=e.index, ratio=e.ratio) from None
+
+    # -- measured calls --------------------------------------------------------------------------------------------
+
+    def peak_bytes(self, scenario: Callable[[Any], Any]) -> Metric:
+        """Peak bytes above the level at entry of the calls that ``scenario(s)`` makes (the largest), in a fresh worker.
+
+        The larger of what tracemalloc saw inside and what the high-water mark shows from outside beyond a slack of
+        512 KiB: bytes hidden from tracemalloc count.
+        """
+        first, calls = self._measured(scenario, "traced_peak")
+        outside = [c.peak_bytes for c in calls if c.peak_bytes is not None]
+        value = max(c.reading for c in (*first, *calls))
+        if not outside:
+            return Metric(value, Trust.self_reported)
+        return Metric(max(value, max(outside) - _OUTSIDE_SLACK), Trust.outside)
+
+    def steps(self, scenario: Callable[[Any], Any]) -> Metric:
+        """Bytecode instructions executed in the learner's frames. Self-reported: for exponents and ratios only."""
+        return Metric(sum(c.reading for c in self._measured(scenario, "steps")[0]), Trust.self_reported)
+
+    def _measured(self, scenario: Callable[[Any], Any], instrument: str | None) -> tuple[list[Measured], list[Measured]]:
+        """Run the scenario twice in one fresh worker: the first run touches code and tables for the first time, which
+        the high-water mark would show; the second is what the outside figures are taken from."""
+        link = self._fresh()
+        try:
+            runs: tuple[list[Measured], list[Measured]] = ([], [])
+            for calls in runs:
+                scenario(_MeasuringSubmission(link, instrument, calls))
+                if not calls:
+                    raise GraderFault("the scenario called nothing")
+            return runs
+        finally:
+            link.close()
+
+    # -- limits ----------------------------------------------------------------------------------------------------
+
+    def require(self, name: str, value: float, *, at_most: float | None = None, at_least: float | None = None,
+                reference: float | None = None, unit: str = "FLOP", trust: str | None = None,
+                series: Sequence[tuple[float, float]] = ()) -> None:
+        """Hold ``value`` against its limits. ``at_least`` is the physical floor: below it something was not counted,
+        which is for staff to look at, not credit."""
+        source = Trust(trust) if trust else getattr(value, "trust", Trust.self_reported)
+        over = at_most is not None and not value <= at_most
+        under = at_least is not None and not value >= at_least
+        measure = Measure(name, float(value), unit, at_most, at_least, reference, source, not (over or under),
+                          getattr(value, "spots", []), [(float(a), float(b)) for a, b in series])
+        context = current()
+        context.compared += 1
+        context.measures.append(measure)
+        if over:
+            factor = f" ({value / at_most:.3g} times the limit)" if at_most else ""
+            raise BudgetExceeded(f"{name}: {quantity(value, unit)}, at most {quantity(at_most, unit)}{factor}.", measure,
+                                 expected=f"at most {quantity(at_most, unit)}", got=quantity(value, unit),
+                                 ratio=value / at_most if at_most else math.inf)
+        if under:
+            context.flags.append(f"{name} is {quantity(value, unit)}, below the floor of {quantity(at_least, unit)}")
+            raise BudgetExceeded(f"{name}: {quantity(value, unit)}, but at least {quantity(at_least, unit)} are needed to "
+                                 "compute this: part of the work was not seen. Your instructor will look at it.", measure,
+                                 expected=f"at least {quantity(at_least, unit)}", got=quantity(value, unit),
+                                 ratio=at_least / value if value else math.inf)
+
+    def growth(self, name: str, sizes: Sequence[float], values: Sequence[float], *, exponent_at_most: float,
+               at_most: Sequence[float] | None = None, unit: str = "", reference: float | None = None) -> float:
+        """Fit ``values ~ sizes**e`` by least squares on logarithms; hold e and, with ``at_most``, each value."""
+        if len(sizes) < 3 or len(sizes) != len(values):
+            raise GraderFault("growth needs at least three sizes")
+        trust = getattr(values[0], "trust", Trust.self_reported)
+        for size, value, limit in zip(sizes, values, at_most or ()):
+            self.require(f"{name} at {size:g}", value, at_most=limit, unit=unit, trust=trust)
+        exponent = float(np.polyfit(np.log(sizes), np.log(np.maximum(np.asarray(values, float), 1e-12)), 1)[0])
+        self.require(f"{name}: growth exponent", exponent, at_most=exponent_at_most, reference=reference, unit="exponent",
+                     trust=trust, series=list(zip(sizes, values)))
+        return exponent
+
+    # -- the clock, as the last resort -----------------------------------------------------------------------------
+
+    def cpu_ratio(self, name: str, *, candidate: Callable[[Any, int], Any], baseline: Callable[[Any, int], Any],
+                  baseline_file: str, at_least: float, validate: Callable[[int, Any], None] | None = None,
+                  reference: float | None = None) -> None:
+        """CPU time of ``baseline(r, i)`` (a file of ours) over ``candidate(s, i)``, i a fresh number for fresh inputs.
+
+        Both in workers, their clocks read from outside, pairs interleaved; Wald's sequential test on the log-ratios
+        (alpha = beta = 1e-4 at 15 % from the threshold, 60 pairs at most). ``validate(i, answer)`` checks each timed
+        answer. Raises NotJudged when the test stays inconclusive or there is no outside clock.
+        """
+        ours, theirs = self._other(baseline_file), self._fresh()
+        try:
+            if theirs.transport == "loopback":
+                raise NotJudged("CPU time is compared only across the process boundary (./kata check)")
+            ratios: list[float] = []
+            for i in range(_MAX_PAIRS + 1):
+                order = (theirs, ours) if i % 2 else (ours, theirs)
+                seconds = {}
+                for link in order:
+                    calls: list[Measured] = []
+                    scenario = candidate if link is theirs else baseline
+                    answer = scenario(_MeasuringSubmission(link, None, calls), i)
+                    seconds[link] = sum(c.cpu_seconds or 0.0 for c in calls)
+                    if link is theirs and validate is not None:
+                        validate(i, answer)
+                if i == 0:
+                    continue  # the first pair warms both
+                ratios.append(math.log(max(seconds[ours], 1e-6) / max(seconds[theirs], 1e-6)))
+                verdict = _sequential(ratios, math.log(at_least))
+                if verdict is not None:
+                    self.require(name, Metric(math.exp(float(np.median(ratios))) if verdict else
+                                              min(math.exp(float(np.median(ratios))), at_least * 0.999), Trust.outside),
+                                 at_least=at_least, reference=reference, unit="times")
+                    return
+            raise NotJudged(f"{name}: after {_MAX_PAIRS} pairs the measurement is still too close to {at_least:g} to say")
+        finally:
+            ours.close()
+            theirs.close()
+
+
+def _sequential(ratios: Sequence[float], threshold: float) -> bool | None:
+    """Wald's test: True above the threshold, False below, None not yet."""
+    if len(ratios) < _MIN_PAIRS:
+        return None
+    spread = max(float(np.std(ratios, ddof=1)), 0.05)
+    evidence = sum(2 * _DELTA * (x - threshold) for x in ratios) / spread**2
+    bound = math.log((1 - _ALPHA) / _ALPHA)
+    return True if evidence >= bound else False if evidence <= -bound else None
+
+
+class _MeasuringSubmission(Submission):
+    """A submission whose calls are measured; each appends to ``calls``."""
+
+    def __init__(self, link: Link, instrument: str | None, calls: list[Measured]) -> None:
+        super().__init__(link)
+        self._instrument, self._calls = instrument, calls
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = super().__getattr__(name)
+        if not isinstance(attribute, RemoteFunction):
+            return attribute
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result, measured = self._link.measured_call(attribute._target, attribute._path, args, kwargs,
+                                                        self._instrument)
+            self._calls.append(measured)
+            return result
+
+        return call
+
+
+def quantity(value: float, unit: str) -> str:
+    """``67.1 MFLOP``, ``1.20 MiB``, ``4 calls``, ``1.03`` for exponents."""
+    if unit in ("B", "bytes"):
+        for prefix, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+            if abs(value) >= size:
+                return f"{value / size:.4g} {prefix}"
+        return f"{value:.4g} B"
+    if unit == "FLOP":
+        for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+            if abs(value) >= size:
+                return f"{value / size:.4g} {prefix}FLOP"
+    return f"{value:.4g} {unit}".rstrip()
+
+
+def _digest(t: Any) -> bytes:
+    import torch
+
+    flat = t.detach().contiguous().flatten()
+    data = flat.view(torch.uint8).numpy().tobytes() if t.numel() else b""
+    return hashlib.blake2b(data + str((tuple(t.shape), t.dtype)).encode(), digest_size=16).digest()
+
+
+def _map(tree: Any, fn: Callable[[Any], Any]) -> Any:
+    import torch
+
+    if isinstance(tree, torch.Tensor):
+        return fn(tree)
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(_map(x, fn) for x in tree)
+    if isinstance(tree, dict):
+        return {k: _map(v, fn) for k, v in tree.items()}
+    return tree
+
+
+def _laid_out(values: Any, like: Any) -> Any:
+    """``values`` with the strides of ``like``: the scenario may have sent a transposed view of an input."""
+    if values.stride() == like.stride() or values.numel() == 0:
+        return values
+    import torch
+
+    return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype).copy_(values)
+
+
+def _plain(tree: Any) -> Any:
+    if isinstance(tree, Remote):
+        raise GraderFault("a replayed scenario must return tensors, not objects that stay in the worker")
+    return tree
+
+
+def _number(numbers: dict[int, int], t: Any) -> int:
+    try:
+        return numbers[id(t)]
+    except KeyError:
+        raise GraderFault("a replayed scenario must return what the submission returned, untouched") from None

@@ -1,0 +1,217 @@
+"""``same``: shape, then dtype, then values, with the worst element in the report."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import numpy as np
+
+from llmkata.outside.remote import Remote
+
+from .context import current
+from .describe import describe
+
+#: (rtol, atol) by dtype. float32 and half as torch.testing has them, float64 for algorithms that reorder sums.
+TOLERANCES = {
+    "float64": (1e-9, 1e-10), "complex128": (1e-9, 1e-10),
+    "float32": (1e-5, 1e-5), "complex64": (1e-5, 1e-5),
+    "float16": (2e-3, 1e-3), "bfloat16": (1.6e-2, 1e-2),
+}
+
+
+class GraderFault(Exception):
+    """The grader, not the learner, is wrong (an expected value that is NaN, say). The check is not judged."""
+
+
+class Mismatch(AssertionError):
+    """What was returned is not what was promised. ``ratio`` is error/tolerance, infinite where none applies."""
+
+    def __init__(self, summary: str, *, expected: str = "", got: str = "", index: str = "",
+                 ratio: float = math.inf) -> None:
+        super().__init__(summary)
+        self.summary, self.expected, self.got, self.index, self.ratio = summary, expected, got, index, ratio
+
+
+def check(condition: Any, sentence: str, *, got: Any = None, want: Any = None) -> None:
+    """A plain statement about an answer: fails with ``sentence`` (for the learner) unless ``condition`` is True."""
+    current().compared += 1
+    if not bool(condition):
+        raise Mismatch(sentence, got="" if got is None else describe(got),
+                       expected="" if want is None else describe(want))
+
+
+def same(got: Any, want: Any, *, atol: Any = None, rtol: float | None = None, dtype: Any = True,
+         equal_nan: bool = False, what: str = "output") -> None:
+    """Compare an answer with what is expected: type, shape, dtype, then |got - want| <= atol + rtol * |want|.
+
+    ``dtype``: True compares with that of ``want``, None does not compare, else the dtype that is promised.
+    Tolerances follow the dtype of ``got`` unless given; ``atol`` may be an array. Nested tuples, lists and dicts are
+    compared item by item. Raises Mismatch; GraderFault when ``want`` itself holds NaN.
+    """
+    current().compared += 1
+    _same(got, want, atol, rtol, dtype, equal_nan, what)
+
+
+def _same(got: Any, want: Any, atol: Any, rtol: float | None, dtype: Any, equal_nan: bool, what: str) -> None:
+    if isinstance(want, (tuple, list)):
+        if not isinstance(got, (tuple, list)) or isinstance(got, Remote):
+            raise Mismatch(f"{what} must be a {type(want).__name__}, it is {kind(got)}.", expected=describe(want),
+                           got=describe(got))
+        if len(got) != len(want):
+            raise Mismatch(f"{what} must have {len(want)} items, it has {len(got)}.", expected=describe(want),
+                           got=describe(got))
+        for i, (g, w) in enumerate(zip(got, want)):
+            _same(g, w, atol, rtol, dtype, equal_nan, f"{what}[{i}]")
+    elif isinstance(want, dict):
+        if not isinstance(got, dict) or set(got) != set(want):
+            raise Mismatch(f"{what} must be a dict with the keys {sorted(map(str, want))}.", expected=describe(want),
+                           got=describe(got))
+        for k, w in want.items():
+            _same(got[k], w, atol, rtol, dtype, equal_nan, f"{what}[{k!r}]")
+    elif is_array(want) or isinstance(want, (float, complex, np.floating, np.complexfloating)) or (
+            type(want) is int and (atol is not None or rtol is not None)):
+        _same_numbers(got, want, atol, rtol, dtype, equal_nan, what)
+    else:
+        plain = got.item() if isinstance(got, np.generic) else got
+        expected = want.item() if isinstance(want, np.generic) else want
+        if isinstance(plain, Remote) or type(plain) is not type(expected) and not _both_ints(plain, expected) \
+                or not bool(plain == expected):
+            raise Mismatch(f"{what} is not what it should be.", expected=describe(want), got=describe(got))
+
+
+def _both_ints(a: Any, b: Any) -> bool:
+    return type(a) in (int, bool) and type(b) in (int, bool) and type(a) is type(b)
+
+
+def _same_numbers(got: Any, want: Any, atol: Any, rtol: float | None, dtype: Any, equal_nan: bool, what: str) -> None:
+    if is_array(want):
+        if not is_array(got) and not (want.ndim == 0 and isinstance(got, np.generic)):
+            raise Mismatch(f"{what} must be {kind(want)}, it is {kind(got)}.", expected=describe(want),
+                           got=describe(got))
+        if _is_tensor(want) != _is_tensor(got):
+            raise Mismatch(f"{what} must be {kind(want)}, it is {kind(got)}.", expected=describe(want),
+                           got=describe(got))
+        if tuple(got.shape) != tuple(want.shape):
+            raise Mismatch(f"{what} has shape {tuple(got.shape)}, it must have {tuple(want.shape)}.",
+                           expected=describe(want), got=describe(got))
+        promised = want.dtype if dtype is True else dtype
+        if promised is not None and dtype_name(got.dtype) != dtype_name(promised):
+            raise Mismatch(f"{what} has dtype {dtype_name(got.dtype)}, it must have {dtype_name(promised)}.",
+                           expected=describe(want), got=describe(got))
+        name = dtype_name(got.dtype)
+    else:
+        if isinstance(got, bool) or not isinstance(got, (int, float, complex, np.number)) and not (
+                is_array(got) and getattr(got, "ndim", 1) == 0):
+            raise Mismatch(f"{what} must be a number, it is {kind(got)}.", expected=describe(want), got=describe(got))
+        name = "float64"
+    g, w = _wide(got), _wide(want)
+    _compare_wide(g, w, name, atol, rtol, equal_nan, what, got, want)
+
+
+def _compare_wide(g: np.ndarray, w: np.ndarray, name: str, atol: Any, rtol: float | None, equal_nan: bool, what: str,
+                  got: Any, want: Any) -> None:
+    default_r, default_a = TOLERANCES.get(name, (0.0, 0.0))
+    rtol = default_r if rtol is None and atol is None else (rtol or 0.0)
+    atol = default_a if atol is None else _wide(atol)
+    nan_w = np.isnan(w)
+    if nan_w.any() and not equal_nan:
+        raise GraderFault(f"the expected value of {what} holds NaN")
+    nan_g = np.isnan(g)
+    with np.errstate(invalid="ignore", over="ignore"):
+        tolerance = np.broadcast_to(atol + rtol * np.abs(np.where(np.isfinite(w), w, 0)), w.shape)
+        error = np.abs(g - w)
+        error = np.where(g == w, 0.0, error)  # equal infinities
+        error = np.where(nan_g & nan_w, 0.0, np.where(nan_g | nan_w, np.inf, error))
+    bad = ~(error <= tolerance)
+    if bad.any():
+        ratio = np.where(error == 0, 0.0, error / np.maximum(tolerance, 1e-300))
+        worst = np.unravel_index(int(np.argmax(np.where(bad, np.nan_to_num(ratio, nan=np.inf, posinf=1e308), -1))), w.shape)
+        at = tuple(int(i) for i in worst)
+        place = f" at index {at}" if at else ""
+        if nan_g[worst] and not nan_w[worst]:
+            summary = f"{what} is NaN{place} ({int(nan_g.sum())} of {g.size} elements are)."
+        else:
+            summary = (f"{what} differs in {int(bad.sum())} of {g.size} elements; worst{place}: "
+                       f"expected {_number(w[worst])}, got {_number(g[worst])}.")
+        raise Mismatch(summary, expected=describe(want), got=describe(got), index=str(at) if at else "",
+                       ratio=float(min(ratio[worst], 1e308)) if np.isfinite(ratio[worst]) else math.inf)
+    if error.size and (tolerance > 0).any():
+        context = current()
+        positive = tolerance > 0
+        context.headroom = max(context.headroom, float((error[positive] / tolerance[positive]).max()))
+
+
+def close(a: Any, b: Any, factor: float = 1.0) -> bool:
+    """Whether two answers are equal within the default tolerance of their dtype times ``factor`` (diagnosis)."""
+    if isinstance(a, Remote) and isinstance(b, Remote):
+        fields_a, fields_b = a.__dict__.get("_fields"), b.__dict__.get("_fields")
+        if (fields_a is None) != (fields_b is None) or a._type != b._type:
+            return False
+        return fields_a is None or close(fields_a, fields_b, factor)
+    if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
+        return len(a) == len(b) and all(close(x, y, factor) for x, y in zip(a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return set(a) == set(b) and all(close(a[k], b[k], factor) for k in a)
+    numeric = (int, float, complex, np.generic)
+    if (is_array(a) and is_array(b)) or (isinstance(a, numeric) and isinstance(b, numeric)):
+        if getattr(a, "shape", ()) != getattr(b, "shape", ()):
+            return False
+        if getattr(a, "dtype", None) is not None and getattr(b, "dtype", None) is not None \
+                and dtype_name(a.dtype) != dtype_name(b.dtype):
+            return False
+        name = dtype_name(a.dtype) if hasattr(a, "dtype") else "float64"
+        try:
+            x, y = _wide(a), _wide(b)
+        except (TypeError, ValueError):
+            return bool(np.array_equal(a, b))
+        rtol, atol = TOLERANCES.get(name, (0.0, 0.0))
+        with np.errstate(invalid="ignore", over="ignore"):
+            return bool(np.all((x == y) | (np.isnan(x) & np.isnan(y)) | (np.abs(x - y) <= factor * (atol + rtol * np.abs(y)))))
+    return type(a) is type(b) and bool(a == b)
+
+
+def is_array(v: Any) -> bool:
+    """Whether ``v`` is an ndarray or a tensor."""
+    return isinstance(v, np.ndarray) or _is_tensor(v)
+
+
+def _is_tensor(v: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(v, torch.Tensor)
+
+
+def dtype_name(dtype: Any) -> str:
+    """``float32`` for torch.float32, np.float32, np.dtype("<f4") and "float32"."""
+    text = str(dtype)
+    return text.removeprefix("torch.") if text.startswith("torch.") else np.dtype(dtype).name
+
+
+def _wide(v: Any) -> np.ndarray:
+    if _is_tensor(v):
+        import torch
+
+        v = v.detach()
+        v = v.to(torch.complex128 if v.is_complex() else torch.float64) if v.dtype != torch.int64 else v
+        v = v.numpy()
+    a = np.asarray(v)
+    if a.dtype.kind in "iu" and a.size and (np.abs(a.astype(np.float64)) > 2**53).any():
+        raise GraderFault("integers beyond 2**53 are compared as lists, not with same()")
+    return a.astype(np.complex128 if a.dtype.kind == "c" else np.float64)
+
+
+def _number(x: Any) -> str:
+    return f"{complex(x):.6g}" if np.iscomplexobj(x) and x.imag else f"{float(np.real(x)):.6g}"
+
+
+def kind(v: Any) -> str:
+    """What a value is, in words: ``a torch tensor``, ``None``, ``a str``."""
+    if _is_tensor(v):
+        return "a torch tensor"
+    if isinstance(v, np.ndarray):
+        return "a NumPy array"
+    if v is None:
+        return "None"
+    name = v._type if isinstance(v, Remote) else type(v).__name__
+    return f"an object of type {name}" if isinstance(v, Remote) else f"a {name}"

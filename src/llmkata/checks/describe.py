@@ -1,0 +1,58 @@
+"""Values in the learner's words: shape and dtype first, then the numbers if they are few."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from llmkata.outside.remote import Remote
+
+_FEW = 24
+_CAP = 600
+
+
+def describe(v: Any, depth: int = 0) -> str:
+    """A short text for any value that crosses the boundary; never evaluates anything of the learner's."""
+    text = _describe(v, depth)
+    return text if len(text) <= _CAP else text[:_CAP] + " ..."
+
+
+def _describe(v: Any, depth: int) -> str:
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(v, torch.Tensor):
+        dtype = str(v.dtype).removeprefix("torch.")
+        if v.device.type == "meta":
+            return f"tensor {tuple(v.shape)} {dtype} on meta"
+        return _numbers("tensor", tuple(v.shape), dtype, v.detach().to(torch.float64).numpy()
+                        if v.is_floating_point() else v.detach().numpy())
+    if isinstance(v, np.ndarray):
+        return _numbers("array", v.shape, v.dtype.name, v)
+    if isinstance(v, Remote):
+        return repr(v)
+    if depth < 3 and isinstance(v, (tuple, list)):
+        inner = ", ".join(_describe(x, depth + 1) for x in v[:8]) + (", ..." if len(v) > 8 else "")
+        return f"({inner}{',' if len(v) == 1 else ''})" if isinstance(v, tuple) else f"[{inner}]"
+    if depth < 3 and type(v) is dict:
+        return "{" + ", ".join(f"{k!r}: {_describe(x, depth + 1)}" for k, x in list(v.items())[:8]) + (
+            ", ..." if len(v) > 8 else "") + "}"
+    if isinstance(v, float):
+        return f"{v:.6g}"
+    if callable(v) and not isinstance(v, type):
+        return getattr(v, "__name__", "function")
+    return repr(v)
+
+
+def _numbers(word: str, shape: tuple[int, ...], dtype: str, values: np.ndarray) -> str:
+    head = f"{word} {shape} {dtype}"
+    if values.size == 0 or values.size > _FEW:
+        return head
+    return f"{head} {np.array2string(values, precision=4, separator=', ', max_line_width=100, threshold=_FEW)}"
+
+
+def describe_call(what: str, args: tuple, kwargs: dict[str, Any]) -> str:
+    """``attention(tensor (2, 3) float32, ..., is_causal=True)``."""
+    parts = [describe(a) for a in args] + [f"{k}={describe(v)}" for k, v in kwargs.items()]
+    text = f"{what}({', '.join(parts)})"
+    return text if len(text) <= 2 * _CAP else text[: 2 * _CAP] + " ..."

@@ -1,0 +1,21 @@
+"""What an exercise bans, as data that travels to the learner's process."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Forbid:
+    """Banned functions (dotted names), operators (patterns of torch names, ``*`` allowed) and modules, each with the
+    sentence that teaches. ``allow_in``: given functions of the stub that may import a banned module."""
+
+    functions: dict[str, str] = field(default_factory=dict)
+    operators: dict[str, str] = field(default_factory=dict)
+    modules: dict[str, str] = field(default_factory=dict)
+    allow_in: tuple[str, ...] = ()
+
+    def plain(self) -> dict[str, Any]:
+        """Plain data for the wire."""
+        return asdict(self)

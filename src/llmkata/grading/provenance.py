@@ -1,0 +1,56 @@
+"""What a result hangs on, as a hash: the same submission under the same key is never graded twice."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import llmkata
+
+
+def tree_hash(*paths: Path) -> str:
+    """SHA-256 over the names and bytes of all files below ``paths`` (caches left out), 16 hex digits."""
+    digest = hashlib.sha256()
+    for path in paths:
+        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+        for file in files:
+            if "__pycache__" in file.parts:
+                continue
+            digest.update(str(file.relative_to(path.parent)).encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def framework_hash() -> str:
+    """Hash of the framework's own source."""
+    return tree_hash(Path(llmkata.__file__).parent)
+
+
+_grader_hashes: dict[tuple[Path, str], str] = {}
+
+
+def grader_hash(exercise: Any) -> str:
+    """Hash of everything of the exercise that a verdict hangs on, and of the framework (once per process)."""
+    root, key = exercise.root, (exercise.root, exercise.id)
+    if key in _grader_hashes:
+        return _grader_hashes[key]
+    parts = [exercise.graders_dir, exercise.reference, exercise.visible_checks, exercise.solution]
+    parts += [root / "components" / name for name in exercise.components]
+    own = tree_hash(*(p for p in parts if p.exists()))
+    _grader_hashes[key] = hashlib.sha256(f"{own}:{framework_hash()}".encode()).hexdigest()[:16]
+    return _grader_hashes[key]
+
+
+def result_key(exercise: Any, source: bytes, seed: int, isolation: str) -> str:
+    """Key of a result: submission + grader + components + framework + lock + Python minor + grants + seed."""
+    lock = exercise.root / "requirements.lock"
+    text = json.dumps([
+        hashlib.sha256(source).hexdigest(), grader_hash(exercise),
+        hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else "",
+        platform.python_version_tuple()[:2], exercise.grants, exercise.wall, isolation, seed,
+    ], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

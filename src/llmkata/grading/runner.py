@@ -1,0 +1,159 @@
+"""One exercise of one submission: run its checks in this process, the learner's code in a worker, and make the record."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import io
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from llmkata.authoring.stub import is_untouched
+from llmkata.records import CheckRecord, Evidence, ExerciseRecord, Outcome, Provenance, State
+
+from .provenance import grader_hash, result_key
+
+
+def grade_one(course: Any, exercise: Any, source: bytes, *, learner: str = "you", file: str = "",
+              only: str | None = None, isolation: str = "full", seed: int | None = None, transport: str = "worker",
+              on_check: Callable[[CheckRecord], None] | None = None, visible_only: bool = False,
+              diagnosing: bool = True, disable: tuple[str, ...] = ()) -> ExerciseRecord:
+    """Grade ``source`` (UTF-8 Python) -> its record. Never raises for anything the submission does.
+
+    ``only``: run checks whose id holds this text, and what they need. ``isolation``: "full" or "process".
+    ``transport``: "worker" (sandboxed process) or "loopback" (this process; for the learner's own eyes).
+    ``disable``: sandbox layers to leave out, for negative controls.
+    """
+    from llmkata.plugin.core import KataPlugin, interpreter
+    from llmkata.plugin.runs import ExerciseRun, Setting
+
+    started, cpu = time.monotonic(), time.process_time()
+    seed = 0 if seed is None else seed
+    record = ExerciseRecord(
+        learner=learner, exercise=exercise.id, state=State.graded, files=[file] if file else [],
+        submission_sha=hashlib.sha256(source).hexdigest(), key=result_key(exercise, source, seed, isolation),
+        graded_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+    if exercise.stub.exists() and is_untouched(exercise.stub.read_text("utf-8"), source.decode("utf-8", "replace")):
+        record.state = State.not_started
+        record.cause = "The file is the stub as it was given out."
+        return record
+    setting = Setting(transport, seed, isolation, disable, request_seconds=float(course.limits.call),
+                      limits=course.limits)
+    filename = str(exercise.stub) if transport == "loopback" else f"{exercise.slug}.py"
+    run = ExerciseRun(exercise, setting, source, filename)
+    try:
+        if _importable(run, record):
+            plugin = KataPlugin(lambda path: run, seed, only=only, on_record=on_check, diagnosing=diagnosing)
+            problem = _run_pytest(_files(exercise, visible_only), exercise.root, plugin)
+            if problem:
+                record.state, record.cause = State.infrastructure, problem
+            elif not run.records:
+                record.state = State.infrastructure
+                record.cause = f"No check is called {only!r}." if only else "No check was collected."
+        record.checks = run.records
+        record.provenance = Provenance(
+            grader_hash=grader_hash(exercise), seed=seed, transport=transport, layers=list(run.link.layers),
+            versions=interpreter(), machine=f"{platform.system()} {platform.machine()}")
+    finally:
+        run.close()
+    if _nothing_tried(record):
+        record.state, record.cause = State.not_started, "Every task of the file is still as it was given out."
+    record.seconds = round(time.monotonic() - started, 3)
+    record.cpu_seconds = round(time.process_time() - cpu + getattr(run.link, "cpu_seconds", 0.0), 3)
+    return record
+
+
+def _files(exercise: Any, visible_only: bool) -> list[Path]:
+    hidden = [] if visible_only else sorted(exercise.graders_dir.glob("test_*.py"))
+    return [p for p in (exercise.visible_checks, *hidden) if p.exists()]
+
+
+def _importable(run: Any, record: ExerciseRecord) -> bool:
+    """Import the submission once; what goes wrong there is told once, not by every check."""
+    from llmkata.outside.process import TemplateFailed
+    from llmkata.outside.remote import RemoteError, WorkerGone
+
+    try:
+        run.link.open()
+        return True
+    except RemoteError as e:
+        record.state = State.unreadable
+        line = f" at line {e.frames[-1][0]}" if e.frames else ""
+        record.cause = f"Importing the file fails{line}: {e}"
+        record.evidence = Evidence(record.cause, frames=e.where())
+    except WorkerGone as e:
+        record.state = State.unreadable
+        record.cause = f"Importing the file fails. {e.cause}"
+        record.evidence = Evidence(record.cause)
+    except TemplateFailed as e:
+        record.state, record.cause = State.infrastructure, str(e)
+    return False
+
+
+def _nothing_tried(record: ExerciseRecord) -> bool:
+    """A stub with cosmetic edits: every check that was judged met "task n"."""
+    judged = [c for c in record.checks if c.outcome is not Outcome.not_judged]
+    return bool(judged) and all(c.cause.startswith("not started") for c in judged)
+
+
+def _run_pytest(files: list[Path], root: Path, plugin: Any) -> str:
+    """Run pytest on ``files`` with only our plugin -> "" or what kept it from running."""
+    import pytest
+
+    class Faults:
+        """Collects what pytest would print of itself."""
+
+        def __init__(self) -> None:
+            self.said: list[str] = []
+
+        def pytest_collectreport(self, report: Any) -> None:
+            if report.failed:
+                self.said.append(str(report.longrepr)[-1500:])
+
+        def pytest_internalerror(self, excrepr: Any) -> None:
+            self.said.append(str(excrepr)[-3000:])
+
+    faults = Faults()
+    arguments = [*map(str, files), "--rootdir", str(root), "-c", os.devnull, "--noconftest", "--import-mode=importlib",
+                 "--assert=plain", "--capture=no", "-p", "no:cacheprovider", "-p", "no:terminal", "-p", "no:tmpdir",
+                 "-p", "no:warnings", "-p", "no:logging", "-p", "no:faulthandler"]
+    with _no_foreign_plugins(), _quiet() as printed:
+        status = pytest.main(arguments, plugins=[faults, _Named(plugin)])
+    if faults.said or status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED,
+                                     pytest.ExitCode.NO_TESTS_COLLECTED):
+        return f"The grader could not run: {' '.join(faults.said) or printed.getvalue()[-1500:] or status}"
+    return ""
+
+
+class _Named:
+    """Registers the plugin under its name, before others are asked."""
+
+    def __init__(self, plugin: Any) -> None:
+        self._plugin = plugin
+
+    def pytest_configure(self, config: Any) -> None:
+        config.pluginmanager.register(self._plugin, "kata")
+
+
+@contextlib.contextmanager
+def _no_foreign_plugins() -> Iterator[None]:
+    """Plugins installed on the machine, and options set in the environment, have no say in grading."""
+    saved = {name: os.environ.pop(name, None) for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")}
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"]
+        os.environ.update({k: v for k, v in saved.items() if v is not None})
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[io.StringIO]:
+    out = io.StringIO()
+    with contextlib.redirect_stderr(out):
+        yield out

@@ -1,0 +1,68 @@
+"""What an exercise bans, said to the learner where it happens.
+
+torch is never patched: a function mode sees every torch call of this thread, whatever name it was reached by
+(``F.scaled_dot_product_attention``, an alias, ``torch.ops.aten``...), and the learner's own ``import`` statements go
+through a guard in the builtins of their module alone.
+"""
+
+from __future__ import annotations
+
+import builtins
+import fnmatch
+import sys
+from types import ModuleType
+from typing import Any
+
+from torch.overrides import TorchFunctionMode
+
+
+class BannedCall(Exception):
+    """The exercise asks for this to be written by hand. The message teaches."""
+
+
+class Guard(TorchFunctionMode):
+    """Raises :class:`BannedCall` for banned functions, and remembers that it did (``violations``)."""
+
+    def __init__(self, functions: dict[str, str], operators: dict[str, str], modules: dict[str, str],
+                 allow_in: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.violations: list[str] = []
+        self._modules, self._allow_in = modules, frozenset(allow_in)
+        self._patterns = {f"*{name.rsplit('.', 1)[-1]}*": (name, text) for name, text in functions.items()}
+        self._patterns |= {pattern: (pattern, text) for pattern, text in operators.items()}
+        self._seen: dict[Any, tuple[str, str] | None] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        hit = self._seen.get(func, False)
+        if hit is False:
+            hit = self._seen[func] = self._match(func)
+        if hit is not None:
+            self._refuse(*hit)
+        return func(*args, **(kwargs or {}))
+
+    def _match(self, func: Any) -> tuple[str, str] | None:
+        name = getattr(func, "__name__", "") or str(func)
+        for pattern, hit in self._patterns.items():
+            if fnmatch.fnmatch(name, pattern):
+                return hit
+        return None
+
+    def _refuse(self, name: str, text: str) -> None:
+        self.violations.append(f"{name} is not allowed in this exercise. {text}")
+        raise BannedCall(self.violations[-1])
+
+    def fit_imports(self, module: ModuleType, label: str) -> None:
+        """Give ``module`` builtins whose ``__import__`` refuses the banned modules (``allow_in``: given functions)."""
+        if not self._modules:
+            return
+        real = builtins.__import__
+
+        def guarded(name: str, *args: Any, **kwargs: Any) -> Any:
+            top = name.split(".")[0]
+            if top in self._modules:
+                code = sys._getframe(1).f_code
+                if code.co_filename == label and code.co_name not in self._allow_in:
+                    self._refuse(top, self._modules[top])
+            return real(name, *args, **kwargs)
+
+        module.__dict__["__builtins__"] = {**vars(builtins), "__import__": guarded}

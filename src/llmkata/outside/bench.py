@@ -1,0 +1,56 @@
+"""The bench seen from the trusted side: a sandboxed process without learner code that runs recorded programs."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from llmkata.wire import TRUSTED, Closed, Encoder, Kind, Late, WireError, decode
+from llmkata.wire.encode import refuse
+
+from .process import Process
+
+_SECONDS = 60.0
+
+
+class BenchRefused(Exception):
+    """The program could not be run: the reason, for the learner."""
+
+
+class Bench:
+    """Runs programs one after the other; started on first use, replaced when it dies."""
+
+    def __init__(self, policy: dict[str, Any] | None = None) -> None:
+        self._policy = dict(policy or {}, role="bench")
+        self._process: Process | None = None
+        self._seq = 0
+
+    def run(self, program: dict[str, Any], inputs: dict[str, Any], measure: list[str]) -> dict[str, Any]:
+        """-> {"outputs": [tensor, ...], "counts": {...}, ...} as ``bench.replay.run`` gives it. Raises BenchRefused."""
+        encoder = Encoder(refuse, TRUSTED)
+        encoder.value({"program": program, "inputs": inputs, "measure": measure})
+        if self._process is None:
+            self._process = Process("base", self._policy)
+        self._seq += 1
+        deadline = time.monotonic() + _SECONDS
+        try:
+            self._process.channel.send(Kind.request, self._seq, encoder.out, deadline)
+            kind, seq, body = self._process.channel.receive(deadline)
+            if seq != self._seq:
+                raise WireError("an answer to another request")
+            answer = decode(body)
+        except Late:
+            self.close()
+            raise BenchRefused(f"running the recorded program again took more than {_SECONDS:.0f} s") from None
+        except (Closed, WireError) as e:
+            self.close()
+            raise BenchRefused(f"the recorded program ended the process that ran it ({e})") from None
+        if kind is Kind.error:
+            raise BenchRefused(str(answer))
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process = None

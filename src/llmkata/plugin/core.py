@@ -1,0 +1,287 @@
+"""The pytest plugin: fixtures, order, verdicts. One object; what it learns is a list of CheckRecord per exercise."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llmkata.checks import context
+from llmkata.checks.budgets import BudgetExceeded
+from llmkata.checks.diagnose import choose, diagnose
+from llmkata.checks.marks import MARKS
+from llmkata.checks.misconceptions import Misconception
+from llmkata.outside.submission import Submission
+from llmkata.records import CheckRecord, Diagnosis, Outcome
+
+from .runs import ExerciseRun
+from .verdict import is_not_started, verdict
+
+_PRINT_CAP = 2000
+
+
+@dataclass
+class _Check:
+    """What an item says about itself."""
+
+    run: ExerciseRun
+    id: str
+    name: str
+    title: str
+    task: int
+    tier: str
+    points: float
+    visible: bool
+    kind: str
+    gate: bool
+    needs: tuple[str, ...]
+    hints: list[str]
+
+
+class KataPlugin:
+    """``find(path)`` gives the ExerciseRun a check file belongs to (None: not a check file).
+
+    ``only`` limits the run to checks whose name holds it. ``on_record`` is called after each check.
+    """
+
+    def __init__(self, find: Callable[[Path], ExerciseRun | None], seed: int, *, only: str | None = None,
+                 on_record: Callable[[CheckRecord], None] | None = None, diagnosing: bool = True) -> None:
+        self._find, self._run_seed, self._only, self._on_record = find, seed, only, on_record
+        self._diagnosing = diagnosing
+        self._checks: dict[str, _Check] = {}
+        self._context: context.CheckContext | None = None
+        self._error: BaseException | None = None
+        self._started = 0.0
+        self.runs: dict[str, ExerciseRun] = {}
+
+    # -- collection ------------------------------------------------------------------------------------------------
+
+    def pytest_configure(self, config: Any) -> None:
+        """Register the marks."""
+        for name, text in MARKS.items():
+            config.addinivalue_line("markers", f"{name}: {text}")
+
+    def pytest_collection_modifyitems(self, config: Any, items: list[Any]) -> None:
+        """Read marks; visible checks first, then correctness, then budgets; deselect what ``only`` leaves out."""
+        kept = []
+        for item in items:
+            run = self._find(item.path)
+            if run is None:
+                kept.append(item)
+                continue
+            check = self._read(item, run)
+            if self._only and self._only not in check.id:
+                continue
+            self.runs[run.exercise.id] = run
+            self._checks[item.nodeid] = check
+            kept.append(item)
+        kept.sort(key=self._order)
+        items[:] = kept
+
+    def _order(self, item: Any) -> tuple:
+        check = self._checks.get(item.nodeid)
+        if check is None:
+            return (0,)
+        return (1, check.run.exercise.id, not check.visible, check.kind == "budget")
+
+    def _read(self, item: Any, run: ExerciseRun) -> _Check:
+        marks = {m.name: m for m in item.iter_markers()}
+        visible = "graders" not in item.path.parts
+        number = marks["kata_task"].args[0] if "kata_task" in marks else 0
+        tiers = {t.number: t.tier for t in run.exercise.tasks}
+        if number not in tiers:
+            raise pytest.UsageError(f"{item.nodeid}: @task({number}) is not a task of {run.exercise.id} in course.yaml "
+                                    f"(it has {sorted(tiers)})")
+        points = 0.0 if visible else float(marks["kata_points"].args[0]) if "kata_points" in marks else 0.0
+        if not visible and not points:
+            raise pytest.UsageError(f"{item.nodeid}: a hidden check needs @points(n)")
+        doc = " ".join((item.obj.__doc__ or item.name.removeprefix("test_").replace("_", " ")).split())
+        return _Check(run, f"{item.path.name}::{item.name}", item.name, doc, number, tiers[number], points, visible,
+                      "budget" if "budget" in item.path.name else "correctness", "kata_gate" in marks,
+                      tuple(marks["kata_needs"].args) if "kata_needs" in marks else (),
+                      [" ".join(h.split()) for h in (marks["kata_hint"].args if "kata_hint" in marks else ())])
+
+    # -- running ---------------------------------------------------------------------------------------------------
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: Any) -> None:
+        """A fresh context before any fixture; checks that hang on a failed one are not run."""
+        check = self._checks.get(item.nodeid)
+        if check is None:
+            return
+        self._started = time.monotonic()
+        seed = context.seed_for(self._run_seed, f"{check.run.exercise.id}/{check.id}")
+        self._context = context.enter(context.CheckContext(None, seed))
+        blocker = self._blocker(check)
+        if blocker:
+            raise _Blocked(blocker)
+
+    @staticmethod
+    def _blocker(check: _Check) -> str:
+        failed = [r.id.split("::")[1] for r in check.run.records if r.outcome is not Outcome.passed]
+        for name in failed:
+            if name in check.needs or name in check.run.gates:
+                return f"needs {name}, which did not pass"
+        return ""
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_makereport(self, item: Any, call: Any) -> Any:
+        """Turn what was raised into a record, and the report into what the learner should read."""
+        outcome = yield
+        check = self._checks.get(item.nodeid)
+        if check is None or call.when == "teardown" or (call.when == "setup" and call.excinfo is None):
+            return
+        report = outcome.get_result()
+        error = call.excinfo.value if call.excinfo is not None else None
+        if isinstance(error, (KeyboardInterrupt, pytest.exit.Exception)):
+            return
+        record = self._record(item, check, error)
+        check.run.records.append(record)
+        report.kata = record
+        self._dress(report, record, error)
+        if self._on_record is not None:
+            self._on_record(record)
+
+    def _record(self, item: Any, check: _Check, error: BaseException | None) -> CheckRecord:
+        ctx, link = self._context, self._context.link
+        if isinstance(error, _Blocked):
+            v_outcome, cause, evidence, judged = Outcome.not_judged, str(error), None, True
+        elif isinstance(error, pytest.skip.Exception):
+            v_outcome, cause, evidence, judged = Outcome.not_judged, str(error), None, False
+        else:
+            v = verdict(error, link, ctx.compared)
+            v_outcome, cause, evidence, judged = v.outcome, v.cause, v.evidence, v.judged
+        diagnosis = None
+        if v_outcome is Outcome.failed and self._diagnosing and link is not None and not is_not_started(error):
+            diagnosis = self._diagnose(item, check, error)
+        printed = "".join(link.printed)[:_PRINT_CAP] if link is not None and not check.visible else ""
+        if check.gate:
+            check.run.gates.add(check.name)
+        return CheckRecord(
+            id=check.id, title=check.title, task=check.task, tier=check.tier,
+            max_points=check.points if judged else 0.0,
+            points=check.points if v_outcome is Outcome.passed else 0.0,
+            outcome=v_outcome, visibility="visible" if check.visible else "hidden", kind=check.kind, cause=cause,
+            evidence=evidence, diagnosis=diagnosis, hints=check.hints, measures=ctx.measures,
+            seconds=round(time.monotonic() - self._started, 4),
+            headroom=round(ctx.headroom, 6) if v_outcome is Outcome.passed else None, staff_output=printed, flags=list(ctx.flags))
+
+    def _diagnose(self, item: Any, check: _Check, error: BaseException | None) -> Diagnosis | None:
+        try:
+            if isinstance(error, BudgetExceeded):
+                return self._by_measure(item, check, error)
+            return diagnose(self._context.link, check.run.misconceptions, check.run.ours)
+        except Exception as e:  # noqa: BLE001 - a diagnosis is a courtesy; its failure must not change a verdict
+            self._context.flags.append(f"the diagnosis failed: {type(e).__name__}: {e}"[:300])
+            return None
+        finally:
+            context.enter(self._context)
+
+    def _by_measure(self, item: Any, check: _Check, error: BudgetExceeded) -> Diagnosis | None:
+        """A mistake whose answers are right is recognised by what it costs: the same budget, missed by as much."""
+        here = self._context
+        matches = [m for m in check.run.misconceptions
+                   if m.matches and m.caught_by.split("[")[0] == check.name and self._costs_as_much(item, check, m, error)]
+        self._context = here
+        return choose(matches)
+
+    def _costs_as_much(self, item: Any, check: _Check, m: Misconception, error: BudgetExceeded) -> bool:
+        context.enter(context.CheckContext(None, self._context.seed))
+        link = check.run.wrong(m)
+        context.current().link = link
+        try:
+            link.begin_check(context.current().seed)
+            given = {"submission": lambda: Submission(link), "rng": lambda: np.random.default_rng(link_seed),
+                     "torch_rng": lambda: torch_generator(link_seed),
+                     "budget": lambda: check.run.budget(link_seed, link)}
+            link_seed = context.current().seed
+            arguments = {name: given[name]() if name in given else item.funcargs[name]
+                         for name in item._fixtureinfo.argnames}
+            item.obj(**arguments)
+        except BudgetExceeded as theirs:
+            same_budget = theirs.measure.name == error.measure.name
+            scale = max(abs(error.measure.value), 1e-12)
+            return same_budget and abs(theirs.measure.value - error.measure.value) <= 0.05 * scale
+        except BaseException:  # noqa: BLE001 - it fails in another way: not this mistake
+            return False
+        finally:
+            link.close()
+        return False
+
+    def _dress(self, report: Any, record: CheckRecord, error: BaseException | None) -> None:
+        """What plain pytest shows: our sentences instead of the grader's traceback; a stub is not a failure."""
+        from .text import failure_text
+
+        if record.outcome is Outcome.passed:
+            report.outcome = "passed"
+        elif record.outcome is Outcome.not_judged or is_not_started(error):
+            report.outcome = "skipped"
+            report.longrepr = (str(report.location[0]), report.location[1] or 0, record.cause)
+        else:
+            report.outcome, report.longrepr = "failed", failure_text(record)
+        report.wasxfail = False
+        del report.wasxfail
+
+    # -- fixtures --------------------------------------------------------------------------------------------------
+
+    @pytest.fixture
+    def seed(self) -> int:
+        """The seed of this check (63 bits)."""
+        return self._context.seed
+
+    @pytest.fixture
+    def submission(self, request: Any) -> Submission:
+        """The learner's module, freshly seeded."""
+        run = self._checks[request.node.nodeid].run
+        self._context.link = run.link
+        run.link.begin_check(self._context.seed)
+        return Submission(run.link)
+
+    @pytest.fixture
+    def reference(self, request: Any) -> Any:
+        """The oracle module, in this process."""
+        return self._checks[request.node.nodeid].run.reference()
+
+    @pytest.fixture
+    def rng(self) -> np.random.Generator:
+        """A NumPy generator seeded for this check."""
+        return np.random.default_rng(self._context.seed)
+
+    @pytest.fixture
+    def torch_rng(self) -> Any:
+        """A torch generator seeded for this check."""
+        return torch_generator(self._context.seed)
+
+    @pytest.fixture
+    def budget(self, request: Any) -> Any:
+        """Budgets of this check, measured in fresh workers."""
+        return self._checks[request.node.nodeid].run.budget(self._context.seed)
+
+    def pytest_sessionfinish(self) -> None:
+        """End all workers."""
+        for run in self.runs.values():
+            run.close()
+
+
+class _Blocked(Exception):
+    """A check that cannot be judged because another one did not pass."""
+
+
+def torch_generator(seed: int) -> Any:
+    """A torch generator with that seed."""
+    import torch
+
+    return torch.Generator().manual_seed(seed & 0x7FFFFFFFFFFFFFFF)
+
+
+def interpreter() -> dict[str, str]:
+    """Versions that a verdict hangs on."""
+    import torch
+
+    return {"python": ".".join(map(str, sys.version_info[:3])), "torch": torch.__version__, "numpy": np.__version__}

@@ -1,0 +1,150 @@
+"""One exercise of one submission, as checks need it: its link, fresh workers, the oracle, the known mistakes."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from llmkata.checks.budgets import Budget
+from llmkata.checks.misconceptions import Misconception, load
+from llmkata.outside.bench import Bench
+from llmkata.outside.link import REQUEST_SECONDS, Link, LoopbackLink, WorkerLink
+from llmkata.records import CheckRecord
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How submissions are run: over which transport, with which seed, in which sandbox."""
+
+    transport: str = "loopback"
+    seed: int = 0
+    isolation: str = "full"
+    #: Sandbox layers switched off, for negative controls.
+    disable: tuple[str, ...] = ()
+    request_seconds: float = REQUEST_SECONDS
+    #: The course's limits (memory, cpu), see ``course.Limits``.
+    limits: Any = None
+
+
+@dataclass
+class ExerciseRun:
+    """Links and oracles of one exercise. ``source`` is the submission, ``filename`` what its frames are called."""
+
+    exercise: Any
+    setting: Setting
+    source: bytes
+    filename: str
+    records: list[CheckRecord] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.link = self._make(self.source, self.filename, self.exercise.slug)
+        self.bench = Bench({"isolation": self.setting.isolation})
+        #: Names of the checks seen so far that everything later hangs on.
+        self.gates: set[str] = set()
+        self._ours: dict[str | None, Link] = {}
+        self._misconceptions: list[Misconception] | None = None
+
+    def _make(self, source: bytes, filename: str, name: str) -> Link:
+        args = (name, filename, source, self._forbid())
+        if self.setting.transport == "loopback":
+            return LoopbackLink(*args, request_seconds=self.setting.request_seconds)
+        return WorkerLink(*args, profile=self.exercise.profile, policy=self.policy(),
+                          wall_seconds=float(self.exercise.wall), request_seconds=self.setting.request_seconds)
+
+    def policy(self) -> dict[str, Any]:
+        """The plain sandbox policy of this exercise's workers."""
+        grants = self.exercise.grants
+        limits = self.setting.limits
+        components = [str(self.exercise.root / "components" / name) for name in self.exercise.components]
+        return {
+            "isolation": self.setting.isolation,
+            "disable": list(self.setting.disable),
+            "memory_bytes": int(grants.get("memory", limits.memory if limits else 1024)) << 20,
+            "cpu_seconds": int(grants.get("cpu", limits.cpu if limits else 60)),
+            "grants": {name: grants[name] for name in ("threads", "processes", "exec", "loopback", "server")
+                       if name in grants},
+            "read_paths": components,
+        }
+
+    def _forbid(self) -> dict[str, Any] | None:
+        path = self.exercise.graders_dir / "forbid.py"
+        return load_module(path).FORBID.plain() if path.exists() else None
+
+    def fresh(self) -> Link:
+        """A link to a fresh worker (or module) of the submission; the caller closes it."""
+        link = self._make(self.source, self.filename, self.exercise.slug)
+        link.spent = self.link.spent
+        return link
+
+    def other(self, what: str) -> Link:
+        """A link to a fresh worker of a file of ours: "reference", or a path relative to the grader folder."""
+        path = self.exercise.reference if what == "reference" else self.exercise.graders_dir / what
+        return self._make(path.read_bytes(), path.name, f"ours_{path.stem}")
+
+    def ours(self, misconception: Misconception | None) -> Link:
+        """The model answer with one known mistake in it (or none), in a worker of ours; kept for the next diagnosis."""
+        key = misconception.name if misconception else None
+        if key not in self._ours:
+            self._ours[key] = self.wrong(misconception)
+        return self._ours[key]
+
+    def wrong(self, misconception: Misconception | None) -> Link:
+        """A fresh link to the model answer with one known mistake in it (or none)."""
+        solution = self.exercise.solution.read_bytes()
+        suffix = misconception.name if misconception else "right"
+        name = self.exercise.slug if self.setting.transport == "worker" else f"{self.exercise.slug}__{suffix}"
+        link = self._make(solution, f"{suffix}.py", name)
+        link.request_seconds = min(5.0, link.request_seconds)
+        if misconception is not None:
+            link.patch = {"source": misconception.source, "filename": f"<{suffix}>", "bind": misconception.bind}
+        return link
+
+    @property
+    def misconceptions(self) -> list[Misconception]:
+        """Known mistakes of the exercise; empty where the model answer is not at hand (released repository)."""
+        if self._misconceptions is None:
+            at_hand = self.exercise.solution.exists()
+            self._misconceptions = load(self.exercise.graders_dir / "misconceptions.py") if at_hand else []
+        return self._misconceptions
+
+    def budget(self, seed: int, link: Link | None = None) -> Budget:
+        """The fixture ``budget`` for the submission, or for the implementation behind another link."""
+        if link is None:
+            return Budget(self.fresh, self.other, self.bench, seed)
+
+        def fresh_wrong() -> Link:
+            copy = self._make(link.source, link.filename, link.name)
+            copy.patch = link.patch
+            return copy
+
+        return Budget(fresh_wrong, self.other, self.bench, seed)
+
+    def reference(self) -> ModuleType:
+        """The oracle module."""
+        return load_module(self.exercise.reference)
+
+    def close(self) -> None:
+        """End all workers."""
+        self.link.close()
+        self.bench.close()
+        for link in self._ours.values():
+            link.close()
+
+
+_modules: dict[Path, ModuleType] = {}
+
+
+def load_module(path: Path) -> ModuleType:
+    """A module of the course by its file (references, forbid.py); loaded once per process."""
+    if path not in _modules:
+        name = "kata_" + "_".join(path.with_suffix("").parts[-3:])
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        _modules[path] = module
+    return _modules[path]

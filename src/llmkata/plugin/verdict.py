@@ -1,0 +1,81 @@
+"""From what a check raised to what the learner reads: outcome, cause, evidence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmkata.checks.budgets import BudgetExceeded, NotJudged
+from llmkata.checks.compare import GraderFault, Mismatch
+from llmkata.checks.describe import describe_call
+from llmkata.outside.link import Link
+from llmkata.outside.process import TemplateFailed
+from llmkata.outside.remote import MissingName, RemoteError, WorkerGone
+from llmkata.records import Evidence, Outcome
+from llmkata.wire import WireError
+
+#: The cause that marks a task of the stub that was not touched yet.
+NOT_STARTED = "not started"
+
+
+class Verdict:
+    """Outcome, cause and evidence of one check; ``judged`` is False where its points do not count at all."""
+
+    def __init__(self, outcome: Outcome, cause: str, evidence: Evidence | None = None, judged: bool = True) -> None:
+        self.outcome, self.cause, self.evidence, self.judged = outcome, cause, evidence, judged
+
+
+def verdict(error: BaseException | None, link: Link | None, compared: int) -> Verdict:
+    """The verdict on a check that raised ``error`` (or nothing)."""
+    if link is not None and link.banned:
+        return Verdict(Outcome.failed, link.banned[0], _evidence(link.banned[0], link))
+    if error is None:
+        if not compared:
+            return Verdict(Outcome.not_judged, "This check compared nothing: a fault of the grader.", judged=False)
+        return Verdict(Outcome.passed, "")
+    if isinstance(error, NotJudged):
+        return Verdict(Outcome.not_judged, str(error), judged=False)
+    if isinstance(error, (GraderFault, TemplateFailed)):
+        return Verdict(Outcome.not_judged, f"The grader could not judge this: {error}", judged=False)
+    if isinstance(error, WorkerGone):
+        return Verdict(Outcome.failed, error.cause, _evidence(error.cause, link))
+    if isinstance(error, MissingName):
+        return Verdict(Outcome.failed, error.message + ".", Evidence(error.message))
+    if isinstance(error, RemoteError):
+        return _raised(error, link)
+    if isinstance(error, Mismatch):
+        evidence = _evidence(error.summary, link, expected=error.expected, got=error.got, index=error.index)
+        return Verdict(Outcome.failed, error.summary, evidence)
+    if isinstance(error, WireError):
+        return Verdict(Outcome.not_judged, f"The grader sent something that cannot cross: {error}", judged=False)
+    if link is not None and link.transcript.last_call is not None and isinstance(error, Exception):
+        text = (f"The answer does not have the promised form, the check stumbled over it "
+                f"({type(error).__name__}: {_first_line(error)}).")
+        return Verdict(Outcome.failed, text, _evidence(text, link))
+    return Verdict(Outcome.not_judged, f"The grader failed: {type(error).__name__}: {_first_line(error)}", judged=False)
+
+
+def is_not_started(error: BaseException | None) -> bool:
+    """Whether a check met a task of the stub that raises NotImplementedError("task n: ...")."""
+    return (isinstance(error, RemoteError) and error.type_name == "NotImplementedError"
+            and error.message.startswith("task "))
+
+
+def _raised(error: RemoteError, link: Link | None) -> Verdict:
+    if is_not_started(error):
+        return Verdict(Outcome.failed, f"{NOT_STARTED}: {error.message}", Evidence(error.message, frames=error.where()))
+    where = f" at line {error.frames[-1][0]}" if error.frames else ""
+    text = f"Your code raised {error.type_name}{where}: {error.message}" if error.message else \
+        f"Your code raised {error.type_name}{where}."
+    return Verdict(Outcome.failed, text, _evidence(text, link, frames=error.where()))
+
+
+
+def _evidence(summary: str, link: Link | None, **more: Any) -> Evidence:
+    call = ""
+    if link is not None and (last := link.transcript.last_call) is not None:
+        call = describe_call(last.what, last.args, last.kwargs)
+    return Evidence(summary, call=call, **more)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:300]
