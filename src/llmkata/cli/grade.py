@@ -1,0 +1,69 @@
+"""``kata grade``: a class of submissions into records, scorecards and grades."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmkata.cli.common import FAILED, course_of, fail, prog, shown
+from llmkata.cli.options import Isolation, IsolationOption, seed_of
+
+if TYPE_CHECKING:
+    from llmkata.course import Course
+
+
+def grade(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="Folder with one folder per learner.", metavar="DIR")],
+    out: Annotated[Path, typer.Option(help="Where records and pages go.", metavar="DIR")] = Path("report"),
+    workers: Annotated[
+        int | None, typer.Option(help="Graded at once; default: one per core.", metavar="N", min=1)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of hidden inputs; keep it secret.", metavar="S", min=0)] = None,
+    isolation: IsolationOption = Isolation.full,
+) -> None:
+    """Grade a folder of submissions.
+
+    Each learner's folder holds module2/self_attention.py (or .ipynb), or the exercise tree. Without --seed the
+    seed is taken from the environment variable that course.yaml names, else it is the public one.
+
+    Exit status: 0 every submission was graded; 1 some could not be judged (see the report); 2 wrong usage.
+    """
+    course = course_of(context)
+    if grade_folder(course, folder, out, workers=workers, seed=seed_of(course, seed), isolation=isolation):
+        raise typer.Exit(FAILED)
+
+
+def grade_folder(
+    course: Course, folder: Path, out: Path, *, workers: int | None, seed: int | None, isolation: Isolation
+) -> int:
+    """Grade, write the report, print the table and where the pages are. Returns how many could not be judged."""
+    import os
+
+    from llmkata.cli.progress import Progress
+    from llmkata.cli.report import publish
+    from llmkata.grading.intake import IntakeError, read_submissions, strays
+
+    try:
+        submissions = read_submissions(folder, course)
+    except IntakeError as error:
+        fail(str(error), f"{prog()} grade submissions/ --out report/")
+    present = sum(s.source is not None for s in submissions)
+    learners = len({s.learner for s in submissions})
+    typer.echo(f"{shown(folder)}: {learners} learners, {present} submissions to grade")
+    beside = strays(folder)
+    if beside:
+        more = f" and {len(beside) - 5} more" if len(beside) > 5 else ""
+        typer.echo(f"not a learner's folder, left out: {', '.join(beside[:5])}{more}")
+
+    from llmkata.grading.runner import grade_many
+    from llmkata.records import State
+
+    with Progress("submissions graded", present) as progress:
+        grade_many(
+            course, submissions, out=out, workers=workers or os.cpu_count() or 1, seed=seed,
+            isolation=isolation.value, progress=progress,
+        )  # fmt: skip
+    return sum(r.state is State.infrastructure for r in publish(course, out))

@@ -1,0 +1,93 @@
+"""``kata hint``: hints open one level at a time, those of the check that failed first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmkata.cli.common import course_of, exercise_of, fail, prog, state_dir
+
+if TYPE_CHECKING:
+    from llmkata.cli.hints import CheckHints
+    from llmkata.course import Course, Exercise
+
+
+def hint(
+    context: typer.Context,
+    exercise: Annotated[str, typer.Argument(help="The exercise you are on.", metavar="EXERCISE")],
+    level: Annotated[
+        int | None, typer.Option(help="Open the hints up to this level at once.", metavar="N", min=1)
+    ] = None,
+    check: Annotated[str | None, typer.Option(help="The check to be helped with.", metavar="NAME")] = None,
+) -> None:
+    """Open the next hint, for the check that failed first.
+
+    Without a failed check on record (of 'kata check'), hints come in the order of the brief. What you have opened is
+    kept in .kata/hints.json; '--level 1' shows the first hint again.
+    """
+    from llmkata.cli.hints import exercise_hints, opened_levels, remember_level
+
+    course = course_of(context)
+    found = exercise_of(course, exercise)
+    try:
+        hints = exercise_hints(found)
+    except ValueError as error:
+        fail(f"the hints of {found.id} cannot be read: {error}")
+    if not hints:
+        fail(f"{found.id} has no hints; its brief may help", f"read {found.brief}")
+    opened = opened_levels(state_dir(course)).get(found.id, {})
+    chosen = _named(hints, check, found) if check else _fitting(hints, opened, course, found)
+    if level is not None and level > len(chosen.hints):
+        fail(f"{chosen.name} has {len(chosen.hints)} hints, so --level is 1 to {len(chosen.hints)}")
+    upto = level or min(opened.get(chosen.name, 0) + 1, len(chosen.hints))
+    remember_level(state_dir(course), found.id, chosen.name, upto)
+    _show(found, chosen, upto, asked_by_name=check is not None)
+
+
+def _named(hints: list[CheckHints], name: str, exercise: Exercise) -> CheckHints:
+    wanted = "test_" + name.rpartition("::")[2].removeprefix("test_")
+    for check in hints:
+        if check.name == wanted:
+            return check
+    from llmkata.course.faults import did_you_mean
+
+    known = did_you_mean(wanted, [c.name for c in hints])
+    fail(f"{exercise.id} has no check {name!r} with hints{known}", f"{prog()} hint {exercise.id}")
+
+
+def _fitting(hints: list[CheckHints], opened: dict[str, int], course: Course, exercise: Exercise) -> CheckHints:
+    """The check that failed first; without one, the first with a hint still closed; else the last."""
+    from llmkata.cli.own import own_records
+    from llmkata.records import Outcome
+
+    record = own_records(course).get(exercise.id)
+    failed = [c.id.rpartition("::")[2] for c in record.checks if c.outcome is Outcome.failed] if record else []
+    by_name = {check.name: check for check in hints}
+    for name in failed:
+        if name in by_name:
+            return by_name[name]
+    in_order = sorted(hints, key=lambda c: c.task)
+    return next((c for c in in_order if opened.get(c.name, 0) < len(c.hints)), in_order[-1])
+
+
+def _show(exercise: Exercise, check: CheckHints, upto: int, *, asked_by_name: bool) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from llmkata.reports.terminal import console
+
+    out = console()
+    out.print(Text.assemble((f"{exercise.number} {exercise.title}", "bold"), f", task {check.task}: {check.name}"))
+    out.print(Padding(Text(check.title), (0, 0, 0, 2), expand=False))
+    for number, text in enumerate(check.hints[:upto], start=1):
+        out.print()
+        out.print(Text(f"Hint {number} of {len(check.hints)}", style="bold yellow"))
+        out.print(Padding(Text(text), (0, 0, 0, 2), expand=False))
+    out.print()
+    if upto < len(check.hints):
+        command = f"{prog()} hint {exercise.id}" + (f" --check {check.name}" if asked_by_name else "")
+        typer.echo(f"{len(check.hints) - upto} more for this check: {command}")
+    else:
+        alone = f"{prog()} check {exercise.id} --only {check.name}"
+        typer.echo(f"That was the last hint for this check. Run it alone: {alone}")

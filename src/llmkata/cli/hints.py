@@ -1,0 +1,114 @@
+"""The hints of an exercise, read without running a check: from the check files' syntax trees, or from feedback.json.
+
+In a clone the hidden checks are there and their hints are in ``@hint(...)``; a released repository has them in
+``feedback.json`` instead. Which levels a learner has opened is kept in ``.kata/hints.json``.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from llmkata.course import Exercise
+
+
+@dataclass(frozen=True)
+class CheckHints:
+    """The hints of one check, from a nudge to nearly the answer."""
+
+    #: Name of the check function, ``test_matches_reference``.
+    name: str
+    #: What must hold, one sentence.
+    title: str
+    task: int
+    hints: tuple[str, ...]
+
+
+class _FeedbackCheck(msgspec.Struct):
+    id: str
+    title: str = ""
+    task: int = 1
+    hints: list[str] = []
+
+
+class _Feedback(msgspec.Struct):
+    checks: list[_FeedbackCheck] = []
+
+
+def exercise_hints(exercise: Exercise) -> list[CheckHints]:
+    """Checks that have hints: visible ones, then hidden ones (correctness before budgets), each file in its order.
+
+    Raises ``ValueError`` naming the file, where one cannot be read.
+    """
+    hidden = sorted(exercise.graders_dir.glob("test_*.py"), key=lambda p: (p.name != "test_correctness.py", p.name))
+    found: dict[str, CheckHints] = {}
+    for path in (exercise.visible_checks, *hidden):
+        if path.is_file():
+            found.update((check.name, check) for check in _from_checks(path))
+    if not hidden and exercise.feedback.is_file():
+        found = {check.name: check for check in _from_feedback(exercise.feedback)} | found
+    return list(found.values())
+
+
+def opened_levels(state: Path) -> dict[str, dict[str, int]]:
+    """Exercise id -> check name -> levels opened. A file that cannot be read counts as none opened."""
+    try:
+        return msgspec.json.decode((state / "hints.json").read_bytes(), type=dict[str, dict[str, int]])
+    except (OSError, msgspec.DecodeError):
+        return {}
+
+
+def remember_level(state: Path, exercise: str, check: str, level: int) -> None:
+    """Store that ``level`` hints of a check are open; never fewer than before."""
+    levels = opened_levels(state)
+    known = levels.setdefault(exercise, {})
+    known[check] = max(level, known.get(check, 0))
+    state.mkdir(parents=True, exist_ok=True)
+    partial = state / f"hints.json.{os.getpid()}"
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(levels)))
+    partial.replace(state / "hints.json")
+
+
+def _from_checks(path: Path) -> Iterator[CheckHints]:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            marks = {_mark(d): d.args for d in node.decorator_list if isinstance(d, ast.Call)}
+            hints = tuple(_literal(arg, path) for arg in marks.get("hint", []))
+            if hints:
+                task = next((_literal(arg, path) for arg in marks.get("task", [])), 1)
+                title = " ".join((ast.get_docstring(node) or node.name).split("\n\n")[0].split())
+                yield CheckHints(node.name, title, int(task), tuple(map(str, hints)))
+
+
+def _mark(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+
+
+def _literal(node: ast.expr, path: Path) -> object:
+    try:
+        return ast.literal_eval(node)
+    except ValueError as error:
+        raise ValueError(f"{path}, line {node.lineno}: a task or hint must be written out, not computed") from error
+
+
+def _from_feedback(path: Path) -> Iterator[CheckHints]:
+    try:
+        feedback = msgspec.json.decode(path.read_bytes(), type=_Feedback)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{path}: {error}") from error
+    for check in feedback.checks:
+        if check.hints:
+            name = check.id.rpartition("::")[2]
+            yield CheckHints(name, check.title or name, check.task, tuple(check.hints))

@@ -1,0 +1,42 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmkata.cli.common import fail
+
+if TYPE_CHECKING:
+    from llmkata.course import Course
+
+
+class Isolation(StrEnum):
+    """How learner code is kept apart."""
+
+    full = "full"
+    process = "process"
+
+
+IsolationOption = Annotated[
+    Isolation,
+    typer.Option(help="full: own process in the sandbox; process: own process only, for code you trust."),
+]
+
+
+def seed_of(course: Course, given: int | None) -> int | None:
+    """The seed given, else that of the environment variable the course names, else None (the public seed)."""
+    if given is not None:
+        return given
+    name = course.policy.seed_env
+    text = os.environ.get(name, "")
+    if not text:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        draw = "python3 -c 'import secrets; print(secrets.randbits(63))'"
+        fail(f"{name}={text!r} is not a whole number", f"export {name}=$({draw})")

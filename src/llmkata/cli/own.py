@@ -1,0 +1,46 @@
+"""One's own work: the records of ``kata check`` and where they leave each exercise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmkata.cli.common import YOU, state_dir
+from llmkata.gradebook import Standing, standing
+
+if TYPE_CHECKING:
+    from llmkata.course import Course, Exercise
+    from llmkata.records import ExerciseRecord
+    from llmkata.records.store import RecordFile
+
+
+def record_file(course: Course) -> RecordFile:
+    """``.kata/records.jsonl`` of the course."""
+    from llmkata.records.store import RecordFile
+
+    return RecordFile(state_dir(course) / "records.jsonl")
+
+
+def own_records(course: Course) -> dict[str, ExerciseRecord]:
+    """The record that stands for each exercise checked so far, by exercise id."""
+    from llmkata.records.store import latest, read_records
+
+    path = state_dir(course) / "records.jsonl"
+    if not path.exists():
+        return {}
+    return {exercise: record for (who, exercise), record in latest(read_records([path]).records).items() if who == YOU}
+
+
+def next_exercise(course: Course, records: dict[str, ExerciseRecord]) -> Exercise | None:
+    """What to work on: what was begun last, else the first whose prerequisites are passed, else a stretch task left
+    over. None when everything is mastered.
+    """
+    where = {e.id: standing(records.get(e.id)) for e in course.available}
+    begun = [e for e in course.available if where[e.id] in (Standing.in_progress, Standing.unreadable)]
+    if begun:
+        return max(begun, key=lambda e: records[e.id].graded_at)
+    done = {e.slug for e in course.available if where[e.id] in (Standing.passed, Standing.mastered)}
+    can_be_done = {e.slug for e in course.available}
+    fresh = [e for e in course.available if e.slug not in done]
+    ready = [e for e in fresh if done.issuperset(can_be_done.intersection(e.prerequisites))]
+    left_over = [e for e in course.available if where[e.id] is Standing.passed]
+    return next(iter([*ready, *fresh, *left_over]), None)

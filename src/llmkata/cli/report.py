@@ -1,0 +1,58 @@
+"""``kata report``: the pages of a run, made again from its records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmkata.cli.common import course_of, fail, prog, shown
+
+if TYPE_CHECKING:
+    from llmkata.course import Course
+    from llmkata.records import ExerciseRecord
+
+#: Within the folder of a run: the records, which are the truth, and the index rebuilt from them.
+RECORDS = "records.jsonl"
+GRADEBOOK = "gradebook.db"
+
+
+def report(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="The --out folder of a 'kata grade'.", metavar="DIR")],
+) -> None:
+    """Write scorecards, class page and grades.csv again, from the records of a run."""
+    course = course_of(context)
+    if not (folder / RECORDS).is_file():
+        fail(f"{shown(folder)} holds no {RECORDS}", f"{prog()} grade submissions/ --out {shown(folder)}")
+    if not publish(course, folder):
+        what = f"{shown(folder / RECORDS)} holds no record that can be read"
+        fail(what, f"{prog()} grade submissions/ --out {shown(folder)}")
+
+
+def publish(course: Course, folder: Path) -> list[ExerciseRecord]:
+    """Rebuild the gradebook of a run, write its pages, print the class as a table and where the pages are.
+
+    Returns the records that stand; without any nothing is written.
+    """
+    from llmkata.gradebook import Gradebook
+    from llmkata.records import latest, read_records
+    from llmkata.reports.site import write_report
+    from llmkata.reports.terminal import console, summary_table
+
+    reading = read_records([folder / RECORDS])
+    for fault in reading.faults:
+        typer.echo(f"kata: {fault}", err=True)
+    records = list(latest(reading.records).values())
+    if not records:
+        return []
+    with Gradebook.open(f"sqlite:///{folder / GRADEBOOK}") as book:
+        book.rebuild([folder / RECORDS])
+        written = write_report(folder, course, records, book)
+    console().print(summary_table(records, course))
+    typer.echo()
+    places = {"class page": written.index, "grades": written.grades, "scorecards": written.index.parent / "learners"}
+    for what, path in (places | {"records": folder / RECORDS}).items():
+        typer.echo(f"{what + ':':<12}{shown(path)}")
+    return records
