@@ -64,13 +64,16 @@ def bar(measure: Measure) -> Bar:
 def verdict(measure: Measure) -> str:
     """How a measure stands to its limits, in words."""
     value, most, least = measure.value, measure.at_most, measure.at_least
+    if measure.series and most is not None:
+        # The values are exponents: a ratio of them says nothing.
+        return "grows too fast" if not measure.ok else "grows no faster than allowed"
     if most is not None and value > most:
         return f"{ratio(value / most)} the limit" if most > 0 else "over the limit"
     if least is not None and value < least:
         return f"{round(100 * value / least)} % of what is needed" if least > 0 and value >= 0 else "below what is needed"
     if not measure.ok:
         return "not accepted"
-    share = usage(measure)
+    share = usage(value, most, least)
     return "within the limit" if share is None else f"{_percent_used(share)} of the limit"
 
 
@@ -79,13 +82,11 @@ def _percent_used(share: float) -> str:
     return "<1 %" if 0 < share < 0.01 else f"{min(round(100 * share), 99) if share < 1 else 100} %"
 
 
-def usage(measure: Measure) -> float | None:
+def usage(value: float, at_most: float | None, at_least: float | None) -> float | None:
     """The share of the limit that is used: 1 is at the limit, more is beyond; None where there is no usable limit."""
-    if measure.at_most is not None and measure.at_most > 0:
-        return measure.value / measure.at_most
-    if measure.at_most is None and measure.at_least is not None and measure.value > 0 and measure.at_least > 0:
-        return measure.at_least / measure.value
-    return None
+    if at_most is not None:
+        return value / at_most if at_most > 0 else None
+    return at_least / value if at_least is not None and value > 0 and at_least > 0 else None
 
 
 def near(share: float | None) -> bool:

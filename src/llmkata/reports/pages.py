@@ -29,7 +29,7 @@ def html() -> jinja2.Environment:
     )
     env.filters.update(
         points=text.points, percent=text.percent, amount=text.amount, moment=text.moment, parts=text.parts,
-        anchor=text.slug,
+        anchor=text.slug, flat=text.line, whole=text.whole,
     )
     env.globals.update(bar=figures.bar, growth=figures.growth, feedback_levels=LEVELS)
     # The pages name the digests of their own style and script, and the browser runs nothing else.

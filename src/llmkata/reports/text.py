@@ -55,15 +55,25 @@ def csv_cell(value: object) -> object:
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|~#&$!])")
+_MARKDOWN = re.compile(r"[\\`*_{}\[\]|~#$]")
 
 
 def markdown(text: str) -> str:
-    """``text`` on one line, shown as it is by a Markdown reader: no markup, no HTML, no link, no list of its own."""
-    escaped = _MARKDOWN.sub(r"\\\1", line(text)).replace("\\<", "&lt;").replace("\\&", "&amp;")
-    escaped = re.sub(r"(?i)\b(https?|ftp)://", r"\1\\://", escaped)
-    escaped = re.sub(r"(?i)\bwww\.", r"www\\.", escaped)
-    return re.sub(r"^(\d+)([.)])|^([-+=])", lambda m: f"{m[1]}\\{m[2]}" if m[1] else f"\\{m[3]}", escaped)
+    """``text`` on one line, shown as it is by a Markdown reader: no markup, no HTML, no link, no list of its own.
+
+    Only what stands between backticks stays code, as everywhere in these pages.
+    """
+    flat = line(text)
+    # Adjacent backticks could pair otherwise than we read them, and a table ends its cells inside code too.
+    pieces = [(flat, False)] if "``" in flat else parts(flat)
+    escaped = "".join(f"`{piece}`" if code and "|" not in piece else _escape(f"`{piece}`" if code else piece) for piece, code in pieces)
+    return re.sub(r"^(\d+)([.)])(?=\s|$)|^([-+=])", lambda m: f"{m[1]}\\{m[2]}" if m[1] else f"\\{m[3]}", escaped)
+
+
+def _escape(text: str) -> str:
+    escaped = _MARKDOWN.sub(r"\\\g<0>", text)
+    escaped = escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"(?i)\b(https?|ftp):(?=//)|\bwww(?=\.)", lambda m: f"{m[1]}\\:" if m[1] else f"{m[0]}\u2060", escaped)
 
 
 def fence(text: str) -> str:
@@ -121,6 +131,11 @@ def percent(value: float | None) -> str:
     return f"{text} %"
 
 
+def whole(value: float) -> str:
+    """A share in 0..100 as a whole number, with the same care: only 100 is 100, only 0 is 0."""
+    return "<1" if 0 < value < 1 else f"{min(round(value), 99) if value < 100 else 100}"
+
+
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
 _DECIMAL = ("", "k", "M", "G", "T", "P")
 
@@ -136,6 +151,8 @@ def amount(value: float, unit: str = "") -> str:
     if unit in ("B", "byte", "bytes"):
         step = _step(abs(value), 1024.0, len(_BINARY))
         return f"{_figure(value / 1024.0**step)} {_BINARY[step]}"
+    if unit == "exponent":
+        return f"exponent {_figure(value)}"
     if unit == "s" and value != 0:
         for scale, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
             if abs(value) >= scale or name == "µs":

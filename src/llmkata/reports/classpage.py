@@ -1,0 +1,133 @@
+"""The page of a class, for staff: heat map, distribution, hardest checks, misconceptions, budgets, faults.
+
+It asks the gradebook and holds no record itself. Names of learners link to their cards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from llmkata.gradebook.answers import BudgetUse, CheckRate, Flag, Misconception, Unjudged
+from llmkata.gradebook.standing import Entry, Standing, total
+
+from . import figures, pages
+from .text import amount, line, plain
+
+if TYPE_CHECKING:
+    from llmkata.course import Course
+    from llmkata.gradebook import Gradebook
+
+#: Rows that a list shows before the rest is folded away.
+SHOWN = 15
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One exercise of one learner in the heat map. ``level`` 0..4 is the shade, None where there is nothing to shade."""
+
+    standing: str
+    percent: float | None
+    level: int | None
+    #: Sorts by percent, with what is not there below 0 %.
+    key: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One learner in the heat map."""
+
+    learner: str
+    link: str
+    total: float | None
+    key: float
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class BudgetRow:
+    """One budget of the class."""
+
+    use: BudgetUse
+    middle: str
+    near: list[str]
+    over: int
+    dots: list[figures.Dot]
+    limit_at: float
+    log: bool
+
+
+def to_html(course: Course, book: Gradebook, links: Mapping[str, str]) -> str:
+    """The page; ``links`` leads from a learner to the address of the card, relative to the page."""
+    entries = book.entries()
+    rows = [_row(course, learner, known, links.get(learner, "")) for learner, known in entries.items()]
+    totals = [row.total for row in rows if row.total is not None]
+    numbers = {exercise.id: exercise.number for exercise in course.exercises}
+    rates = [_clean_rate(rate) for rate in book.check_rates()]
+    return pages.html().get_template("class.html").render(
+        course=course, script="class.js", rows=rows, totals=totals, shown=SHOWN, numbers=numbers, links=links,
+        middle=median(totals) if totals else None, mean=sum(totals) / len(totals) if totals else None,
+        histogram=figures.histogram(totals),
+        graded_at=max((entry.graded_at for known in entries.values() for entry in known.values()), default=""),
+        rates=[rate for rate in rates if rate.failed],
+        misconceptions=[_clean_misconception(found) for found in book.misconceptions()],
+        budgets=_budgets(book.budgets()),
+        unjudged=[Unjudged(u.learner, line(u.exercise), line(u.check_id), line(u.cause)) for u in book.unjudged()],
+        flags=[Flag(f.learner, line(f.exercise), line(f.check_id), [line(t) for t in f.flags], plain(f.output)) for f in book.flags()],
+        unreadable=[
+            entry for known in entries.values() for entry in known.values() if entry.standing is Standing.unreadable
+        ],
+    )
+
+
+def _row(course: Course, learner: str, entries: Mapping[str, Entry], link: str) -> Row:
+    reached = total(course, entries)
+    cells = [_cell(course, entries.get(exercise.id)) for exercise in course.available]
+    return Row(learner, link, reached.percent, -1.0 if reached.percent is None else reached.percent, cells)
+
+
+def _cell(course: Course, known: Entry | None) -> Cell:
+    if known is None or known.standing in _NOTHING_THERE:
+        where = known.standing if known else Standing.not_started
+        return Cell(where.value, None, 0 if where is Standing.unreadable else None, _NOTHING_THERE[where])
+    share = known.fraction(course.policy.weights) or 0.0
+    level = 4 if known.standing is Standing.mastered else 3 if known.standing is Standing.passed else 2 if share >= 0.5 else 1
+    return Cell(known.standing.value, 100 * share, level, 100 * share)
+
+
+_NOTHING_THERE = {
+    Standing.unreadable: -1.0, Standing.not_started: -2.0, Standing.missing: -3.0, Standing.infrastructure: -4.0,
+}
+
+
+def _budgets(uses: list[BudgetUse]) -> list[BudgetRow]:
+    """Budgets with somebody near or over the limit, those with most learners near it first."""
+    rows = []
+    for use in map(_clean_budget, uses):
+        shares = [
+            (line(learner), share, amount(value, use.unit), ok)
+            for learner, value, ok in use.values
+            if (share := figures.usage(value, use.at_most, use.at_least)) is not None
+        ]
+        close = [learner for learner, share, _, _ in shares if figures.near(share)]
+        over = sum(not ok for _, _, ok in use.values)
+        if shares and (close or over):
+            middle = amount(median(value for _, value, _ in use.values), use.unit)
+            rows.append(BudgetRow(use, middle, close, over, *figures.strip(shares)))
+    return sorted(rows, key=lambda row: (-len(row.near), -row.over, row.use.exercise, row.use.name))
+
+
+def _clean_budget(use: BudgetUse) -> BudgetUse:
+    return BudgetUse(line(use.exercise), line(use.check_id), line(use.name), line(use.unit), use.trust,
+                     use.at_most, use.at_least, use.reference, use.values)
+
+
+def _clean_rate(rate: CheckRate) -> CheckRate:
+    return CheckRate(line(rate.exercise), line(rate.check_id), line(rate.title), rate.task, rate.tier, rate.passed,
+                     rate.failed, rate.not_judged, rate.max_points)
+
+
+def _clean_misconception(found: Misconception) -> Misconception:
+    return Misconception(line(found.exercise), line(found.name), line(found.feedback), found.learners)

@@ -1,0 +1,91 @@
+"""A report folder: the class page, ``grades.csv`` and one scorecard per learner as HTML, Markdown and JSON.
+
+::
+
+    report/index.html            for staff
+    report/grades.csv            for staff
+    report/learners/NAME.html    for handing out, as are .md and .json
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from llmkata.gradebook import Gradebook
+from llmkata.records import ExerciseRecord, latest
+
+from . import classpage, grades, scorecard
+from .policy import Audience, Level
+from .text import slug
+from .view import scorecard as make_card
+
+if TYPE_CHECKING:
+    from llmkata.course import Course
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where the pages are."""
+
+    index: Path
+    grades: Path
+    #: Learner -> the HTML card.
+    cards: dict[str, Path]
+
+
+def write_report(
+    out: Path | str, course: Course, records: Iterable[ExerciseRecord], book: Gradebook, *, feedback: Level | None = None,
+) -> Report:
+    """Write the report of a class into the folder ``out``, which is made where needed; files of that name are replaced.
+
+    ``records`` are the records of the run (several per learner and exercise may be there: :func:`latest` decides) and
+    ``book`` their index. ``feedback``: level for hidden checks, by default the course's.
+    """
+    out = Path(out)
+    by_learner: dict[str, list[ExerciseRecord]] = {}
+    for (learner, _), record in latest(records).items():
+        by_learner.setdefault(learner, []).append(record)
+    cards = {
+        learner: write_card(out / "learners", learner, mine, course, feedback=feedback)
+        for learner, mine in by_learner.items()
+    }
+    index = classpage.to_html(course, book, {learner: f"learners/{quote(path.name)}" for learner, path in cards.items()})
+    _write(out / "index.html", index)
+    _write(out / "grades.csv", grades.to_csv(course, book.entries()))
+    return Report(out / "index.html", out / "grades.csv", cards)
+
+
+def write_card(
+    folder: Path | str, learner: str, records: Iterable[ExerciseRecord], course: Course, *,
+    feedback: Level | None = None, audience: Audience = "learner",
+) -> Path:
+    """Write one learner's card as HTML, Markdown and JSON; the path of the HTML file."""
+    folder = Path(folder)
+    card = make_card(learner, records, course, feedback=feedback, audience=audience)
+    name = slug(learner)
+    _write(folder / f"{name}.md", scorecard.to_markdown(card))
+    _write(folder / f"{name}.json", scorecard.to_json(card))
+    return _write(folder / f"{name}.html", scorecard.to_html(card))
+
+
+def _write(path: Path, content: str | bytes) -> Path:
+    """Write a file whole or not at all: somebody may be looking at the old one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+        # mkstemp makes files for the owner alone; a report is made to be read.
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
