@@ -122,7 +122,7 @@ def test_broadcast_batch_matches_numpy(submission, rng):
     "Give both operands the same number of batch axes first (x[None]); a view, not a copy.",
     "For empty axes: reshape(-1, k) cannot guess a -1 when k is 0. Compute the number of rows.",
 )
-@sk.given(operands(signature=np.matmul.signature), examples=150)
+@sk.given(operands(signature=np.matmul.signature), examples=80)
 def test_bmm_matches_matmul(submission, reference, case):
     """`bmm` gives what `np.matmul` gives, for any two operands that can be multiplied."""
     a, b = case
@@ -230,7 +230,7 @@ def test_bmm_is_generic_over_gemm(submission, reference, rng):
     "Stretched axes (extent 1 in the shape) are summed with keepdims, added ones without.",
     "float16 has 11 bits: 2048 + 1 is 2048. Sum in float32, then cast back.",
 )
-@sk.given(stretched(), examples=50)
+@sk.given(stretched(), examples=30)
 def test_unbroadcast_is_adjoint(submission, reference, case):
     """`unbroadcast` is the adjoint of broadcasting: <broadcast(x), g> = <x, unbroadcast(g)>."""
     shape, full, seed = case
@@ -248,7 +248,7 @@ def test_unbroadcast_is_adjoint(submission, reference, case):
     "An operand that was broadcast gets the sum over all its copies: the gradient has its shape, not the batch's.",
     "The transpose is of the last two axes only (swapaxes(-1, -2)), not .T.",
 )
-@sk.given(operands(), examples=100)
+@sk.given(operands(), examples=50)
 def test_bmm_vjp_matches_autograd(submission, reference, case):
     """`bmm_vjp` gives autograd's gradients, with exactly the shapes and dtypes of the operands."""
     a, b = case
@@ -358,7 +358,7 @@ def test_softmax_jacobian_and_vjp(submission, reference, rng):
     "With S keys and T queries the last query sees the last key: query i sees key j iff j <= i + S - T.",
     "Masked scores are -inf, and your softmax already turns a row of -inf alone into zeros.",
 )
-@sk.given(attention_cases(), examples=100)
+@sk.given(attention_cases(), examples=40)
 def test_attention_forward(submission, reference, case):
     """`attention` gives PyTorch's scaled dot-product attention: any mask, causal, grouped queries, rows without keys."""
     q, k, v, mask, causal = case
@@ -376,7 +376,7 @@ def test_attention_forward(submission, reference, case):
     "The scale is part of the chain rule: it multiplies dq and dk, but not dv.",
     "kᵀ enters the product, so its gradient comes out transposed.",
 )
-@sk.given(attention_cases(), examples=60)
+@sk.given(attention_cases(), examples=30)
 def test_attention_vjp(submission, reference, case):
     """`attention_vjp` gives autograd's gradients, with the shapes of q, k and v."""
     q, k, v, mask, causal = case
@@ -554,10 +554,12 @@ def traced(module, name, a, b):
 )
 def test_memory_model_matches_measurement(submission, rng):
     """`predict_peak_bytes` says in advance what tracemalloc then measures for `bmm_expand` and `bmm_copy`."""
+    # Outputs of 128 KiB and more: while it multiplies broadcast operands, NumPy holds buffers of up to 112 KiB that are
+    # in no model. They are gone before the sum, where the peak is as long as the output is larger than they were.
     for sa, sb, dtype in (
         ((8, 1, 32, 64), (1, 16, 64, 8), "float32"),
-        ((6, 40, 24), (24, 32), "float64"),
-        ((3, 1, 16, 16), (3, 5, 16, 48), "float32"),
+        ((6, 128, 8), (8, 64), "float64"),
+        ((3, 1, 64, 8), (3, 5, 8, 48), "float32"),
     ):
         a, b = (rng.standard_normal(s).astype(dtype) for s in (sa, sb))
         size = a.dtype.itemsize
@@ -565,7 +567,7 @@ def test_memory_model_matches_measurement(submission, rng):
         for name, method in (("bmm_expand", "expand"), ("bmm_copy", "copy")):
             predicted = submission.predict_peak_bytes(method, sa, sb, size)
             measured = submission.run(traced, name, a, b)
-            # Measured error: 1.4 KiB on 8.5 MB, 2.0 KiB on 1.4 MB (interpreter objects beside the arrays).
+            # Measured error: 1.5 KiB on 8.5 MB, 1.7 KiB on 1.4 MB (interpreter objects beside the arrays).
             same(
                 predicted,
                 measured,
