@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -59,10 +61,9 @@ def _named(hints: list[CheckHints], name: str, exercise: Exercise) -> CheckHints
 def _fitting(hints: list[CheckHints], opened: dict[str, int], course: Course, exercise: Exercise) -> CheckHints:
     """The check that failed first; without one, the first with a hint still closed; else the last."""
     from llmkata.cli.own import own_records
-    from llmkata.records import Outcome
 
     record = own_records(course).get(exercise.id)
-    failed = [c.id.rpartition("::")[2] for c in record.checks if c.outcome is Outcome.failed] if record else []
+    failed = [c.id.rpartition("::")[2] for c in record.checks if c.outcome == "failed"] if record else []
     by_name = {check.name: check for check in hints}
     for name in failed:
         if name in by_name:
@@ -72,22 +73,22 @@ def _fitting(hints: list[CheckHints], opened: dict[str, int], course: Course, ex
 
 
 def _show(exercise: Exercise, check: CheckHints, upto: int, *, asked_by_name: bool) -> None:
-    from rich.padding import Padding
-    from rich.text import Text
-
-    from llmkata.reports.terminal import console
-
-    out = console()
-    out.print(Text.assemble((f"{exercise.number} {exercise.title}", "bold"), f", task {check.task}: {check.name}"))
-    out.print(Padding(Text(check.title), (0, 0, 0, 2), expand=False))
+    # Plain text: rich would cost as much time as everything else this command does.
+    typer.echo(f"{exercise.number} {exercise.title}, task {check.task}: {check.name}")
+    typer.echo(_wrapped(check.title))
     for number, text in enumerate(check.hints[:upto], start=1):
-        out.print()
-        out.print(Text(f"Hint {number} of {len(check.hints)}", style="bold yellow"))
-        out.print(Padding(Text(text), (0, 0, 0, 2), expand=False))
-    out.print()
+        typer.echo(f"\nHint {number} of {len(check.hints)}\n{_wrapped(text)}")
+    typer.echo()
     if upto < len(check.hints):
         command = f"{prog()} hint {exercise.id}" + (f" --check {check.name}" if asked_by_name else "")
         typer.echo(f"{len(check.hints) - upto} more for this check: {command}")
     else:
         alone = f"{prog()} check {exercise.id} --only {check.name}"
         typer.echo(f"That was the last hint for this check. Run it alone: {alone}")
+
+
+def _wrapped(text: str) -> str:
+    """``text`` indented and broken at the width of the terminal; its own line breaks are kept."""
+    width = min(shutil.get_terminal_size().columns, 100)
+    indent = {"initial_indent": "  ", "subsequent_indent": "  "}
+    return "\n".join(textwrap.fill(line, width, **indent) for line in text.splitlines())

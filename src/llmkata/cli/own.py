@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmkata.cli.common import YOU, state_dir
-from llmkata.gradebook import Standing, standing
 
 if TYPE_CHECKING:
     from llmkata.course import Course, Exercise
@@ -34,6 +33,8 @@ def next_exercise(course: Course, records: dict[str, ExerciseRecord]) -> Exercis
     """What to work on: what was begun last, else the first whose prerequisites are passed, else a stretch task left
     over. None when everything is mastered.
     """
+    from llmkata.gradebook import Standing, standing
+
     where = {e.id: standing(records.get(e.id)) for e in course.available}
     begun = [e for e in course.available if where[e.id] in (Standing.in_progress, Standing.unreadable)]
     if begun:
