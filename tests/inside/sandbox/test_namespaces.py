@@ -108,7 +108,11 @@ def children_of(pid):
 
 def wait_gone(pid):
     for _ in range(200):
-        if not os.path.exists(f"/proc/{pid}"):
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                if file.read().rsplit(")", 1)[1].split()[0] == "Z":  # ended; its new parent has not looked yet
+                    return True
+        except FileNotFoundError:
             return True
         time.sleep(0.02)
     return False

@@ -96,7 +96,9 @@ def _judge(f: Filter) -> dict[str, list]:
 
 @functools.cache
 def program(f: Filter) -> bytes:
-    """The BPF program (struct sock_filter[]) for this machine."""
+    """The BPF program (struct sock_filter[]) for this machine. Raises OSError where there is no table for it."""
+    if syscalls.MACHINE not in _AUDIT_ARCH:
+        raise OSError(errno.ENOSYS, f"no table of system calls for {syscalls.MACHINE}")
     code = [(_LOAD, 0, 0, _ARCH), (_EQUAL, 1, 0, _AUDIT_ARCH[syscalls.MACHINE]), (_RETURN, 0, 0, _KILL),
             (_LOAD, 0, 0, _NR), (_GREATER, 0, 1, syscalls.LAST_KNOWN), (_RETURN, 0, 0, _ABSENT)]
     for number in syscalls.numbers(syscalls.ABSENT).values():
