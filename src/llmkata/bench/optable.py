@@ -224,7 +224,13 @@ def operator(name: str) -> Operator:
     packet = getattr(torch.ops.aten, packet_name)
     if overload_name not in packet.overloads():
         raise UnknownOperator(f"{packet_name} has no overload {overload_name!r}")
-    kind, price = TABLE[base]
     overload = getattr(packet, overload_name)
+    try:
+        composite = torch._C._dispatch_has_kernel_for_dispatch_key(overload.name(), "CompositeImplicitAutograd")
+    except RuntimeError:  # an operator of TorchScript on numbers and lists, which the dispatcher does not know
+        raise UnknownOperator(f"{name} does not take tensors") from None
+    if composite:
+        raise UnknownOperator(f"{name} is a composite of other operators, which are recorded in its place")
+    kind, price = TABLE[base]
     parameters = tuple(argument.name for argument in overload._schema.arguments)
     return Operator(name, overload, parameters, kind, price, GUARDS.get(base), base in _UNINITIALISED)

@@ -59,13 +59,16 @@ def bytes_written(a: Arguments, results: list[Tensor]) -> Cost:
 
 
 def _region(elements_of: Callable[[Arguments], int]) -> Price:
-    """In place only a region of ``self`` is written; the functional form copies ``self`` whole first."""
+    """In place only a region of ``self`` is written; the functional form copies ``self`` whole first.
+
+    The forms that multiply or take extrema on the way (``reduce=``) are arithmetic as well.
+    """
     def price(a: Arguments, results: list[Tensor]) -> Cost:
-        target = a["self"]
-        moved = elements_of(a) * target.element_size()
+        target, written = a["self"], elements_of(a)
+        moved = written * target.element_size()
         if results and results[0].data_ptr() != target.data_ptr():
             moved = max(moved, results[0].numel() * results[0].element_size())
-        return Cost(moved=moved)
+        return Cost(moved=moved, pointwise=written if "reduce" in a else 0)
     return price
 
 

@@ -230,6 +230,9 @@ class _Parser:
             self.integer(storage, high=len(self.storages) - 1), _DTYPES[dtype], self.integer(offset),
             tuple(self.integer(n) for n in size),
             tuple(self.integer(n) for n in self.sequence(stride, dims, exactly=True)), self.integer(flags, high=3))
+        dtype = view.dtype
+        self.expect(dtype.is_complex or not view.flags & 1, "only complex tensors have a conjugate bit")
+        self.expect(dtype.is_complex or dtype.is_floating_point or not view.flags, "a negative bit of integers")
         self.expect(math.prod(view.size) * view.dtype.itemsize <= self.limits.live_bytes, "a tensor is too large")
         if 0 not in view.size:
             last = view.offset + sum((n - 1) * step for n, step in zip(view.size, view.stride, strict=True))

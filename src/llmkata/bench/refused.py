@@ -81,7 +81,7 @@ _VIEW = _names("""
 """)
 
 _METADATA = _names("""
-    _assert_async _assert_scalar _assert_tensor_metadata _coalesced _dimI _dimV _functional_assert_async
+    _version _assert_async _assert_scalar _assert_tensor_metadata _coalesced _dimI _dimV _functional_assert_async
     _functional_assert_scalar _functional_sym_constrain_range _functional_sym_constrain_range_for_size
     _has_same_storage_numel _make_dep_token _new_zeros_with_same_feature_meta _nnz _pin_memory _print _resize_output
     _test_parallel_materialize dense_dim from_file is_coalesced is_pinned is_same_size is_set_to record_stream resize
@@ -178,7 +178,7 @@ _BACKEND = _names("""
 REFUSED: dict[str, str] = {
     **dict.fromkeys(_COMPOSITE, "is a composite of other operators, which are recorded in its place"),
     **dict.fromkeys(_VIEW, "makes views only, which are recorded without an operator"),
-    **dict.fromkeys(_METADATA, "changes or asks for the memory or the kind of a tensor"),
+    **dict.fromkeys(_METADATA, "changes or asks for the memory or kind of a tensor"),
     **dict.fromkeys(_UNPRICED, "is a fused or specialised kernel without a price here; use its parts"),
     **dict.fromkeys(_UNSAFE, "does not check its indices, or has rarely used semantics that are not priced here"),
     **dict.fromkeys(_BACKEND, "belongs to another device, backend, layout or number format"),

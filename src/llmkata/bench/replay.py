@@ -165,7 +165,12 @@ class _Replay:
         steps = {In: self.in_, Const: self.const, Op: self.op, Free: self.free, Out: self.out, Begin: self.begin,
                  End: self.end}
         for event in self.program.events:
-            steps[type(event)](event)
+            try:
+                steps[type(event)](event)
+            except ProgramError:
+                raise
+            except Exception as error:  # noqa: BLE001 - torch raises what it likes on a program made by hand
+                raise ReplayError(f"the program cannot be carried out: {_first_line(error)}") from None
             if time.monotonic() > deadline:
                 raise ReplayError(f"the replay took more than {self.limits.seconds:g} s")
 
@@ -270,8 +275,7 @@ class _Replay:
         except ProgramError:
             raise
         except Exception as error:  # noqa: BLE001 - torch's kernels raise what they like
-            text = str(error).split("\n", 1)[0][:300]
-            raise ReplayError(f"{called.name} failed on fresh inputs: {text}", event.line) from None
+            raise ReplayError(f"{called.name} failed on fresh inputs: {_first_line(error)}", event.line) from None
         results = _flat(returned)
         if len(results) != len(event.results):
             raise ReplayError(f"{called.name} returned another number of results than recorded", event.line)
@@ -330,6 +334,10 @@ def _tensor(view: View, storage: torch.UntypedStorage) -> Tensor:
     if view.flags & 2:
         tensor = torch._neg_view(tensor)
     return tensor
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n", 1)[0][:300]
 
 
 def _flat(returned: Any) -> list[Any]:
