@@ -26,6 +26,12 @@ def test_status_of_graded_work(make_record, checks, status) -> None:
     assert status_of(make_record("module0/sums", *checks)) == status
 
 
+def test_a_check_that_costs_nothing_and_cannot_run_here_does_not_count(make_record) -> None:
+    record = make_record("module0/sums", "pass 1", "none 1")
+    record.checks[1].max_points = 0
+    assert status_of(record) == 0
+
+
 @pytest.mark.parametrize(
     ("state", "status"), [(State.not_started, 1), (State.missing, 1), (State.unreadable, 1), (State.infrastructure, 2)]
 )

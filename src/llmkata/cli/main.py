@@ -79,6 +79,8 @@ for _section, _commands in {
 
 def main() -> None:
     """Entry point. Faults that the person can mend come as a message and the next command, without a traceback."""
+    # typer converts arguments with pydantic, which would look for plugins in every installed package first.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal that cannot show a sign shows "?"
     from llmkata.course import CourseError
