@@ -126,6 +126,15 @@ def ground(request):
 
 
 @pytest.fixture
+def libraries(ground):
+    """Skips the test where the interpreter lies in a place that `ground.user` cannot reach (root's home)."""
+    if ground.user == "nobody":
+        for path in Path(os.__file__).parents:
+            if not path.stat().st_mode & 0o001:
+                pytest.skip(f"the interpreter is out of reach for other users: {path}")
+
+
+@pytest.fixture
 def needs(ground):
     """``needs("userns", ...)`` skips the test where this host does not offer a layer to this user."""
     def check(*layers: str) -> None:

@@ -172,16 +172,11 @@ def test_without_landlock_the_rest_stands(ground, monkeypatch):
     assert "not supported" in trial.entered.missing["landlock"] and trial.entered.has("seccomp")
 
 
-def test_what_must_be_readable_is(ground):
+def test_what_must_be_readable_is(ground, libraries):
     def look():
-        import decimal  # noqa: F401 - not imported before, read from the library now
+        import wave  # noqa: F401 - not imported before, so read from the library now
 
         return [len(os.urandom(4)), len(read("/proc/self/status")) > 0, write("/dev/null"), os.cpu_count() > 0,
                 os.path.realpath(os.getcwd())]
 
-    if ground.user == "nobody" and not os.access(os.path.dirname(os.__file__), os.R_OK):
-        pytest.skip("this interpreter is readable for its owner alone")
-    trial = ground.run(look)
-    assert trial.error is None or ground.user == "nobody", trial.error
-    if trial.error is None:
-        assert trial.value == [4, True, 1, True, str(ground.scratch)]
+    assert ground.run(look).value == [4, True, 1, True, str(ground.scratch)]

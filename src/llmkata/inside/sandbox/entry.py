@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -47,7 +48,7 @@ class Entry:
             self.tie_to(parent)
         self.layer("landlock", self.landlock)
         self.layer("rlimit", lambda: limits.apply(self.policy, memory, tasks=self.tasks()))
-        os.chdir(self.policy.scratch)
+        self.settle()
         self.layer("seccomp", self.seccomp)
         return self.entered
 
@@ -84,11 +85,8 @@ class Entry:
         if self.policy.grants.processes and not self.entered.has("pidns"):
             self.revoke("processes", 0, "needs pidns")
         self.layer("mountns", self.view)
-        if self.policy.grants.exec and not self.entered.has("mountns"):
-            try:
-                landlock.abi()
-            except OSError:
-                self.revoke("exec", None, "needs mountns or landlock")
+        if self.policy.grants.exec and not self.entered.has("mountns") and not self.landlock_offered():
+            self.revoke("exec", None, "needs mountns or landlock")
 
     def user_namespace(self, proc: str | int) -> None:
         fd = os.open(proc, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if isinstance(proc, str) else proc
@@ -135,6 +133,12 @@ class Entry:
         privileges.drop_capabilities()
         return kept and f"root without capabilities: {kept}"
 
+    def settle(self) -> None:
+        """Make scratch the place for everything that wants one, and name the user, whom the password file no longer does."""
+        os.chdir(self.policy.scratch)
+        tempfile.tempdir = None  # what the parent found
+        os.environ |= {"TMPDIR": self.policy.scratch, "HOME": self.policy.scratch, "USER": "learner", "LOGNAME": "learner"}
+
     def tie_to(self, parent: int) -> None:
         try:
             descriptors.die_with_parent()
@@ -142,6 +146,12 @@ class Entry:
             return
         if os.getppid() != parent:
             os._exit(1)
+
+    def landlock_offered(self) -> bool:
+        try:
+            return self.policy.wants("landlock") and landlock.abi() > 0
+        except OSError:
+            return False
 
     def landlock(self) -> None:
         privileges.no_new_privs()
