@@ -172,26 +172,22 @@ def parse(data: Any, limits: Limits = STANDARD) -> Program:
         RefusedProgram: the recorder refused, or an operator is not in the table.
         ProgramError: malformed, inconsistent or larger than ``limits``.
     """
-    _Parser.check(type(data) is dict, "the program is not a dict")
     return _Parser(data, limits).program()
 
 
 class _Parser:
-    def __init__(self, data: dict[str, Any], limits: Limits) -> None:
+    def __init__(self, data: Any, limits: Limits) -> None:
         self.data = data
         self.limits = limits
         self.line = 0
 
-    @staticmethod
-    def check(condition: bool, reason: str, line: int = 0) -> None:
-        if not condition:
-            raise ProgramError(f"malformed program: {reason}", line)
-
     def expect(self, condition: bool, reason: str) -> None:
-        self.check(condition, reason, self.line)
+        if not condition:
+            raise ProgramError(f"malformed program: {reason}", self.line)
 
     def program(self) -> Program:
         data, limits = self.data, self.limits
+        self.expect(type(data) is dict, "the program is not a dict")
         self.expect(data.keys() == {"version", "refused", "storages", "operators", "views", "events"}, "wrong keys")
         self.expect(type(data["version"]) is int and data["version"] == VERSION, "unknown version")
         if data["refused"] is not None:
@@ -207,14 +203,25 @@ class _Parser:
 
     # ---- scalars and lists -----------------------------------------------------------------------------------------
 
+    # A program has some ten numbers an operator: these are spelt out where a call of expect would cost.
+
     def sequence(self, value: Any, most: int, *, exactly: bool = False) -> list[Any] | tuple[Any, ...]:
-        self.expect(type(value) in (list, tuple), "a list was expected")
-        self.expect(len(value) == most if exactly else len(value) <= most, "a list has the wrong length")
+        if type(value) is not list and type(value) is not tuple:
+            self.expect(False, "a list was expected")
+        if len(value) > most or (exactly and len(value) != most):
+            self.expect(False, "a list has the wrong length")
         return value
 
     def integer(self, value: Any, *, low: int = 0, high: int = _MAX_INT) -> int:
-        self.expect(type(value) is int and low <= value <= high, "a number is out of range")
+        if type(value) is not int or not low <= value <= high:
+            self.expect(False, "a number is out of range")
         return value
+
+    def integers(self, value: Any, most: int, *, exactly: bool = False) -> tuple[int, ...]:
+        for number in self.sequence(value, most, exactly=exactly):
+            if type(number) is not int or not 0 <= number <= _MAX_INT:
+                self.expect(False, "a number is out of range")
+        return tuple(value)
 
     def text(self, value: Any) -> str:
         self.expect(type(value) is str and len(value) <= _MAX_TEXT, "a text was expected")
@@ -225,19 +232,17 @@ class _Parser:
     def view(self, value: Any) -> View:
         storage, dtype, offset, size, stride, flags = self.sequence(value, 6, exactly=True)
         self.expect(type(dtype) is str and dtype in _DTYPES, "unknown dtype")
-        dims = len(self.sequence(size, 64))
-        view = View(
-            self.integer(storage, high=len(self.storages) - 1), _DTYPES[dtype], self.integer(offset),
-            tuple(self.integer(n) for n in size),
-            tuple(self.integer(n) for n in self.sequence(stride, dims, exactly=True)), self.integer(flags, high=3))
-        dtype = view.dtype
-        self.expect(dtype.is_complex or not view.flags & 1, "only complex tensors have a conjugate bit")
-        self.expect(dtype.is_complex or dtype.is_floating_point or not view.flags, "a negative bit of integers")
-        self.expect(math.prod(view.size) * view.dtype.itemsize <= self.limits.live_bytes, "a tensor is too large")
-        if 0 not in view.size:
-            last = view.offset + sum((n - 1) * step for n, step in zip(view.size, view.stride, strict=True))
-            inside = (last + 1) * view.dtype.itemsize <= self.storages[view.storage]
-            self.expect(inside, "a tensor reaches beyond its storage")
+        size = self.integers(size, 64)
+        view = View(self.integer(storage, high=len(self.storages) - 1), _DTYPES[dtype], self.integer(offset), size,
+                    self.integers(stride, len(size), exactly=True), self.integer(flags, high=3))
+        if flags:
+            self.expect(view.dtype.is_complex or flags == 2 and view.dtype.is_floating_point,
+                        "a conjugate or negative bit of other numbers")
+        itemsize = view.dtype.itemsize
+        self.expect(math.prod(size) * itemsize <= self.limits.live_bytes, "a tensor is too large")
+        if 0 not in size:
+            last = offset + sum([(n - 1) * step for n, step in zip(size, stride, strict=True)])
+            self.expect((last + 1) * itemsize <= self.storages[storage], "a tensor reaches beyond its storage")
         return view
 
     # ---- arguments -------------------------------------------------------------------------------------------------

@@ -150,7 +150,9 @@ class Recorder(TorchDispatchMode):
         """The program so far, as plain data in the format of the module's docstring."""
         program: dict[str, Any] = {
             "version": VERSION, "refused": None, "storages": self._storages, "operators": self._names,
-            "views": [[*key[:3], list(key[3]), list(key[4]), key[5]] for key in self._views], "events": self._events,
+            "views": [[number, str(dtype).removeprefix("torch."), offset, list(size), list(stride), flags]
+                      for number, dtype, offset, size, stride, flags in self._views],
+            "events": self._events,
         }
         if self._refused:
             program.update(refused=list(self._refused), storages=[], operators=[], views=[], events=[])
@@ -262,15 +264,10 @@ class Recorder(TorchDispatchMode):
         number = self._numbers.get(storage._cdata)
         if number is None:
             number = self._constant(storage, line)
-        elif storage.nbytes() != self._storages[number]:
+        if storage.nbytes() != self._storages[number]:
             raise _Refusal("the memory of a tensor was resized (resize_, or out= of another size)")
-        flags = 0
-        if tensor.dtype.is_complex and tensor.is_conj():
-            flags |= 1
-        if tensor.is_neg():
-            flags |= 2
-        key = (number, str(tensor.dtype).removeprefix("torch."), tensor.storage_offset(),
-               tuple(tensor.shape), tensor.stride(), flags)
+        flags = (1 if tensor.is_conj() else 0) | (2 if tensor.is_neg() else 0)
+        key = (number, tensor.dtype, tensor.storage_offset(), tensor.shape, tensor.stride(), flags)
         view = self._views.get(key)
         if view is None:
             view = self._views[key] = len(self._views)
@@ -346,7 +343,7 @@ class Recorder(TorchDispatchMode):
 def _storage(tensor: torch.Tensor) -> torch.UntypedStorage:
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested:
         raise _Refusal("a sparse, nested or quantised tensor takes part; only plain strided tensors can")
-    if tensor.device.type != "cpu":
+    if not tensor.is_cpu:
         raise _Refusal(f"a tensor on the device {tensor.device} takes part; only the CPU can")
     return tensor.untyped_storage()
 
