@@ -61,7 +61,8 @@ def probe_host(timeout: float = 30.0) -> list[LayerStatus]:
     """
     command = [sys.executable, "-I", "-m", "llmkata.inside.sandbox"]
     try:
-        run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
+        run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout,
+                             check=False)
         stands = json.loads(run.stdout)
     except subprocess.TimeoutExpired:
         return _nothing(f"the trial did not end within {timeout:g} s")

@@ -13,8 +13,6 @@ import subprocess
 import sys
 import threading
 
-import pytest
-
 from llmkata.inside.sandbox import landlock
 
 
@@ -151,11 +149,11 @@ def test_processes_are_taken_back_without_a_pid_namespace(ground):
 
 
 def run_python():
-    return subprocess.run([sys.executable, "-I", "-c", "print(6 * 7)"], capture_output=True, text=True).stdout.strip()
+    return subprocess.run([sys.executable, "-I", "-c", "print(6 * 7)"], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def run_shell():
-    return subprocess.run(["/bin/sh", "-c", "echo shell"], capture_output=True, text=True).stdout.strip()
+    return subprocess.run(["/bin/sh", "-c", "echo shell"], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def run_own():

@@ -49,7 +49,7 @@ def test_default_paths_hold_the_libraries_and_nothing_of_the_course():
 
     import numpy
 
-    import llmkata.inside.sandbox as sandbox
+    from llmkata.inside import sandbox
 
     package = os.path.dirname(os.path.dirname(os.path.dirname(sandbox.__file__)))
     assert readable(os.path.dirname(os.__file__)) and readable(os.path.dirname(numpy.__file__))

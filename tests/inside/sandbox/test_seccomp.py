@@ -48,8 +48,7 @@ def lock_whole_file():
 
 def owner_of_signals(command):
     def act():
-        read, write = os.pipe()
-        fcntl.fcntl(read, command, signal.SIGUSR1 if command == 10 else os.getpid())
+        fcntl.fcntl(os.pipe()[0], command, signal.SIGUSR1 if command == 10 else os.getpid())
     return act
 
 
@@ -67,8 +66,8 @@ def fork():
 
 def read_own_memory():
     there, here = ctypes.create_string_buffer(b"there"), ctypes.create_string_buffer(5)
-    vector = lambda block: struct.pack("PN", ctypes.addressof(block), 5)  # noqa: E731
-    checked(LIBC.process_vm_readv(os.getpid(), vector(here), 1, vector(there), 1, 0))
+    vectors = [struct.pack("PN", ctypes.addressof(block), 5) for block in (here, there)]
+    checked(LIBC.process_vm_readv(os.getpid(), vectors[0], 1, vectors[1], 1, 0))
 
 
 ACTS = {
