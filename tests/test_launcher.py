@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib.util
 import json
 import os
@@ -78,6 +79,9 @@ def add_wheel(folder: Path, name: str, files: dict[str, str]) -> None:
         wheel.writestr(f"{info}/RECORD", "")
 
 
+PINS = "# pins\nfakepytest==1.0\n"
+
+
 class Clone:
     """A tiny project beside a folder of wheels, started through the real launcher."""
 
@@ -95,7 +99,8 @@ class Clone:
             '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
             '[project]\nname = "llmkata"\nversion = "0"\n'
         )
-        (self.root / "requirements.lock").write_text("# pins\nfakepytest==1.0\n")
+        self.lock = self.root / "requirements.lock"
+        self.lock.write_text(PINS)
         shutil.copy(LAUNCHER, self.root / "kata")
         add_wheel(self.wheels, "fakepytest", {"pytest/__init__.py": "", "pytest/__main__.py": FAKE_PYTEST})
 
@@ -124,15 +129,32 @@ class Clone:
 
 @pytest.fixture
 def clone(tmp_path):
+    """Nothing set up."""
     return Clone(tmp_path)
 
 
 @pytest.fixture(scope="module")
-def ready(tmp_path_factory):
-    """A clone whose set-up has run; tests that use it leave it set up."""
-    clone = Clone(tmp_path_factory.mktemp("ready"))
+def shared(tmp_path_factory):
+    clone = Clone(tmp_path_factory.mktemp("shared"))
     clone.first = clone.run("hello")
     return clone
+
+
+@pytest.fixture
+def stale(shared):
+    """An environment whose set-up has not finished: all is there but the stamp."""
+    shared.lock.write_text(PINS)
+    shared.stamp.unlink(missing_ok=True)
+    return shared
+
+
+@pytest.fixture
+def ready(shared):
+    """Set up and unchanged since."""
+    if shared.lock.read_text() != PINS or not shared.stamp.exists():
+        shared.lock.write_text(PINS)
+        assert shared.run("x")[0] == 0
+    return shared
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
@@ -146,16 +168,16 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 # First run and later runs
 
 
-def test_first_run_sets_up_and_hands_over(ready):
-    status, out, err = ready.first
+def test_first_run_sets_up_and_hands_over(shared):
+    status, out, err = shared.first
     assert status == 0, err
     answer = json.loads(out)  # nothing of the set-up on stdout
     assert answer["args"] == ["hello"]
-    assert Path(answer["prefix"]) == ready.root / ".venv"
+    assert Path(answer["prefix"]) == shared.root / ".venv"
     assert "Setting up .venv" in err and "packages: 1," in err
-    wheel = ready.wheels / "fakepytest-1.0-py3-none-any.whl"
+    wheel = shared.wheels / "fakepytest-1.0-py3-none-any.whl"
     assert re.search(rf"\[  1/1\] fakepytest 1\.0 +{wheel.stat().st_size} B\n", err), "the package and its size"
-    assert ready.stamp.exists()
+    assert shared.stamp.exists()
 
 
 def test_second_run_starts_at_once(ready):
@@ -205,7 +227,7 @@ def test_changed_pins_are_set_up_again(ready, name):
 
 def test_new_pin_is_installed(ready):
     add_wheel(ready.wheels, "newcomer", {"newcomer.py": ""})
-    (ready.root / "requirements.lock").write_text("fakepytest==1.0\nnewcomer==1.0\n")
+    ready.lock.write_text("fakepytest==1.0\nnewcomer==1.0\n")
     status, _, err = ready.run("x")
     assert status == 0 and "newcomer 1.0" in err and "fakepytest 1.0" not in err, "what is there is not fetched again"
     python = json.loads(ready.run("x")[1])["python"]
@@ -219,10 +241,15 @@ def test_stamp_of_another_folder_does_not_count(ready):
 
 
 def test_missing_interpreter_is_rebuilt(clone):
-    assert clone.run("x")[0] == 0
-    shutil.rmtree(clone.root / ".venv" / ("Scripts" if os.name == "nt" else "bin"))
+    digest = hashlib.sha256(clone.lock.read_bytes() + (clone.root / "pyproject.toml").read_bytes()).hexdigest()
+    (clone.root / ".venv").mkdir()
+    clone.stamp.write_text(f"{digest}\n{clone.root}\n")  # right, but its interpreter is gone
+    remains = clone.root / ".venv" / "remains"
+    remains.touch()
     status, out, err = clone.run("x")
     assert status == 0 and "Setting up" in err and json.loads(out)["args"] == ["x"]
+    assert not remains.exists()
+    assert clone.stamp.read_text() == f"{digest}\n{clone.root}\n"
 
 
 # Interruptions and failures
@@ -236,26 +263,26 @@ def test_environment_without_pip_is_completed(clone):
 
 
 @posix
-def test_interrupted_set_up_goes_on(clone, tmp_path):
-    process = clone.start("x", HOLD=str(tmp_path))
+def test_interrupted_set_up_goes_on(stale, tmp_path):
+    process = stale.start("x", HOLD=str(tmp_path))
     wait_for(tmp_path / "begun", process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and out == "" and "goes on from here" in err
-    assert not clone.stamp.exists()
-    status, out, err = clone.run("x")
+    assert not stale.stamp.exists()
+    status, out, err = stale.run("x")
     assert status == 0 and json.loads(out)["args"] == ["x"]
     assert "fakepytest" not in err, "what was installed before the interruption is kept"
 
 
 @posix
-def test_second_of_two_first_runs_waits(clone, tmp_path):
-    first = clone.start("first", HOLD=str(tmp_path))
+def test_second_of_two_first_runs_waits(stale, tmp_path):
+    first = stale.start("first", HOLD=str(tmp_path))
     wait_for(tmp_path / "begun", first)
-    second = clone.start("second")
+    second = stale.start("second")
     assert "waiting" in second.stderr.readline()
     time.sleep(0.3)
-    assert second.poll() is None and not clone.stamp.exists()
+    assert second.poll() is None and not stale.stamp.exists()
     (tmp_path / "release").touch()
     for process, name in ((first, "first"), (second, "second")):
         out, err = process.communicate(timeout=120)
@@ -264,22 +291,22 @@ def test_second_of_two_first_runs_waits(clone, tmp_path):
 
 
 @posix
-def test_killed_launcher_leaves_the_lock_to_its_pip(clone, tmp_path):
-    first = clone.start("first", HOLD=str(tmp_path))
+def test_killed_launcher_leaves_the_lock_to_its_pip(stale, tmp_path):
+    first = stale.start("first", HOLD=str(tmp_path))
     wait_for(tmp_path / "begun", first)
     first.kill()
     first.wait()
-    second = clone.start("second")
+    second = stale.start("second")
     assert "waiting" in second.stderr.readline(), "two pips in one .venv"
     (tmp_path / "release").touch()
     out, _ = second.communicate(timeout=120)
     assert second.returncode == 0 and json.loads(out)["args"] == ["second"]
 
 
-def test_failing_pip_shows_its_words_and_the_next_command(clone):
-    (clone.root / "requirements.lock").write_text("fakepytest==1.0\nnowhere-to-be-found==9.9\n")
-    status, out, err = clone.run("x")
-    assert (status, out) == (2, "") and not clone.stamp.exists()
+def test_failing_pip_shows_its_words_and_the_next_command(stale):
+    stale.lock.write_text("fakepytest==1.0\nnowhere-to-be-found==9.9\n")
+    status, out, err = stale.run("x")
+    assert (status, out) == (2, "") and not stale.stamp.exists()
     assert "No matching distribution found for nowhere-to-be-found==9.9" in err
     assert "Next: " in err and "pip download -r requirements.lock -d DIR" in err and "setup.log" in err
     assert "Traceback" not in err
@@ -294,6 +321,20 @@ def test_failing_pip_shows_its_words_and_the_next_command(clone):
 ])
 def test_what_pip_fetches_is_read_from_its_output(line, expected):
     assert launcher_module().fetched_package(line) == expected
+
+
+def test_ticks_of_a_download_are_shown_and_not_logged():
+    progress = launcher_module().Progress(1)
+    assert progress.line("Progress 262144 of 9861060") is True
+    assert progress.status == "  3% of 9.9 MB"
+    assert progress.line("Progress reports are fine") is False
+
+
+@pytest.mark.parametrize(("count", "text"), [
+    (0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (9_999, "10 kB"), (999_600, "1.0 MB"), (191_200_000, "191 MB"), (2_340_000_000, "2.3 GB"),
+])
+def test_sizes_are_readable(count, text):
+    assert launcher_module().size(count) == text
 
 
 @pytest.mark.parametrize(("said", "wheels", "expected"), [
@@ -326,11 +367,11 @@ def test_wheels_option(argv, environment, expected):
     assert launcher_module().split_options(argv, environment) == expected
 
 
-def test_variables_that_redirect_pip_are_dropped_and_others_honoured(clone):
-    status, _, err = clone.run("x", PIP_TARGET=str(clone.root / "elsewhere"), PIP_USER="1", PIP_NO_INDEX="1",
-                               PIP_FIND_LINKS=str(clone.wheels), KATA_WHEELS="")
+def test_variables_that_redirect_pip_are_dropped_and_others_honoured(stale):
+    status, _, err = stale.run("x", PIP_TARGET=str(stale.root / "elsewhere"), PIP_USER="1", PIP_NO_INDEX="1",
+                               PIP_FIND_LINKS=str(stale.wheels), KATA_WHEELS="")
     assert status == 0, err
-    assert not (clone.root / "elsewhere").exists()
+    assert not (stale.root / "elsewhere").exists()
 
 
 # Which Python
@@ -357,13 +398,13 @@ def run_as_old_python(clone: Clone, path: Path) -> subprocess.CompletedProcess[s
 
 
 @posix
-def test_old_python_starts_a_supported_one(clone, tmp_path):
+def test_old_python_starts_a_supported_one(stale, tmp_path):
     path = tmp_path / "bin"
     here = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     for name in ("python3.11", "python3.12", "python3.13"):
         fake_python(path, name, "echo 'command not found' >&2; exit 127")  # a shim without a Python behind it
     fake_python(path, here, f'exec "{sys.executable}" "$@"')
-    done = run_as_old_python(clone, path)
+    done = run_as_old_python(stale, path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["args"] == ["a b", "--c"]
 
