@@ -331,6 +331,15 @@ def test_a_syntax_error_shows_line_and_caret(hand_in) -> None:
     assert got.evidence.frames == ["self_attention.py:3: def attention(q, k:"]
 
 
+def test_syntax_errors_stay_with_their_learner(tmp_path, course, monkeypatch) -> None:
+    monkeypatch.setattr(intake, "_COMPILED_AT_ONCE", 2)
+    for number, name in enumerate("abcde"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "self_attention.py").write_bytes(b"def f(:\n" if number % 2 else CODE)
+    found = {s.learner: s.state for s in read_submissions(tmp_path, course) if s.exercise_id == ATTENTION}
+    assert found == {"a": None, "b": State.unreadable, "c": None, "d": State.unreadable, "e": None}
+
+
 def test_errors_the_parser_alone_does_not_see() -> None:
     (fault,) = syntax_faults([b"return 1\n"], ["f.py"])
     assert "'return' outside function" in fault.cause

@@ -33,6 +33,8 @@ from llmkata.records import Evidence, ExerciseRecord, State
 
 #: Files of one name that are opened in one learner's folder, best place first.
 _MOST_CANDIDATES = 8
+#: Files handed to one process that compiles them: starting it takes as long as some ten files.
+_COMPILED_AT_ONCE = 50
 
 
 class IntakeError(ValueError):
@@ -92,7 +94,7 @@ def read_submissions(folder: Path | str, course: Course) -> list[Submission]:
         IntakeError: ``folder`` is not a folder, holds no learner, or is one learner's own folder.
     """
     folder = Path(folder)
-    return [s for learner in _learners(folder, course) for s in read_learner(learner, course)]
+    return _compiled([s for learner in _learners(folder, course) for s in _handed_in(learner, course)])
 
 
 def strays(folder: Path | str) -> list[str]:
@@ -103,6 +105,11 @@ def strays(folder: Path | str) -> list[str]:
 
 def read_learner(folder: Path, course: Course) -> list[Submission]:
     """The submissions of the learner whose folder this is, one for each available exercise. Never raises."""
+    return _compiled(_handed_in(folder, course))
+
+
+def _handed_in(folder: Path, course: Course) -> list[Submission]:
+    """What :func:`read_learner` returns, not compiled yet."""
     learner = printable(folder.name)
     try:
         return _read_learner(folder, learner, course)
@@ -166,7 +173,7 @@ def _read_learner(folder: Path, learner: str, course: Course) -> list[Submission
         if submission.state is State.missing:
             submission = replace(submission, cause=_missing(exercise, ignored))
         done.append(replace(submission, ignored=names))
-    return _compiled(done)
+    return done
 
 
 def _choose(candidates: list[Entry], exercise: Exercise, submission: Submission, course: Course) -> Submission:
@@ -226,16 +233,16 @@ def _read(entry: Entry, submission: Submission, course: Course) -> Submission:
 
 
 def _compiled(submissions: list[Submission]) -> list[Submission]:
-    """The submissions of one learner, those that the Python compiler refuses made unreadable."""
-    ready = [s for s in submissions if s.source is not None]
-    faults = syntax_faults([s.source for s in ready], [s.file.rpartition("/")[2] for s in ready])
-    refused = {s.exercise_id: f for s, f in zip(ready, faults, strict=True) if f is not None}
-    return [
-        replace(s, source=None, cause=refused[s.exercise_id].cause, evidence=refused[s.exercise_id].evidence)
-        if s.exercise_id in refused
-        else s
-        for s in submissions
-    ]
+    """The submissions, those that the Python compiler refuses made unreadable."""
+    done = list(submissions)
+    ready = [i for i, s in enumerate(done) if s.source is not None]
+    for first in range(0, len(ready), _COMPILED_AT_ONCE):
+        batch = ready[first : first + _COMPILED_AT_ONCE]
+        faults = syntax_faults([done[i].source for i in batch], [done[i].file.rpartition("/")[2] for i in batch])
+        for i, fault in zip(batch, faults, strict=True):
+            if fault is not None:
+                done[i] = replace(done[i], source=None, cause=fault.cause, evidence=fault.evidence)
+    return done
 
 
 def _missing(exercise: Exercise, ignored: list[Entry]) -> str:

@@ -18,7 +18,7 @@ from llmkata.records import Evidence
 
 #: Largest Python source that is graded, in bytes.
 MAX_SOURCE = 1 << 20
-#: Seconds the compiler may take for the files of one learner.
+#: Seconds the compiler may take for the files it is given at once.
 COMPILE_SECONDS = 10.0
 
 _COOKIE = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)", re.ASCII)
