@@ -84,6 +84,29 @@ def _rotate(x: Tensor, positions: Tensor, theta: float) -> Tensor:
     return torch.cat((turned.real, turned.imag), dim=-1)
 
 
+def last_logits(cfg: dict, weights: dict[str, Tensor], ids: Tensor) -> Tensor:
+    """Logits of the last token of unpadded, unwindowed rows ids (B, T) -> (B, V), whole matrices: for long prompts."""
+    w, group = {name: tensor.double() for name, tensor in weights.items()}, cfg["n_heads"] // cfg["n_kv_heads"]
+    x, positions = w["embed_tokens.weight"][ids], torch.arange(ids.shape[1], dtype=torch.float64)
+    future = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).triu(1)
+    for layer in range(cfg["n_layers"]):
+        p = f"layers.{layer}."
+        h = _norm(x, w[p + "input_layernorm.weight"], cfg["rms_eps"])
+        q, k, v = (
+            (h @ w[p + f"self_attn.{name}_proj.weight"].T).unflatten(-1, (-1, cfg["head_dim"]))
+            for name in ("q", "k", "v")
+        )
+        q, k = (torch.stack([_rotate(row, positions, cfg["rope_theta"]) for row in t]) for t in (q, k))
+        k, v = k.repeat_interleave(group, dim=2), v.repeat_interleave(group, dim=2)
+        scores = torch.einsum("bihd,bjhd->bhij", q, k) / cfg["head_dim"] ** 0.5
+        mixed = torch.einsum("bhij,bjhd->bihd", scores.masked_fill(future, -torch.inf).softmax(-1), v)
+        x = x + mixed.flatten(2) @ w[p + "self_attn.o_proj.weight"].T
+        h = _norm(x, w[p + "post_attention_layernorm.weight"], cfg["rms_eps"])
+        gate, up = h @ w[p + "mlp.gate_proj.weight"].T, h @ w[p + "mlp.up_proj.weight"].T
+        x = x + (gate * torch.sigmoid(gate) * up) @ w[p + "mlp.down_proj.weight"].T
+    return _norm(x[:, -1], w["norm.weight"], cfg["rms_eps"]) @ w["lm_head.weight"].T
+
+
 def greedy(cfg: dict, weights: dict[str, Tensor], ids: Tensor, new: int) -> Tensor:
     """Greedy continuation of one unpadded row ids (P,) -> (P + new,). Keys and values are kept, for the sake of time."""
     tokens, past = ids.tolist(), None

@@ -1,0 +1,397 @@
+"""Budgets of 6.1 kv_cache.
+
+d = 64, L = 2 layers, H = 4 heads, K = 2 key/value heads, D = 16, d_ff = 128, V = 256 unless said, so
+N = L (2·d·H·D + 2·d·K·D + 3·d·d_ff) = 2 (8192 + 4096 + 24576) = 73 728 weights in the layers' matrices, and a token of
+one row takes 2·L·K·D·4 = 512 B of float32 cache.
+
+Counts are taken from the recorded program, run again on fresh weights, keys and values. Where a long past is needed it
+is put into the cache by `append` as random keys and values: nothing but the cache then knows the past.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from llmkata.checks import check, hint, needs, points, probe, task
+
+SIZES = {
+    "vocab_size": 256,
+    "d_model": 64,
+    "n_layers": 2,
+    "n_heads": 4,
+    "n_kv_heads": 2,
+    "head_dim": 16,
+    "d_ff": 128,
+    "max_positions": 2048,
+    "positions": "rope",
+    "rope_theta": 10000.0,
+    "rms_eps": 1e-6,
+    "sliding_window": None,
+}
+N, VOCABULARY, PAIR = 73_728, 2 * 64 * 256, 4 * 2 * 4 * 16  # weights; FLOPs of the logits; FLOPs of a query-key pair
+TOKEN_BYTES = 512
+CLOSE = 1e-3  # float32 on logits of order 10: errors of 1e-5 are usual
+
+
+def decode_theory(context):
+    """2·N + 2·d·V + 4·L·H·D·context: 246 272 at context 129, 442 880 at context 513."""
+    return 2 * N + VOCABULARY + PAIR * context
+
+
+def weights(rng, cfg, scale=0.15):
+    """A float32 state dict with the names of the contract."""
+    d, inner, inner_kv = cfg["d_model"], cfg["n_heads"] * cfg["head_dim"], cfg["n_kv_heads"] * cfg["head_dim"]
+    layer = {
+        "input_layernorm": (d,),
+        "self_attn.q_proj": (inner, d),
+        "self_attn.k_proj": (inner_kv, d),
+        "self_attn.v_proj": (inner_kv, d),
+        "self_attn.o_proj": (d, inner),
+        "post_attention_layernorm": (d,),
+        "mlp.gate_proj": (cfg["d_ff"], d),
+        "mlp.up_proj": (cfg["d_ff"], d),
+        "mlp.down_proj": (d, cfg["d_ff"]),
+    }
+    shapes = {f"layers.{i}.{name}.weight": shape for i in range(cfg["n_layers"]) for name, shape in layer.items()}
+    shapes |= {
+        "embed_tokens.weight": (cfg["vocab_size"], d),
+        "norm.weight": (d,),
+        "lm_head.weight": (cfg["vocab_size"], d),
+    }
+    return {
+        name: 1 + 0.1 * torch.randn(shape, generator=rng)
+        if "norm" in name
+        else scale * torch.randn(shape, generator=rng)
+        for name, shape in shapes.items()
+    }
+
+
+def random_past(rng, cfg, batch, length):
+    """Keys and values (B, K, length, D), a pair for each layer."""
+    shape = (batch, cfg["n_kv_heads"], length, cfg["head_dim"])
+    return [[torch.randn(shape, generator=rng) for _ in range(2)] for _ in range(cfg["n_layers"])]
+
+
+def ids_of(rng, *shape, vocab=256):
+    return torch.randint(0, vocab, shape, generator=rng)
+
+
+@probe
+def make_decoder(module, cfg, state):
+    model = module.Decoder(module.DecoderConfig(**cfg)).requires_grad_(False)
+    model.to(state["norm.weight"].dtype).load_state_dict(state)
+    return model
+
+
+def decoder(s, cfg, state):
+    return s.run(make_decoder, cfg, state)
+
+
+def decode_step(cfg, mask=None, capacity=None, sliding=False):
+    """A scenario: a cache that was given `past`, then one decoded token, in the segment "decode"."""
+
+    def scenario(s, state, past, ids):
+        model, c, length = decoder(s, cfg, state), s.DecoderConfig(**cfg), past[0][0].shape[2]
+        batch = ids.shape[0]
+        cache = s.SlidingKVCache(c, batch) if sliding else s.KVCache(c, batch, capacity or length + 1)
+        for layer, (k, v) in enumerate(past):
+            cache.append(layer, k, v)
+        with s.segment("decode"):
+            return model(ids, attention_mask=mask, cache=cache)
+
+    return scenario
+
+
+def decode_oracle(reference, cfg, mask=None):
+    """What `decode_step` must return: each row with its padded keys taken out."""
+
+    def expect(state, past, ids):
+        rows = []
+        for row in range(ids.shape[0]):
+            real = slice(None) if mask is None else mask[row, :-1].nonzero().flatten()
+            kept = [tuple(t[row].transpose(0, 1)[real].double() for t in pair) for pair in past]
+            rows.append(reference.row_logits(cfg, state, ids[row], [kept[0][0].shape[0]], kept)[0])
+        return torch.stack(rows)
+
+    return expect
+
+
+# --- task 1 -------------------------------------------------------------------------------------------------------
+
+
+@task(1)
+@points(2)
+@needs("test_cache_state_machine")
+@hint("When a buffer is full, allocate one of twice the capacity: then n appends copy fewer than 2n tokens in all.")
+def test_growth_is_amortised(submission, budget, torch_rng):
+    """100 single-token appends to a cache of capacity 1 move at most four times the bytes of 100 tokens."""
+    # One layer: 256 B a token. Doubling copies 1 + 2 + 4 + .. + 64 = 127 tokens on growth and writes 100: 2.27 times
+    # the bytes of 100 tokens. Growing by one copies 0 + 1 + .. + 99 = 4 950 and writes 100: 50 times.
+    cfg, total, per_token = {**SIZES, "n_layers": 1}, 100, TOKEN_BYTES // 2
+    one = torch.ones(1, 2, 1, 16)
+
+    def scenario(s, k, v):
+        cache = s.KVCache(s.DecoderConfig(**cfg), 1, 1)
+        cache.append(0, k, v)
+        for _ in range(total - 2):
+            cache.append(0, one, one)
+        return cache.append(0, one, one)
+
+    def expect(k, v):
+        return tuple(torch.cat((first, one.expand(-1, -1, total - 1, -1)), dim=2) for first in (k, v))
+
+    first = [torch.randn(1, 2, 1, 16, generator=torch_rng) for _ in range(2)]
+    run = budget.replay(scenario, *first, expect=expect)
+    budget.require(
+        "bytes moved by 100 appends",
+        run.bytes_moved,
+        at_most=4 * total * per_token,
+        at_least=total * per_token,
+        reference=227 * per_token,
+        unit="B",
+    )
+
+
+# --- task 2 -------------------------------------------------------------------------------------------------------
+
+
+@task(2)
+@points(5)
+@needs("test_incremental_equals_full")
+@hint(
+    "A decode step multiplies one token by every weight once, and one query by every key: nothing else.",
+    "More FLOPs than that come from feeding more than the new token, or from key/value heads repeated to n_heads.",
+)
+def test_flops_per_decoded_token(submission, reference, budget, torch_rng):
+    """One decoded token costs 2·N + 2·d·V + 4·L·H·D·context FLOPs, at cached lengths 128 and 512."""
+    # Contexts 129 and 513: 147 456 + 32 768 + 512·context = 246 272 and 442 880. Recomputing the sequence: 111 and 474
+    # times that. The floor is the theory itself: nothing of it can be left out.
+    state = weights(torch_rng, SIZES)
+    for cached in (128, 512):
+        past, ids = random_past(torch_rng, SIZES, 1, cached), ids_of(torch_rng, 1, 1)
+        run = budget.replay(decode_step(SIZES), state, past, ids, expect=decode_oracle(reference, SIZES), tol=CLOSE)
+        theory = decode_theory(cached + 1)
+        budget.require(
+            f"FLOPs of a token behind {cached}",
+            run["decode"].flops,
+            at_most=1.05 * theory,
+            at_least=0.99 * theory,
+            reference=theory,
+        )
+
+
+@task(2)
+@points(6)
+@needs("test_incremental_equals_full")
+@hint(
+    "Compare a step behind 127 tokens with one behind 1023: what is copied must not grow with the cache.",
+    "torch.cat copies the whole cache at every step; repeat_interleave copies it n_heads / n_kv_heads times; so does "
+    "matmul when one of its batch dimensions has to be expanded.",
+    "Stack the G query heads of a key/value head along the query axis: (B, K, G·T, D) @ (B, K, D, n) reads the keys "
+    "where they lie.",
+)
+def test_bytes_reallocated_per_step(submission, reference, budget, torch_rng):
+    """The bytes a decode step moves do not grow with the cache, and those it allocates grow far slower."""
+    # With M(n) the bytes moved by a step behind n tokens and C(n) = 512·B·n the bytes of the cache, the slope is
+    # (M(1023) - M(127)) / (C(1023) - C(127)). torch.cat: 1. repeat_interleave of K and V: 2. In place: 0; left-padded,
+    # a boolean mask turned into int64 takes 8 of the 512 B a token has, 0.016 each time. Allocated: each array of H = 4 scores takes 16 of the 256 B that a token
+    # has in a layer, 0.0625; the model answer has three and key_slots, 0.22, with a mask 0.30. torch.cat 1 more,
+    # repeat_interleave 2 more.
+    state = weights(torch_rng, SIZES)
+    padded = {n: torch.arange(n + 1)[None] >= torch.tensor([[0], [9]]) for n in (127, 1023)}
+    for what, batch, masks in (("1 row", 1, {}), ("2 rows", 2, {}), ("2 rows, left-padded", 2, padded)):
+        runs = {}
+        for n in (127, 1023):
+            past, ids = random_past(torch_rng, SIZES, batch, n), ids_of(torch_rng, batch, 1)
+            runs[n] = budget.replay(
+                decode_step(SIZES, masks.get(n)),
+                state,
+                past,
+                ids,
+                expect=decode_oracle(reference, SIZES, masks.get(n)),
+                tol=CLOSE,
+            )["decode"]
+        cache_growth = TOKEN_BYTES * batch * (1023 - 127)
+        for name, quantity, limit in (("moved", "bytes_moved", 0.15), ("allocated", "allocated_bytes", 0.6)):
+            short, long = (getattr(runs[n], quantity) for n in (127, 1023))
+            slope = type(long)((long - short) / cache_growth, long.trust, long.spots)
+            budget.require(
+                f"bytes {name} per byte of cache ({what})",
+                slope,
+                at_most=limit,
+                unit="B/B",
+                series=[(127, float(short)), (1023, float(long))],
+            )
+
+
+# --- task 3 -------------------------------------------------------------------------------------------------------
+
+
+@task(3)
+@points(3)
+@needs("test_greedy_parity")
+@hint("After the prefill each step feeds one token. Is the whole sequence, or the last token once more, fed somewhere?")
+def test_generation_scaling(submission, reference, budget, torch_rng):
+    """The FLOPs of a generation grow linearly with the number of tokens, as generation_flops says."""
+    # Prompt 4, float64 (no near ties). Cached: 2·N·4 + 512·16 + 32 768 = 630 784 for the prompt, then decode steps at
+    # contexts 5, 6, ..: 1.18, 2.66 and 7.28 MFLOP for 4, 12 and 36 tokens, exponent 0.83. Without a cache 3.5, 18 and
+    # 125 MFLOP: exponent 1.63, and 17 times the cached count at 36.
+    state, ids = {name: w.double() for name, w in weights(torch_rng, SIZES).items()}, ids_of(torch_rng, 1, 4)
+    sizes, spent, limits = (4, 12, 36), [], []
+    for new in sizes:
+        run = budget.replay(
+            lambda s, state, ids, new=new: s.generate(decoder(s, SIZES, state), ids, max_new_tokens=new).tokens,
+            state,
+            ids,
+            expect=lambda state, ids, new=new: reference.greedy(SIZES, state, ids[0], new)[None],
+        )
+        theory = 2 * N * 4 + PAIR * 16 + VOCABULARY + sum(decode_theory(c) for c in range(5, 4 + new))
+        spent.append(run.flops)
+        limits.append(1.05 * theory)
+    budget.growth("FLOPs of a generation", sizes, spent, exponent_at_most=1.25, at_most=limits, unit="FLOP")
+
+
+@task(3)
+@points(3)
+@needs("test_prefill")
+@hint(
+    "Only one token's logits are wanted: cut x to its last row before the vocabulary projection (logits_to_keep).",
+    "With chunk_size the scores of a chunk are chunk x keys so far, never T x T.",
+)
+def test_prefill_cost(submission, reference, budget, torch_rng):
+    """Prefill of 512 tokens projects one token on the vocabulary; in chunks it is cheaper and needs little memory."""
+    t, chunk = 512, 32
+    # 2·N·T + 4·L·H·D·T² + 2·d·V = 75 497 472 + 134 217 728 + 32 768 = 209 747 968. Logits of all tokens: 16.7 M more,
+    # 1.08 times. Chunks of 32 see (16+1)/32 of the pairs, and 16 logit rows: 75 497 472 + 71 303 168 + 524 288 =
+    # 147 324 928, 0.70 times. A block-causal single pass is cheaper too; the floor is what no one can leave out:
+    # every token through the layers, half of the pairs.
+    theory = 2 * N * t + PAIR * t * t + VOCABULARY
+    floor = 2 * N * t + PAIR * t * (t + 1) // 2
+    state, ids = weights(torch_rng, SIZES), ids_of(torch_rng, 1, t)
+
+    def scenario(s, state, ids):
+        model, logits = decoder(s, SIZES, state), []
+        for name, size in (("whole", None), ("chunks", chunk)):
+            cache = s.KVCache(s.DecoderConfig(**SIZES), 1, t)
+            with s.segment(name):
+                logits.append(s.prefill(model, ids, cache, chunk_size=size))
+        return logits
+
+    def expect(state, ids):
+        return [reference.last_logits(SIZES, state, ids)] * 2
+
+    run = budget.replay(scenario, state, ids, expect=expect, tol=CLOSE)
+    budget.require(
+        "FLOPs of a prefill of 512 tokens", run["whole"].flops, at_most=1.01 * theory, at_least=floor, reference=theory
+    )
+    budget.require(
+        "FLOPs of a prefill in chunks of 32",
+        run["chunks"].flops,
+        at_most=0.8 * theory,
+        at_least=floor,
+        reference=147_324_928,
+    )
+    budget.require("peak bytes of a prefill in chunks of 32", run["chunks"].peak_bytes, at_most=2.4e6, unit="B")
+
+
+@task(3)
+@points(1)
+@needs("test_greedy_parity")
+@hint(
+    "Look at the two budgets above first: a cached step that costs O(1) passes over the weights is far inside this limit."
+)
+def test_cpu_time_ratio(submission, budget, seed):
+    """Generating with your cache takes at most two thirds of the processor time of recomputing at every step."""
+    # 8 passes over about 260 tokens against one, and 7 steps that cost mostly Python: measured 2.3 to 3.5 on a busy
+    # machine, 1 without a cache. The counts above are what matters; this shows that they are not counts alone.
+    prompt, new, models = 256, 8, {}
+
+    def generate(s, i, use_cache):
+        if s not in models:
+            rng = torch.Generator().manual_seed(seed % 1000)
+            models[s] = decoder(s, SIZES, weights(rng, SIZES))
+        ids = ids_of(torch.Generator().manual_seed(i), 1, prompt)
+        return s.generate(models[s], ids, max_new_tokens=new, use_cache=use_cache).tokens
+
+    budget.cpu_ratio(
+        "CPU time without a cache over with it",
+        candidate=lambda s, i: generate(s, i, True),
+        baseline=lambda r, i: generate(r, i, False),
+        baseline_file="alternatives/one_buffer_fused.py",
+        at_least=1.5,
+    )
+
+
+# --- task 5 -------------------------------------------------------------------------------------------------------
+
+
+@task(5)
+@points(3)
+@needs("test_sliding_cache")
+@hint("With one new token the ring itself holds the window: write the key in its place and return views of the ring.")
+def test_sliding_is_constant(submission, reference, budget, torch_rng):
+    """With a window of 64 a decoded token costs the same FLOPs and bytes behind 256 and behind 1024 tokens."""
+    # 2·N + 2·d·V + 4·L·H·D·64 = 147 456 + 32 768 + 32 768 = 212 992 FLOP. A full cache with a window mask takes
+    # 311 808 and 705 024. The ring holds 512 · 64 = 32 768 B at any length.
+    cfg = {**SIZES, "sliding_window": 64}
+    theory, state = decode_theory(64), weights(torch_rng, SIZES)
+    runs = {}
+    for n in (256, 1024):
+        past, ids = random_past(torch_rng, cfg, 1, n), ids_of(torch_rng, 1, 1)
+        runs[n] = budget.replay(
+            decode_step(cfg, sliding=True), state, past, ids, expect=decode_oracle(reference, cfg), tol=CLOSE
+        )["decode"]
+        budget.require(
+            f"FLOPs of a token behind {n} with a window of 64",
+            runs[n].flops,
+            at_most=1.05 * theory,
+            at_least=0.99 * theory,
+            reference=theory,
+        )
+    budget.require(
+        "bytes moved behind 1024",
+        runs[1024].bytes_moved,
+        at_most=1.05 * runs[256].bytes_moved,
+        unit="B",
+        reference=float(runs[256].bytes_moved),
+    )
+
+
+# --- task 6 -------------------------------------------------------------------------------------------------------
+
+
+@task(6)
+@points(3)
+@needs("test_prefix_store")
+@hint("Only the tokens behind the shared prefix go through the model; the prefix is copied, not computed.")
+def test_prefix_reuse(submission, reference, budget, torch_rng):
+    """A prompt of 100 tokens of which 98 are stored costs the FLOPs of its last two tokens."""
+    # Two tokens: 2·2·N + 2·d·V + 512·(2 · 100) = 294 912 + 32 768 + 102 400 = 430 080; a cold prefill of 100 tokens is
+    # 14 745 600 + 5 120 000 + 32 768 = 19 898 368, 46 times that. The floor: the pairs are at least 99 + 100.
+    state = weights(torch_rng, SIZES)
+    ids = ids_of(torch_rng, 1, 103)
+    before, prompt = ids[0, :101].tolist(), ids[0, :98].tolist() + ids[0, 101:].tolist()
+    before[98:] = [(token + 1) % 256 for token in prompt[98:]] + [0]
+    counted = []
+
+    def scenario(s, state):
+        store = s.PrefixStore(decoder(s, SIZES, state))
+        store.prefill(before)
+        with s.segment("second"):
+            hit = store.prefill(prompt)
+        counted.append((hit.reused, hit.computed))
+        return hit.logits
+
+    def expect(state):
+        return reference.last_logits(SIZES, state, torch.tensor([prompt]))
+
+    run = budget.replay(scenario, state, expect=expect, tol=CLOSE)["second"]
+    check(counted == [(98, 2)], "reused and computed are wrong.", got=counted, want=[(98, 2)])
+    theory = 4 * N + VOCABULARY + PAIR * 200
+    budget.require(
+        "FLOPs of 2 tokens behind 98 stored ones",
+        run.flops,
+        at_most=1.2 * theory,
+        at_least=4 * N + VOCABULARY + PAIR * 199,
+        reference=theory,
+    )
