@@ -75,7 +75,7 @@ class Gradebook:
     def add(self, record: ExerciseRecord) -> None:
         """Index one record; it becomes the standing one of its learner and exercise unless an older one outranks it."""
         table = schema.record.c
-        pair = and_(table.learner == record.learner, table.exercise == record.exercise, table.current)
+        pair = and_(table.learner == _text(record.learner), table.exercise == _text(record.exercise), table.current)
         with self._engine.begin() as connection:
             # Writing comes first: with SQLite a transaction that reads before it writes can lose its turn for good.
             (key,) = _insert(connection, [record], set())
@@ -209,13 +209,13 @@ def _insert(connection: Connection, records: Sequence[ExerciseRecord], current: 
     return keys
 
 
+def _text(text: str) -> str:
+    """A text that a database takes: no NUL, and lone surrogates written out as the record file does."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
 def _storable(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with texts a database takes: no NUL, and lone surrogates written out as the record file does."""
-    return {
-        name: value.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\N{REPLACEMENT CHARACTER}")
-        if isinstance(value, str) else value
-        for name, value in row.items()
-    }
+    return {name: _text(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
 def _record_row(record: ExerciseRecord, current: bool) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from .schema import (
 from .store import Fault, Reading, RecordError, RecordFile, latest, rank, read_records
 
 __all__ = [
-    "RECORD_SCHEMA", "CheckRecord", "Diagnosis", "Evidence", "ExerciseRecord", "Fault", "Measure", "Outcome", "Provenance",
-    "Reading", "RecordError", "RecordFile", "Spot", "State", "Trust", "decode", "encode", "latest", "rank", "read_records",
+    "RECORD_SCHEMA", "CheckRecord", "Diagnosis", "Evidence", "ExerciseRecord", "Fault", "Measure", "Outcome",
+    "Provenance", "Reading", "RecordError", "RecordFile", "Spot", "State", "Trust", "decode", "encode", "latest",
+    "rank", "read_records",
 ]

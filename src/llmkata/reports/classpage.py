@@ -26,7 +26,7 @@ SHOWN = 15
 
 @dataclass(frozen=True)
 class Cell:
-    """One exercise of one learner in the heat map. ``level`` 0..4 is the shade, None where there is nothing to shade."""
+    """One exercise of one learner in the heat map; ``level`` is the shade, 0..4, or None for no shade."""
 
     standing: str
     percent: float | None
@@ -75,7 +75,10 @@ def to_html(course: Course, book: Gradebook, links: Mapping[str, str]) -> str:
         misconceptions=[_clean_misconception(found) for found in book.misconceptions()],
         budgets=_budgets(book.budgets()),
         unjudged=[Unjudged(u.learner, line(u.exercise), line(u.check_id), line(u.cause)) for u in book.unjudged()],
-        flags=[Flag(f.learner, line(f.exercise), line(f.check_id), [line(t) for t in f.flags], plain(f.output)) for f in book.flags()],
+        flags=[
+            Flag(f.learner, line(f.exercise), line(f.check_id), [line(flag) for flag in f.flags], plain(f.output))
+            for f in book.flags()
+        ],
         unreadable=[
             entry for known in entries.values() for entry in known.values() if entry.standing is Standing.unreadable
         ],
@@ -93,7 +96,7 @@ def _cell(course: Course, known: Entry | None) -> Cell:
         where = known.standing if known else Standing.not_started
         return Cell(where.value, None, 0 if where is Standing.unreadable else None, _NOTHING_THERE[where])
     share = known.fraction(course.policy.weights) or 0.0
-    level = 4 if known.standing is Standing.mastered else 3 if known.standing is Standing.passed else 2 if share >= 0.5 else 1
+    level = {Standing.mastered: 4, Standing.passed: 3}.get(known.standing, 2 if share >= 0.5 else 1)
     return Cell(known.standing.value, 100 * share, level, 100 * share)
 
 

@@ -70,7 +70,8 @@ def verdict(measure: Measure) -> str:
     if most is not None and value > most:
         return f"{ratio(value / most)} the limit" if most > 0 else "over the limit"
     if least is not None and value < least:
-        return f"{round(100 * value / least)} % of what is needed" if least > 0 and value >= 0 else "below what is needed"
+        share = f"{round(100 * value / least)} % of" if least > 0 and value >= 0 else "below"
+        return f"{share} what is needed"
     if not measure.ok:
         return "not accepted"
     share = usage(value, most, least)

@@ -40,7 +40,8 @@ class Report:
 
 
 def write_report(
-    out: Path | str, course: Course, records: Iterable[ExerciseRecord], book: Gradebook, *, feedback: Level | None = None,
+    out: Path | str, course: Course, records: Iterable[ExerciseRecord], book: Gradebook, *,
+    feedback: Level | None = None,
 ) -> Report:
     """Write the report of a class into the folder ``out``, which is made where needed; files of that name are replaced.
 
@@ -55,8 +56,8 @@ def write_report(
         learner: write_card(out / "learners", learner, mine, course, feedback=feedback)
         for learner, mine in by_learner.items()
     }
-    index = classpage.to_html(course, book, {learner: f"learners/{quote(path.name)}" for learner, path in cards.items()})
-    _write(out / "index.html", index)
+    links = {learner: f"learners/{quote(path.name)}" for learner, path in cards.items()}
+    _write(out / "index.html", classpage.to_html(course, book, links))
     _write(out / "grades.csv", grades.to_csv(course, book.entries()))
     return Report(out / "index.html", out / "grades.csv", cards)
 

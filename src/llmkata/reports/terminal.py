@@ -117,7 +117,7 @@ def check_report(
     if card.max_points:
         head.append(f"  {points(card.points)} of {points(card.max_points)} points")
     if card.standing is Standing.not_started:
-        return Text.assemble(head, "\n", (f"Nothing tried yet: open {_stub(course, record)} and begin with task 1.", ""))
+        return Text.assemble(head, "\n", f"Nothing tried yet: open {_stub(course, record)} and begin with task 1.")
     parts: list[RenderableType] = [head]
     if card.cause:
         parts.append(Text(card.cause))
@@ -138,7 +138,9 @@ def check_report(
 
 def _states(known: dict[str, Entry]) -> Text:
     counts = {where: sum(e.standing is where for e in known.values()) for where in SIGNS}
-    return Text(", ").join(Text(f"{SIGNS[where][0]} {n} {where.value}", style=SIGNS[where][1]) for where, n in counts.items() if n)
+    return Text(", ").join(
+        Text(f"{SIGNS[where][0]} {n} {where.value}", style=SIGNS[where][1]) for where, n in counts.items() if n
+    )
 
 
 def _cell(known: Entry | None) -> Text:
@@ -180,9 +182,8 @@ def _check(card: ExerciseCard, check: CheckCard, source: Path | str | None) -> R
     if evidence:
         if evidence.summary and line(evidence.summary) != check.cause:
             parts.append(Text(evidence.summary))
-        for name, text in (("input", evidence.call), ("expected", evidence.expected), ("got", evidence.got), ("worst at", evidence.index)):
-            if text:
-                parts.append(_labelled(name, text))
+        labelled = {"input": evidence.call, "expected": evidence.expected, "got": evidence.got, "worst at": evidence.index}
+        parts += [_labelled(name, text) for name, text in labelled.items() if text]
         if evidence.frames:
             parts.append(_frames(evidence.frames, source))
     parts += [_measure(m) for m in check.measures]
@@ -250,6 +251,8 @@ def _measure(measure: Measure, width: int = 30) -> Text:
     limits = [f"{word} {amount(value, measure.unit)}" for word, value in
               (("at most", measure.at_most), ("at least", measure.at_least)) if value is not None]
     style = "green" if measure.ok else "red"
-    text = Text.assemble(("✓ " if measure.ok else "✗ ", style), f"{measure.name}: {amount(measure.value, measure.unit)}")
-    text.append(f" ({', '.join([*limits, drawn.verdict, measure.trust.value])}{', log scale' if drawn.log else ''})", style="dim")
+    remarks = [*limits, drawn.verdict, measure.trust.value, *(["log scale"] if drawn.log else [])]
+    text = Text("✓ " if measure.ok else "✗ ", style=style)
+    text.append(f"{measure.name}: {amount(measure.value, measure.unit)}", style="none")
+    text.append(f" ({', '.join(remarks)})", style="dim")
     return text.append("\n  ").append("".join(cells).rstrip(), style=style)

@@ -13,7 +13,7 @@ import unicodedata
 
 # Escape sequences whole (CSI, OSC and the other strings, two-character ones), so that no "[31m" stays behind.
 _ESCAPES = re.compile(
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"
     r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
     r"|\x1b[ -/]*[0-~]?"
 )
@@ -66,14 +66,21 @@ def markdown(text: str) -> str:
     flat = line(text)
     # Adjacent backticks could pair otherwise than we read them, and a table ends its cells inside code too.
     pieces = [(flat, False)] if "``" in flat else parts(flat)
-    escaped = "".join(f"`{piece}`" if code and "|" not in piece else _escape(f"`{piece}`" if code else piece) for piece, code in pieces)
+    escaped = "".join(_piece(piece, code) for piece, code in pieces)
     return re.sub(r"^(\d+)([.)])(?=\s|$)|^([-+=])", lambda m: f"{m[1]}\\{m[2]}" if m[1] else f"\\{m[3]}", escaped)
+
+
+def _piece(text: str, code: bool) -> str:
+    if code and "|" not in text:
+        return f"`{text}`"
+    return _escape(f"`{text}`" if code else text)
 
 
 def _escape(text: str) -> str:
     escaped = _MARKDOWN.sub(r"\\\g<0>", text)
     escaped = escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"(?i)\b(https?|ftp):(?=//)|\bwww(?=\.)", lambda m: f"{m[1]}\\:" if m[1] else f"{m[0]}\u2060", escaped)
+    escaped = re.sub(r"(?i)\b(https?|ftp):(?=//)", r"\1\\:", escaped)
+    return re.sub(r"(?i)\bwww(?=\.)", "\\g<0>\u2060", escaped)
 
 
 def fence(text: str) -> str:

@@ -1,7 +1,7 @@
 """The scorecard as data: ``llmkata/scorecard/v1``. HTML, Markdown and JSON are written from these structures alone.
 
 Building them applies the feedback policy and makes every text plain (no control characters), once for all formats.
-``docs/scorecard.schema.json`` is made from them: see :func:`json_schema`.
+``docs/scorecard.schema.json`` is made from them: see :mod:`.schema`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class TaskCard(msgspec.Struct, forbid_unknown_fields=True):
     number: int
     title: str
     tier: Annotated[str, Meta(description="core or stretch")]
-    outcome: Annotated[Outcome, Meta(description="passed: every check that counts passed; failed: at least one failed.")]
+    outcome: Annotated[Outcome, Meta(description="passed: every check that counts; failed: at least one failed.")]
     points: float
     max_points: float
     checks: list[CheckCard]
@@ -152,16 +152,6 @@ def scorecard(
     )
 
 
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of :class:`Scorecard`."""
-    made = msgspec.json.schema(Scorecard)
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": SCHEMA,
-        "description": "The scorecard of one learner, as written by llmkata.",
-    } | made
-
-
 def _exercise(
     exercise: Exercise | None, record: ExerciseRecord | None, known: Entry | None, course: Course,
     levels: dict[str, Level], audience: Audience,
@@ -201,11 +191,14 @@ def _tasks(
     cards = []
     for number, group in sorted(by_task.items()):
         title, tier = titles.get(number, ("", group[0].tier if group else "core"))
-        shown = sorted(group, key=lambda check: check.visibility != "visible")
+        shown = [
+            _check(allowed(check, levels.get(check.visibility, levels["hidden"]), audience))
+            for check in sorted(group, key=lambda check: check.visibility != "visible")
+        ]
         cards.append(TaskCard(
             number=number, title=line(title), tier=tier, outcome=_outcome(group),
             points=sum(check.points for check in group), max_points=sum(check.max_points for check in group),
-            checks=[_check(allowed(check, levels.get(check.visibility, levels["hidden"]), audience)) for check in shown],
+            checks=shown,
         ))
     return cards
 
@@ -220,8 +213,8 @@ def _outcome(checks: list[CheckRecord]) -> Outcome:
 def _next_check(tasks: list[TaskCard]) -> str:
     """The first failed check; core tasks come first, and where a mistake was recognised it is the best start."""
     failed = [(task, check) for task in tasks for check in task.checks if check.outcome is Outcome.failed]
-    first = min(failed, key=lambda pair: (pair[0].tier != "core", pair[0].number, pair[1].diagnosis is None), default=None)
-    return first[1].id if first else ""
+    failed.sort(key=lambda pair: (pair[0].tier != "core", pair[0].number, pair[1].diagnosis is None))
+    return failed[0][1].id if failed else ""
 
 
 def _check(check: CheckRecord) -> CheckCard:
@@ -237,7 +230,8 @@ def _check(check: CheckRecord) -> CheckCard:
 
 
 def _evidence(evidence: Evidence) -> Evidence:
-    return _clean(evidence, lambda text: plain(text).strip("\n"))
+    shown = _clean(evidence, lambda text: plain(text).strip("\n"))
+    return msgspec.structs.replace(shown, summary=line(shown.summary), frames=_lines(shown.frames))
 
 
 def _lines(texts: Iterable[str]) -> list[str]:
