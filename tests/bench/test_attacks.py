@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
-from llmkata.bench.program import ProgramError, RefusedProgram
 from llmkata.bench.replay import run
+from llmkata.bench.structure import ProgramError, RefusedProgram
 
 N = 6
 

@@ -8,8 +8,9 @@ import random
 import pytest
 import torch
 
-from llmkata.bench.program import Limits, ProgramError, RefusedProgram, parse
+from llmkata.bench.program import parse
 from llmkata.bench.replay import ReplayError, run
+from llmkata.bench.structure import Limits, ProgramError, RefusedProgram
 
 
 def work(x, w, ids):

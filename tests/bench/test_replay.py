@@ -149,7 +149,8 @@ def test_decode_with_a_preallocated_cache_in_segments() -> None:
     decode = result["segments"]["decode"]
     assert decode["flops"] == 3 * 2 * B * D * D + 2 * 2 * B * 17 * D
     assert decode["bytes_moved"] == 2 * B * D * 4  # one key and one value per sequence
-    assert decode["entry_bytes"] >= 2 * B * T * D * 4
+    assert decode["peak_bytes"] > decode["entry_bytes"] >= 2 * B * T * D * 4
+    assert sum(spot["peak_bytes"] for spot in decode["spots"]) == decode["peak_bytes"]  # the cache's lines included
     assert result["total"]["flops"] == decode["flops"] + result["segments"]["prefill"]["flops"]
     assert result["timeline"] == [
         "in wq", "in wk", "in wv", "in prompt", "begin prefill", "end prefill", "in token", "begin decode", "out",
@@ -289,6 +290,8 @@ def test_peak_follows_frees_and_counts_arenas(replayed) -> None:
         return steps[0]
 
     assert replayed(kept, torch.randn(1000)).total.peak_bytes == 3 * size
+    held = {spot["op"]: spot["peak_bytes"] for spot in chain.total.spots}
+    assert held == {"add": size, "mul": size, "sub": 0}  # the first of the two peaks
     arena = torch.zeros(1000)
     assert replayed(lambda x: torch.add(x, 1, out=arena), torch.randn(1000)).total.peak_bytes == size
 
@@ -302,6 +305,8 @@ def test_temporaries_show_in_the_peak_where_asked(replayed) -> None:
     without = replayed(work, *inputs).total
     within = replayed(work, *inputs, measure=("temporaries",)).total
     assert within.peak_bytes > without.peak_bytes + 32 * 256 * 4  # at least one block of scores
+    for total in (without, within):
+        assert sum(spot["peak_bytes"] for spot in total.spots) == total.peak_bytes
     assert within.peak_bytes == replayed(work, *inputs, measure=("temporaries",)).total.peak_bytes
     # Where operators need nothing inside but a number as a tensor, both agree.
     chain = [replayed(lambda x: x.add(1).mul(2).sub(3), torch.randn(1000), measure=m).total.peak_bytes

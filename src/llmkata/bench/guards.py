@@ -67,6 +67,11 @@ def _real_fourier(a: dict[str, Any]) -> bool:
     return len(a["dim"]) > 0 and a["self"].shape[a["dim"][-1]] == a["last_dim_size"] // 2 + 1
 
 
+def _pivots(a: dict[str, Any]) -> bool:
+    size = a["LU"].shape[-1]
+    return a["pivots"].shape == a["LU"].shape[:-1] and _within(a["pivots"] - 1, size)
+
+
 def _same_noise(a: dict[str, Any]) -> bool:
     return a["noise"].shape == a["self"].shape
 
@@ -81,6 +86,7 @@ GUARDS: dict[str, Guard] = {
     "native_batch_norm_backward": _batch_norm_backward,
     "_scaled_dot_product_flash_attention_for_cpu": _attention,
     "_scaled_dot_product_flash_attention_for_cpu_backward": _attention_backward,
+    "linalg_lu_solve": _pivots,
     "_fft_c2r": _real_fourier,
     "rrelu_with_noise": _same_noise,
     "rrelu_with_noise_functional": _same_noise,

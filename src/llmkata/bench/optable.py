@@ -170,6 +170,8 @@ _FACTORISATION: dict[str, prices.Price] = {
     "cholesky_solve": prices.factorisation("input2", lambda m, n, k: 2 * n**2 * k, right="self"),
     "linalg_inv_ex": prices.factorisation("A", lambda m, n, k: 2 * n**3),
     "_linalg_solve_ex": prices.factorisation("A", lambda m, n, k: 2 * n**3 / 3 + 2 * n**2 * k, right="B"),
+    "linalg_lu_factor_ex": prices.factorisation("A", lambda m, n, k: max(m, n) * min(m, n) ** 2 - min(m, n) ** 3 / 3),
+    "linalg_lu_solve": prices.factorisation("LU", lambda m, n, k: 2 * n**2 * k, right="B"),
     "linalg_solve_triangular": prices.factorisation("self", lambda m, n, k: n**2 * k, right="B"),
     "triangular_solve": prices.factorisation("A", lambda m, n, k: n**2 * k, right="self"),
     "_linalg_det": prices.factorisation("A", lambda m, n, k: 2 * n**3 / 3),

@@ -101,7 +101,7 @@ _UNPRICED = _names("""
     _transform_bias_rescale_qkv _transformer_encoder_layer_fwd _weight_int4pack_mm _weight_int4pack_mm_for_cpu
     _weight_int4pack_mm_with_scales_and_zeros _weight_norm_interface _weight_norm_interface_backward cholesky
     conv_depthwise3d conv_tbc geqrf linalg_householder_product linalg_ldl_factor_ex linalg_ldl_solve linalg_lu
-    linalg_lu_factor_ex linalg_lu_solve linalg_matrix_exp linalg_pinv lu_unpack mkldnn_convolution mkldnn_linear
+    linalg_matrix_exp linalg_pinv lu_unpack mkldnn_convolution mkldnn_linear
     mkldnn_linear_backward mkldnn_linear_backward_input mkldnn_linear_backward_weights mkldnn_rnn_layer
     mkldnn_rnn_layer_backward ormqr segment_reduce slow_conv3d_forward slow_conv_dilated2d slow_conv_dilated3d
     slow_conv_transpose2d slow_conv_transpose3d

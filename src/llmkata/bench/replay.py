@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from llmkata.bench.counts import Ledger
 from llmkata.bench.fresh import fresh  # noqa: F401 - what a replay's inputs are made with
-from llmkata.bench.prices import Cost
-from llmkata.bench.program import (
+from llmkata.bench.program import parse
+from llmkata.bench.structure import (
     STANDARD,
     Begin,
     Const,
@@ -31,7 +31,6 @@ from llmkata.bench.program import (
     ProgramError,
     Ref,
     View,
-    parse,
 )
 from llmkata.bench.temporaries import Temporaries
 
@@ -42,48 +41,6 @@ _POISON = 12345.0
 
 class ReplayError(ProgramError):
     """The program cannot be carried out on these inputs, or did not do what was recorded; the reason says what."""
-
-
-@dataclass
-class Counts:
-    """What a program or a segment of it took."""
-
-    flops: int = 0
-    matmul_calls: int = 0
-    pointwise: int = 0
-    bytes_moved: int = 0
-    allocated_bytes: int = 0
-    #: Peak of live memory beyond the inputs, and its level when the segment was entered (0 for the whole program).
-    peak_bytes: int = 0
-    entry_bytes: int = 0
-    #: (line, operator) -> [flops, calls, pointwise, moved, allocated]
-    by_spot: dict[tuple[int, str], list[int]] = field(default_factory=dict)
-    peak_line: int = 0
-
-    def add(self, cost: Cost, line: int, name: str, allocated: int) -> None:
-        """Charges an operator."""
-        self.flops += cost.flops
-        self.matmul_calls += cost.calls
-        self.pointwise += cost.pointwise
-        self.bytes_moved += cost.moved
-        self.allocated_bytes += allocated
-        spot = self.by_spot.setdefault((line, name), [0, 0, 0, 0, 0])
-        for place, amount in enumerate((*cost, allocated)):
-            spot[place] += amount
-
-    def see(self, live: int, line: int) -> None:
-        """Notes the level of live memory."""
-        if live > self.peak_bytes:
-            self.peak_bytes, self.peak_line = live, line
-
-    def plain(self) -> dict[str, Any]:
-        """Plain data; spots in order of line and operator."""
-        names = ("flops", "matmul_calls", "pointwise", "bytes_moved", "allocated_bytes")
-        return {
-            **{name: getattr(self, name) for name in (*names, "peak_bytes", "entry_bytes", "peak_line")},
-            "spots": [{"line": line, "op": name, **dict(zip(names, spot, strict=True))}
-                      for (line, name), spot in sorted(self.by_spot.items())],
-        }
 
 
 def run(program: Any, inputs: dict[str, Tensor], outputs: Iterable[int] | None = None,
@@ -104,9 +61,11 @@ def run(program: Any, inputs: dict[str, Tensor], outputs: Iterable[int] | None =
     Returns:
         ``{"outputs": [tensor | None, ...], "total": counts, "segments": {name: counts}, "reads": [...],
         "constants": [...], "timeline": [...], "operators": int}`` where ``counts`` is ``{flops, matmul_calls,
-        pointwise, bytes_moved, allocated_bytes, peak_bytes, entry_bytes, peak_line, spots}``; a spot is ``{line, op,
-        flops, matmul_calls, pointwise, bytes_moved, allocated_bytes}``. A segment that occurs several times adds up;
-        its peak is the highest, its entry the first. ``reads`` lists the values that the recorded run read out of a
+        pointwise, bytes_moved, allocated_bytes, peak_bytes, entry_bytes, spots}``; a spot is ``{line, op, flops,
+        matmul_calls, pointwise, bytes_moved, allocated_bytes, peak_bytes}``, the last being what memory made there was
+        live at the peak. Peaks count what is live beyond the inputs, from earlier segments too: ``entry_bytes`` is the
+        level at which a segment began. A segment that occurs several times adds up; its peak is the highest, its
+        entry the first. ``reads`` lists the values that the recorded run read out of a
         tensor (``.item()``) and that differ here: ``{line, op, recorded, replayed}``; they say why outputs are wrong.
         ``constants``: ``{line, bytes}``. ``timeline``: see ``Program.timeline``.
 
@@ -142,22 +101,16 @@ class _Replay:
         self.storages: dict[int, torch.UntypedStorage] = {}
         self.bound: dict[int, int] = {}  # address of a bound storage -> its number
         self.tensors: dict[int, dict[int, Tensor]] = {}  # storage -> view -> tensor
-        self.live = 0
-        self.total = Counts()
-        self.segments: dict[str, Counts] = {}
-        self.open: list[Counts] = [self.total]
+        self.ledger = Ledger()
         self.outputs: list[Tensor | None] = []
         self.reads: list[dict[str, Any]] = []
         self.temporaries: Temporaries | None = None
-        self.entered: list[tuple[int, int, tuple[Counts, ...]]] = []  # per operator: live bytes before, line, segments
 
     def measure_temporaries(self) -> None:
         """Runs, and lets the peaks include what operators allocate and free inside."""
         with Temporaries() as self.temporaries:
             self.run()
-        for (live, line, open_), high in zip(self.entered, self.temporaries.highs(), strict=True):
-            for counts in open_:
-                counts.see(live + high, line)
+        self.ledger.add_temporaries(self.temporaries.highs())
 
     def run(self) -> None:
         """Carries out every event."""
@@ -178,8 +131,9 @@ class _Replay:
         """What :func:`run` returns."""
         events = self.program.events
         return {
-            "outputs": self.outputs, "total": self.total.plain(),
-            "segments": {name: counts.plain() for name, counts in self.segments.items()}, "reads": self.reads,
+            "outputs": self.outputs, "total": self.ledger.plain(self.ledger.total),
+            "segments": {name: self.ledger.plain(counts) for name, counts in self.ledger.segments.items()},
+            "reads": self.reads,
             "constants": [{"line": e.line, "bytes": self.program.storages[e.storage]}
                           for e in events if isinstance(e, Const)],
             "timeline": self.program.timeline, "operators": sum(isinstance(e, Op) for e in events),
@@ -198,11 +152,6 @@ class _Replay:
         if view not in cache:
             cache[view] = _tensor(described, self.storages[described.storage])
         return cache[view]
-
-    def allocate(self, nbytes: int, line: int) -> None:
-        self.live += nbytes
-        for counts in self.open:
-            counts.see(self.live, line)
 
     # ---- events ----------------------------------------------------------------------------------------------------
 
@@ -236,34 +185,31 @@ class _Replay:
         else:
             memory = torch.empty(0, dtype=torch.uint8)
         self.bind(event.storage, memory.untyped_storage())
-        self.allocate(nbytes, event.line)
+        self.ledger.constant(event.storage, nbytes, event.line)
 
     def free(self, event: Free) -> None:
         for number in event.storages:
             del self.tensors[number]
             del self.bound[self.storages.pop(number)._cdata]
-            self.live -= self.program.storages[number]
+            self.ledger.freed(number)
 
     def out(self, event: Out) -> None:
         wanted = self.wanted is None or len(self.outputs) in self.wanted
         self.outputs.append(self.tensor(event.view).clone().resolve_conj().resolve_neg() if wanted else None)
 
     def begin(self, event: Begin) -> None:
-        if event.segment not in self.segments:
-            self.segments[event.segment] = Counts(entry_bytes=self.live)
-        self.open.append(self.segments[event.segment])
-        self.open[-1].see(self.live, 0)
+        self.ledger.begin(event.segment)
 
     def end(self, event: End) -> None:
-        self.open.pop()
+        self.ledger.end()
 
     def op(self, event: Op) -> None:
         called = event.operator
         args = [self.argument(value) for value in event.args]
         kwargs = {name: self.argument(value) for name, value in event.kwargs.items()}
         bound = dict(zip(called.parameters, args, strict=False)) | kwargs
-        if self.temporaries is not None:
-            self.entered.append((self.live, event.line, tuple(self.open)))
+        spot = (event.line, called.name.partition(".")[0])
+        self.ledger.start(spot)
         try:
             if called.guard is not None and not called.guard(bound):
                 raise ReplayError(f"{called.name} was called with arguments that do not fit together", event.line)
@@ -284,9 +230,7 @@ class _Replay:
             allocated += self.result(event, result, recorded)
         tensors = [result for result in results if isinstance(result, Tensor)]
         cost = called.price(bound, tensors)
-        self.allocate(allocated, event.line)
-        for counts in self.open:
-            counts.add(cost, event.line, called.name.partition(".")[0], allocated)
+        self.ledger.finish(spot, cost, allocated)
         if called.uninitialised:
             for result in tensors:
                 result.fill_(_POISON if result.dtype.is_floating_point or result.dtype.is_complex else 1)
@@ -321,6 +265,7 @@ class _Replay:
         known = self.bound.get(storage._cdata)
         if known is None and view.storage not in self.storages:
             self.bind(view.storage, storage)
+            self.ledger.born(view.storage, storage.nbytes(), (event.line, name.partition(".")[0]))
             return storage.nbytes()
         if known != view.storage:
             raise ReplayError(f"{name} returned other memory than recorded", event.line)

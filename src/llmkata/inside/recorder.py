@@ -136,6 +136,7 @@ class Recorder(TorchDispatchMode):
         """
         if segment in self._open:
             raise ValueError(f"segment {segment!r} is open already")
+        self._sweep()
         self._open.append(segment)
         self._events.append(["begin", segment])
 
@@ -143,6 +144,7 @@ class Recorder(TorchDispatchMode):
         """Closes the innermost segment, which must be ``segment``. Raises ValueError otherwise."""
         if not self._open or self._open[-1] != segment:
             raise ValueError(f"segment {segment!r} is not the innermost open segment")
+        self._sweep()
         self._open.pop()
         self._events.append(["end", segment])
 
@@ -197,12 +199,8 @@ class Recorder(TorchDispatchMode):
     def _encode_call(self, func: Any, args: Any, kwargs: Any, line: int) -> list[Any]:
         if func._schema.is_mutable:
             self._declare_overwritten(func, args, kwargs, line)
-        operator = self._operators.get(func)
-        if operator is None:
-            operator = self._operators[func] = len(self._names)
-            self._names.append(f"{func._schema.name.removeprefix('aten::')}.{func._overloadname}")
         encode = self._encode
-        return ["op", operator, line, [encode(a, line) for a in args],
+        return ["op", None, line, [encode(a, line) for a in args],
                 {name: encode(value, line) for name, value in kwargs.items()}]
 
     def _encode_results(self, func: Any, event: list[Any], result: Any) -> None:
@@ -226,7 +224,12 @@ class Recorder(TorchDispatchMode):
         self._ops += 1
         if self._ops > self._max_ops:
             raise _Refusal(f"the program has more than {self._max_ops} operators")
-        self._events.append([*event, results])
+        event[1] = self._operators.get(func)
+        if event[1] is None:
+            event[1] = self._operators[func] = len(self._names)
+            self._names.append(f"{func._schema.name.removeprefix('aten::')}.{func._overloadname}")
+        event.append(results)
+        self._events.append(event)
 
     def _refuse(self, refusal: _Refusal, line: int) -> None:
         self._refused = (str(refusal), line)
