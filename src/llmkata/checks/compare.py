@@ -143,33 +143,38 @@ def _compare_wide(g: np.ndarray, w: np.ndarray, name: str, atol: Any, rtol: floa
         context.headroom = max(context.headroom, float((error[positive] / tolerance[positive]).max()))
 
 
-def close(a: Any, b: Any, factor: float = 1.0) -> bool:
-    """Whether two answers are equal within the default tolerance of their dtype times ``factor`` (diagnosis)."""
+def distance(a: Any, b: Any) -> float:
+    """Largest error of ``a`` against ``b`` in units of the default tolerance of their dtype; infinite where shape,
+    dtype or type differ (diagnosis: which answer is nearest)."""
     if isinstance(a, Remote) and isinstance(b, Remote):
         fields_a, fields_b = a.__dict__.get("_fields"), b.__dict__.get("_fields")
         if (fields_a is None) != (fields_b is None) or a._type != b._type:
-            return False
-        return fields_a is None or close(fields_a, fields_b, factor)
+            return math.inf
+        return 0.0 if fields_a is None else distance(fields_a, fields_b)
     if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
-        return len(a) == len(b) and all(close(x, y, factor) for x, y in zip(a, b))
+        return math.inf if len(a) != len(b) else max(map(distance, a, b), default=0.0)
     if isinstance(a, dict) and isinstance(b, dict):
-        return set(a) == set(b) and all(close(a[k], b[k], factor) for k in a)
+        return math.inf if set(a) != set(b) else max((distance(a[k], b[k]) for k in a), default=0.0)
     numeric = (int, float, complex, np.generic)
     if (is_array(a) and is_array(b)) or (isinstance(a, numeric) and isinstance(b, numeric)):
-        if getattr(a, "shape", ()) != getattr(b, "shape", ()):
-            return False
-        if getattr(a, "dtype", None) is not None and getattr(b, "dtype", None) is not None \
-                and dtype_name(a.dtype) != dtype_name(b.dtype):
-            return False
-        name = dtype_name(a.dtype) if hasattr(a, "dtype") else "float64"
-        try:
-            x, y = _wide(a), _wide(b)
-        except (TypeError, ValueError):
-            return bool(np.array_equal(a, b))
-        rtol, atol = TOLERANCES.get(name, (0.0, 0.0))
-        with np.errstate(invalid="ignore", over="ignore"):
-            return bool(np.all((x == y) | (np.isnan(x) & np.isnan(y)) | (np.abs(x - y) <= factor * (atol + rtol * np.abs(y)))))
-    return type(a) is type(b) and bool(a == b)
+        return _numeric_distance(a, b)
+    return 0.0 if type(a) is type(b) and bool(a == b) else math.inf
+
+
+def _numeric_distance(a: Any, b: Any) -> float:
+    if getattr(a, "shape", ()) != getattr(b, "shape", ()):
+        return math.inf
+    names = [dtype_name(v.dtype) for v in (a, b) if hasattr(v, "dtype")]
+    if len(set(names)) > 1:
+        return math.inf
+    try:
+        x, y = _wide(a), _wide(b)
+    except (TypeError, ValueError, GraderFault):
+        return 0.0 if bool(np.array_equal(a, b)) else math.inf
+    rtol, atol = TOLERANCES.get(names[0] if names else "float64", (0.0, 1e-9))
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0.0, np.abs(x - y) / (atol + rtol * np.abs(y)))
+    return float(np.nan_to_num(error, nan=np.inf).max()) if error.size else 0.0
 
 
 def is_array(v: Any) -> bool:

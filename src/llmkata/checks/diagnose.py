@@ -1,8 +1,10 @@
 """Which known mistake gives exactly these answers?
 
-The requests of the failing (shrunk) case are put to each wrong implementation, in a worker of ours. One whose every
-answer equals the learner's within tolerance, while the model answer's differs somewhere by more than five times that,
-names the mistake. Several matches that are not declared equivalent name none.
+The requests of the failing (shrunk) case are put to each wrong implementation. One whose every answer equals the
+learner's within tolerance, while the model answer's is somewhere more than five times further away, names the mistake.
+Several matches that are not declared equivalent name none.
+
+Wrong implementations and the model answer are ours: they run in this process, without the cost of a worker.
 """
 
 from __future__ import annotations
@@ -15,12 +17,16 @@ from llmkata.outside.link import Link
 from llmkata.outside.remote import RemoteError, WorkerGone
 from llmkata.records import Diagnosis
 
-from .compare import close
+from .compare import distance
+from .context import current
 from .misconceptions import Misconception
 
 #: Seconds one diagnosis may take.
-_ALLOWANCE = 6.0
+_ALLOWANCE = 20.0
+#: The model answer must be this many times further from the learner's answer than the wrong one is...
 _APART = 5.0
+#: ...and at least this far, in units of the default tolerance.
+_FLOOR = 0.2
 
 _FAILED = object()
 
@@ -34,15 +40,12 @@ def diagnose(learner: Link, misconceptions: Sequence[Misconception], ours: Calla
     until = time.monotonic() + _ALLOWANCE
     requests = [e.request for e in transcript.exchanges]
     answers = [_answer(learner, e.answer) for e in transcript.exchanges]
-    right = _replay(ours(None), learner, requests, until)
-    apart = [i for i, (a, r) in enumerate(zip(answers, right)) if not close(a, r, _APART)]
-    if len(right) < len(answers) and not apart:
-        return None
-    if not apart:
+    wrong_by = [distance(a, r) for a, r in zip(answers, _replay(ours(None), learner, requests, until))]
+    if max(wrong_by, default=0.0) < _FLOOR:
         return None
     matches = []
     for m in misconceptions:
-        if m.matches is None and time.monotonic() < until and _equal(ours(m), learner, requests, answers, until):
+        if m.matches is None and time.monotonic() < until and _matches(ours(m), learner, requests, answers, wrong_by, until):
             matches.append(m)
     return choose(matches)
 
@@ -86,14 +89,21 @@ def _replay(link: Link, learner: Link, requests: Sequence[bytes], until: float) 
     return out
 
 
-def _equal(link: Link, learner: Link, requests: Sequence[bytes], answers: Sequence[Any], until: float) -> bool:
+def _matches(link: Link, learner: Link, requests: Sequence[bytes], answers: Sequence[Any], wrong_by: Sequence[float],
+             until: float) -> bool:
+    """Whether every answer is the learner's, and one of them is far from the model answer's."""
     _prepare(link, learner)
-    for request, answer in zip(requests, answers):
-        if time.monotonic() > until or not close(_ask(link, request), answer):
+    apart = False
+    for request, answer, wrong in zip(requests, answers, wrong_by):
+        if time.monotonic() > until:
             return False
-    return True
+        off = distance(answer, _ask(link, request))
+        if off > 1.0:
+            return False
+        apart = apart or (wrong >= _FLOOR and wrong > _APART * off)
+    return apart
 
 
 def _prepare(link: Link, learner: Link) -> None:
     link.share_callbacks(learner)
-    link.begin_check(0)
+    link.begin_check(current().seed)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
-from llmkata.wire import TRUSTED, Closed, Encoder, Kind, Late, WireError, decode
+from llmkata.wire import TRUSTED, Closed, Encoder, Kind, Late, Until, WireError, decode
 from llmkata.wire.encode import refuse
 
 from .process import Process
@@ -32,10 +31,10 @@ class Bench:
         if self._process is None:
             self._process = Process("base", self._policy)
         self._seq += 1
-        deadline = time.monotonic() + _SECONDS
+        patience = Until(_SECONDS)
         try:
-            self._process.channel.send(Kind.request, self._seq, encoder.out, deadline)
-            kind, seq, body = self._process.channel.receive(deadline)
+            self._process.channel.send(Kind.request, self._seq, encoder.out, patience)
+            kind, seq, body = self._process.channel.receive(patience)
             if seq != self._seq:
                 raise WireError("an answer to another request")
             answer = decode(body)

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from llmkata.wire import UNTRUSTED, Channel, decode
+from llmkata.wire import UNTRUSTED, Channel, Until, decode
 
 #: Environment of every process that runs learner code: nothing of the grader's own, one thread, no network look-ups.
 _ENVIRONMENT = {
@@ -168,7 +168,7 @@ def close_templates() -> None:
 class Process:
     """One worker: forked from a template, measured and killed from outside."""
 
-    def __init__(self, profile: str, policy: dict[str, Any], hello_deadline: float = 30.0) -> None:
+    def __init__(self, profile: str, policy: dict[str, Any], hello_seconds: float = 60.0) -> None:
         self._template = template(profile)
         self._scratch = tempfile.mkdtemp(prefix="kata-")
         # The worker may run as another user of its own namespace; the folder holds nothing but its scratch.
@@ -178,7 +178,7 @@ class Process:
         self.pid, self._socket = self._template.fork(policy)
         self.channel = Channel(self._socket.fileno(), self._socket.fileno(), UNTRUSTED)
         self.ended: dict[str, Any] | None = None
-        _, _, body = self.channel.receive(time.monotonic() + hello_deadline)
+        _, _, body = self.channel.receive(Until(hello_seconds))
         hello = decode(body, limits=UNTRUSTED)
         self.layers: list[str] = hello["layers"]
         self.missing: dict[str, str] = hello["missing"]

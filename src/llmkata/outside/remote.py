@@ -67,6 +67,7 @@ class Remote:
 
     def __init__(self, link: Link, ident: int, type_name: str, class_key: int) -> None:
         self.__dict__.update(_link=link, _id=ident, _type=type_name, _class_key=class_key)
+        link.hold(ident)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -101,8 +102,8 @@ class Remote:
 
     def __del__(self) -> None:
         try:
-            self._link.released.append(self._id)
-        except AttributeError:
+            self._link.let_go(self._id)
+        except KeyError:  # the worker it came from is gone
             pass
 
     def __repr__(self) -> str:
@@ -134,9 +135,6 @@ class Record(Remote):
 
     def __iter__(self) -> Any:
         return iter(self._fields.values())
-
-    def __del__(self) -> None:
-        pass
 
     def __repr__(self) -> str:
         return f"{self._type}({', '.join(f'{k}={v!r}' for k, v in self._fields.items())})"

@@ -86,22 +86,18 @@ class ExerciseRun:
         return self._make(path.read_bytes(), path.name, f"ours_{path.stem}")
 
     def ours(self, misconception: Misconception | None) -> Link:
-        """The model answer with one known mistake in it (or none), in a worker of ours; kept for the next diagnosis."""
+        """The model answer with one known mistake in it (or none), in this process; kept for the next diagnosis."""
         key = misconception.name if misconception else None
         if key not in self._ours:
-            self._ours[key] = self.wrong(misconception)
+            name = f"{self.exercise.slug}__{key or 'right'}"
+            link = LoopbackLink(name, f"{name}.py", self.exercise.solution.read_bytes(), self._forbid())
+            self._ours[key] = _patched(link, misconception)
         return self._ours[key]
 
-    def wrong(self, misconception: Misconception | None) -> Link:
-        """A fresh link to the model answer with one known mistake in it (or none)."""
-        solution = self.exercise.solution.read_bytes()
-        suffix = misconception.name if misconception else "right"
-        name = self.exercise.slug if self.setting.transport == "worker" else f"{self.exercise.slug}__{suffix}"
-        link = self._make(solution, f"{suffix}.py", name)
-        link.request_seconds = min(5.0, link.request_seconds)
-        if misconception is not None:
-            link.patch = {"source": misconception.source, "filename": f"<{suffix}>", "bind": misconception.bind}
-        return link
+    def wrong(self, misconception: Misconception) -> Link:
+        """A fresh link to the model answer with one known mistake in it, run as submissions are (to be measured)."""
+        name = self.exercise.slug if self.setting.transport == "worker" else f"{self.exercise.slug}__measured"
+        return _patched(self._make(self.exercise.solution.read_bytes(), f"{misconception.name}.py", name), misconception)
 
     @property
     def misconceptions(self) -> list[Misconception]:
@@ -133,6 +129,12 @@ class ExerciseRun:
         self.bench.close()
         for link in self._ours.values():
             link.close()
+
+
+def _patched(link: Link, misconception: Misconception | None) -> Link:
+    if misconception is not None:
+        link.patch = {"source": misconception.source, "filename": f"<{misconception.name}>", "bind": misconception.bind}
+    return link
 
 
 _modules: dict[Path, ModuleType] = {}

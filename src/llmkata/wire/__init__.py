@@ -2,10 +2,10 @@
 
 from .decode import Decoder, Hooks, decode
 from .encode import Encoder, encode
-from .frames import Channel, Closed, Kind, Late
+from .frames import Channel, Closed, Kind, Late, Until
 from .limits import TRUSTED, UNTRUSTED, Limits, WireError
 
 __all__ = [
-    "TRUSTED", "UNTRUSTED", "Channel", "Closed", "Decoder", "Encoder", "Hooks", "Kind", "Late", "Limits", "WireError",
+    "TRUSTED", "UNTRUSTED", "Channel", "Closed", "Decoder", "Encoder", "Hooks", "Kind", "Late", "Limits", "Until", "WireError",
     "decode", "encode",
 ]

@@ -11,6 +11,7 @@ import select
 import struct
 import time
 from enum import IntEnum
+from typing import Protocol
 
 from .limits import Limits, WireError
 
@@ -38,29 +39,47 @@ class Late(Exception):
     """Nothing came before the deadline."""
 
 
+class Patience(Protocol):
+    """Says how long to wait."""
+
+    def left(self) -> float:
+        """Seconds to wait before asking again; 0 when there is no time left."""
+
+
+class Until:
+    """Patience until a moment of ``time.monotonic()``."""
+
+    def __init__(self, seconds_from_now: float) -> None:
+        self._end = time.monotonic() + seconds_from_now
+
+    def left(self) -> float:
+        """Seconds left, 0 at the end."""
+        return max(0.0, self._end - time.monotonic())
+
+
 class Channel:
-    """A pair of descriptors carrying frames. ``deadline`` arguments are absolute ``time.monotonic()`` seconds."""
+    """A pair of descriptors carrying frames. Without ``patience`` it waits for ever."""
 
     def __init__(self, read_fd: int, write_fd: int, limits: Limits) -> None:
         self.read_fd, self.write_fd, self.limits = read_fd, write_fd, limits
 
-    def send(self, kind: Kind, seq: int, body: bytes | bytearray, deadline: float | None = None) -> None:
+    def send(self, kind: Kind, seq: int, body: bytes | bytearray, patience: Patience | None = None) -> None:
         """Write one frame. Raises Closed, Late, or WireError when the body exceeds 4 GiB."""
         if len(body) > 0xFFFFFFFF:
             raise WireError(f"message of {len(body)} bytes does not fit a frame")
         for part in (memoryview(_HEADER.pack(_MAGIC, kind, seq, len(body))), memoryview(body)):
             while part:
-                if deadline is not None:
-                    _wait(self.write_fd, True, deadline)
+                if patience is not None:
+                    _wait(self.write_fd, True, patience)
                 try:
-                    # 64 KiB at a time: a blocking write to a pipe nobody drains would outlive the deadline.
-                    part = part[os.write(self.write_fd, part[: 1 << 16] if deadline is not None else part):]
+                    # 64 KiB at a time: a blocking write to a pipe nobody drains would outlive our patience.
+                    part = part[os.write(self.write_fd, part[: 1 << 16] if patience is not None else part):]
                 except (BrokenPipeError, ConnectionResetError, OSError) as e:
                     raise Closed(str(e)) from None
 
-    def receive(self, deadline: float | None = None) -> tuple[Kind, int, bytearray]:
+    def receive(self, patience: Patience | None = None) -> tuple[Kind, int, bytearray]:
         """Read one frame -> (kind, sequence number, body). Raises Closed, Late, WireError."""
-        magic, kind, seq, length = _HEADER.unpack(self._read(_HEADER.size, deadline))
+        magic, kind, seq, length = _HEADER.unpack(self._read(_HEADER.size, patience))
         if magic != _MAGIC:
             raise WireError("the stream does not hold a frame here")
         try:
@@ -69,7 +88,7 @@ class Channel:
             raise WireError(f"unknown frame kind {kind}") from None
         if length > self.limits.max_frame:
             raise WireError(f"message of {length} bytes exceeds the limit of {self.limits.max_frame}")
-        return kind, seq, self._read(length, deadline)
+        return kind, seq, self._read(length, patience)
 
     def pending(self) -> bool:
         """Whether something can be read now (an answer nobody asked for, or the end of the stream)."""
@@ -77,12 +96,12 @@ class Channel:
         poll.register(self.read_fd, select.POLLIN)
         return bool(poll.poll(0))
 
-    def _read(self, n: int, deadline: float | None) -> bytearray:
+    def _read(self, n: int, patience: Patience | None) -> bytearray:
         # Grown as bytes arrive: a lying length costs the sender, not us.
         buffer = bytearray()
         while len(buffer) < n:
-            if deadline is not None:
-                _wait(self.read_fd, False, deadline)
+            if patience is not None:
+                _wait(self.read_fd, False, patience)
             try:
                 chunk = os.read(self.read_fd, min(n - len(buffer), 1 << 20))
             except (ConnectionResetError, OSError) as e:
@@ -101,9 +120,10 @@ class Channel:
                 pass
 
 
-def _wait(fd: int, write: bool, deadline: float) -> None:
-    left = deadline - time.monotonic()
+def _wait(fd: int, write: bool, patience: Patience) -> None:
     poll = select.poll()
     poll.register(fd, select.POLLOUT if write else select.POLLIN)
-    if left <= 0 or not poll.poll(left * 1000):
-        raise Late("deadline passed")
+    while (left := patience.left()) > 0:
+        if poll.poll(left * 1000):
+            return
+    raise Late("deadline passed")

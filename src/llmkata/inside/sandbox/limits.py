@@ -33,7 +33,7 @@ def apply(policy: Policy, base: dict[str, int], *, tasks: int | None) -> None:
     wanted = {"DATA": memory, "AS": space, "CPU": policy.cpu_seconds, "NOFILE": policy.max_files,
               "FSIZE": policy.file_size, "CORE": 0, "MEMLOCK": 0, "MSGQUEUE": 0, "NICE": 0, "RTPRIO": 0}
     if tasks is not None:
-        wanted["NPROC"] = tasks
+        wanted |= {"NPROC": tasks, "SIGPENDING": 1024}  # both counted per user: shared with others in a foreign namespace
     for name, value in wanted.items():
         which = getattr(resource, f"RLIMIT_{name}", None)
         if which is None:

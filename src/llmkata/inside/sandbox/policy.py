@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from dataclasses import dataclass, field, fields
@@ -39,6 +40,11 @@ class Grants:
                 raise ValueError(f"grant {name}: expected 0 to {most}, got {getattr(self, name)!r}")
 
 
+@functools.cache  # the libraries' paths are resolved in the template, not in each of its forks
+def _resolved(path: str) -> str:
+    return os.path.realpath(path)
+
+
 @dataclass(frozen=True)
 class Policy:
     """Limits and permissions of one learner's process. Sizes are in bytes, times in seconds.
@@ -70,7 +76,7 @@ class Policy:
         if unknown := self.disable - set(LAYERS):
             raise ValueError(f"disable: no such layer: {', '.join(sorted(unknown))}")
         scratch = os.path.realpath(self.scratch)
-        for path in map(os.path.realpath, self.read_paths):
+        for path in map(_resolved, self.read_paths):
             # The new root is assembled on top of the scratch directory: neither may contain the other.
             if os.path.commonpath([scratch, path]) in (scratch, path):
                 raise ValueError(f"scratch {self.scratch} and read path {path} contain one another")

@@ -27,6 +27,8 @@ _CLONE_NEW = 0x7E020080  # every CLONE_NEW* flag that makes a namespace
 _MAP_SHARED_ANONYMOUS = 0x21
 _MAP_GROWSDOWN_OR_HUGETLB = 0x40100  # neither counts towards RLIMIT_DATA
 _AF_UNIX, _AF_INET = 1, 2
+_SOCKET_KINDS = tuple(kind | flags for kind in (1, 2) for flags in (0, 0o4000, 0o2000000, 0o2004000))  # stream, datagram
+_SOCKET_PROTOCOLS = (0, 6, 17)  # the kind's own, TCP, UDP: others load kernel modules
 # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_GETLK, F_SETLK, F_SETLKW, OFD locks, F_DUPFD_CLOEXEC, F_GETPIPE_SZ
 _FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1032)
 # TCGETS, TCGETS2, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX: asking, and flags of one's own descriptor
@@ -66,6 +68,12 @@ def _any_of(index: int, values: tuple[int, ...], refuse: int = _DENY) -> list:
     return block + [(_RETURN, 0, 0, refuse)]
 
 
+def _only(index: int, values: tuple[int, ...]) -> list:
+    """Refuse unless the low word of an argument is one of `values`; go on behind the block otherwise."""
+    tests = [(_EQUAL, len(values) - i, 0, value) for i, value in enumerate(values)]
+    return [(_LOAD, 0, 0, _argument(index)), *tests, (_RETURN, 0, 0, _DENY)]
+
+
 def _judge(f: Filter) -> dict[str, list]:
     """Per system call the block that decides on its arguments. Every path through a block returns."""
     allow, deny = [(_RETURN, 0, 0, _ALLOW)], [(_RETURN, 0, 0, _DENY)]
@@ -89,7 +97,7 @@ def _judge(f: Filter) -> dict[str, list]:
         "tkill": to_self,
         "tgkill": allow if f.signals else to_self,
         "clone": clone,
-        "socket": _any_of(0, (_AF_INET,)) if f.loopback else deny,
+        "socket": [*_only(0, (_AF_INET,)), *_only(1, _SOCKET_KINDS), *_any_of(2, _SOCKET_PROTOCOLS)] if f.loopback else deny,
         "socketpair": _any_of(0, (_AF_UNIX,)) if f.loopback else deny,
     }
 
