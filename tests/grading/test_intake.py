@@ -12,7 +12,7 @@ import pytest
 
 from llmkata.course import Course, load_course
 from llmkata.grading import intake
-from llmkata.grading.folder import printable
+from llmkata.grading.folder import printable, read_bytes
 from llmkata.grading.intake import IntakeError, Submission, read_file, read_submissions, strays
 from llmkata.grading.notebook import NotebookError, notebook_source, strip_magics
 from llmkata.grading.source import Unreadable, python_source, syntax_faults
@@ -172,6 +172,16 @@ def test_a_folder_or_a_pipe_named_like_the_file(tmp_path, course) -> None:
     os.mkfifo(ada / "module2" / "self_attention.py")
     got = take(tmp_path / "class", course)
     assert got.state is State.unreadable and "not a plain file" in got.cause
+
+
+def test_reading_takes_nothing_but_a_plain_file(tmp_path) -> None:
+    (tmp_path / "plain").write_bytes(CODE)
+    (tmp_path / "link").symlink_to(tmp_path / "plain")
+    os.mkfifo(tmp_path / "pipe")
+    assert read_bytes(tmp_path / "plain", 3) == CODE[:3]
+    for name in ("link", "pipe"):
+        with pytest.raises(OSError):
+            read_bytes(tmp_path / name, 3)
 
 
 def test_python_comes_before_a_notebook(hand_in) -> None:
