@@ -114,8 +114,16 @@ def test_sockets(machine):
     AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_VSOCK = 1, 2, 10, 16, 40
     closed, loopback = seccomp.program(Filter()), seccomp.program(Filter(loopback=True))
     for family in (AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_VSOCK):
-        assert run(closed, number("socket"), family) == EPERM
-        assert run(loopback, number("socket"), family) == (ALLOW if family == AF_INET else EPERM)
+        assert run(closed, number("socket"), family, 1) == EPERM
+        assert run(loopback, number("socket"), family, 1) == (ALLOW if family in (AF_INET, AF_NETLINK) else EPERM)
+    SOCK_STREAM, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, FLAGS, MPTCP, SCTP = 1, 2, 3, 5, 0o2004000, 262, 132
+    for kind in (SOCK_STREAM, SOCK_DGRAM | FLAGS):
+        assert [run(loopback, number("socket"), AF_INET, kind, p) for p in (0, 6, 17)] == [ALLOW] * 3
+        assert [run(loopback, number("socket"), AF_INET, kind, p) for p in (MPTCP, SCTP)] == [EPERM] * 2
+    assert [run(loopback, number("socket"), AF_INET, kind) for kind in (SOCK_RAW, SOCK_SEQPACKET)] == [EPERM] * 2
+    NETLINK_ROUTE, NETLINK_AUDIT, NETLINK_NETFILTER = 0, 9, 12
+    assert run(loopback, number("socket"), AF_NETLINK, SOCK_RAW, NETLINK_ROUTE) == ALLOW
+    assert [run(loopback, number("socket"), AF_NETLINK, SOCK_RAW, p) for p in (NETLINK_AUDIT, NETLINK_NETFILTER)] == [EPERM] * 2
     for name in ("connect", "bind", "listen", "setsockopt"):
         assert run(closed, number(name), 3) == EPERM and run(loopback, number(name), 3) == ALLOW
 

@@ -22,7 +22,7 @@ class Grants:
 
     threads: how many threads may live beside the first.  processes: how many child processes may live at once.
     exec: "python" lets it execute the interpreter it runs under, and nothing else.
-    loopback: IPv4 sockets in a network namespace of its own, with nothing but ``lo`` in it.
+    loopback: IPv4 sockets in a network namespace of its own, with nothing but ``lo`` in it, and asking for its interfaces.
     server: a listening loopback socket, made before the learner's code, for the trusted side to serve behind.
     """
 

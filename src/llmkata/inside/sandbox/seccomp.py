@@ -26,7 +26,7 @@ _CLONE_THREAD = 0x00010000
 _CLONE_NEW = 0x7E020080  # every CLONE_NEW* flag that makes a namespace
 _MAP_SHARED_ANONYMOUS = 0x21
 _MAP_GROWSDOWN_OR_HUGETLB = 0x40100  # neither counts towards RLIMIT_DATA
-_AF_UNIX, _AF_INET = 1, 2
+_AF_UNIX, _AF_INET, _AF_NETLINK, _NETLINK_ROUTE = 1, 2, 16, 0
 _SOCKET_KINDS = tuple(kind | flags for kind in (1, 2) for flags in (0, 0o4000, 0o2000000, 0o2004000))  # stream, datagram
 _SOCKET_PROTOCOLS = (0, 6, 17)  # the kind's own, TCP, UDP: others load kernel modules
 # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_GETLK, F_SETLK, F_SETLKW, OFD locks, F_DUPFD_CLOEXEC, F_GETPIPE_SZ
@@ -74,6 +74,13 @@ def _only(index: int, values: tuple[int, ...]) -> list:
     return [(_LOAD, 0, 0, _argument(index)), *tests, (_RETURN, 0, 0, _DENY)]
 
 
+def _socket() -> list:
+    """IPv4 streams and datagrams; and routing netlink, by which getifaddrs (and so Gloo) asks for the interfaces."""
+    netlink = _any_of(2, (_NETLINK_ROUTE,))
+    ipv4 = [*_only(0, (_AF_INET,)), *_only(1, _SOCKET_KINDS), *_any_of(2, _SOCKET_PROTOCOLS)]
+    return [(_LOAD, 0, 0, _argument(0)), (_EQUAL, 0, len(netlink), _AF_NETLINK), *netlink, *ipv4]
+
+
 def _judge(f: Filter) -> dict[str, list]:
     """Per system call the block that decides on its arguments. Every path through a block returns."""
     allow, deny = [(_RETURN, 0, 0, _ALLOW)], [(_RETURN, 0, 0, _DENY)]
@@ -97,7 +104,7 @@ def _judge(f: Filter) -> dict[str, list]:
         "tkill": to_self,
         "tgkill": allow if f.signals else to_self,
         "clone": clone,
-        "socket": [*_only(0, (_AF_INET,)), *_only(1, _SOCKET_KINDS), *_any_of(2, _SOCKET_PROTOCOLS)] if f.loopback else deny,
+        "socket": _socket() if f.loopback else deny,
         "socketpair": _any_of(0, (_AF_UNIX,)) if f.loopback else deny,
     }
 

@@ -8,13 +8,21 @@ import random
 import sqlite3
 import tempfile
 
-import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+
+@pytest.fixture(scope="module", autouse=True)
+def warm():
+    """Libraries are imported before the fork, as in a template; not sooner, since forks of the other tests are cheap."""
+    torch = pytest.importorskip("torch")
+    layer = torch.nn.Linear(1, 1)
+    layer(torch.ones(1)).backward()
+    torch.optim.AdamW(layer.parameters()).step()
 
 
 def training_step():
+    import torch
+
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.GELU(), torch.nn.LayerNorm(16), torch.nn.Linear(16, 4))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -32,6 +40,8 @@ def training_step():
 
 
 def linear_algebra():
+    import numpy as np
+
     rng = np.random.default_rng(0)
     a = rng.standard_normal((200, 200))
     u, s, vt = np.linalg.svd(a)
