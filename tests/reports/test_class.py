@@ -122,6 +122,8 @@ def test_hardest_checks_misconceptions_and_faults(tmp_path: Path) -> None:
     unjudged = rows_of(section(page, "Not judged"))
     assert unjudged[0] == ["cyd", "6.1 whole exercise", "Out of memory on the host."]
     assert len(unjudged) == 3
+    facts = [div.text() for div in page.all("dl", "facts")[0].all("div")]
+    assert "not judged 1" in facts, "single checks are not counted as exercises"
     assert rows_of(section(page, "Unreadable submissions"))[0][0] == "dan"
     cyd = next(row for row in rows_of(page.all("table", "heat")[0]) if row[0] == "cyd")
     assert cyd == ["cyd", "0 %", "not started", "not started", "not judged"]

@@ -42,15 +42,14 @@ def line(text: str, limit: int = 0) -> str:
 
 
 def csv_cell(value: object) -> object:
-    """A cell that no spreadsheet takes for a formula: texts that start with = + - @ or a tab get a leading quote.
-
-    Numbers are handed through. Source: OWASP, CSV Injection.
+    """A cell that no spreadsheet takes for a formula: a text that starts with = + - @ (or white space and one of these)
+    gets a leading quote. Numbers are handed through. Source: OWASP, CSV Injection.
     """
     if not isinstance(value, str):
         return value
-    # A tab or a return at the start lets a formula through in some spreadsheets, so they are judged before they go.
+    # What a tab or a return at the start could hide is at the start once they are gone.
     flat = line(value)
-    return "'" + flat if value[:1] in ("\t", "\r", "\n") or flat[:1] in _FORMULA_STARTS else flat
+    return "'" + flat if flat[:1] in _FORMULA_STARTS else flat
 
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
