@@ -82,7 +82,8 @@ class Ground:
                 "scratch": str(self.scratch), "memory_bytes": 256 * 2**20, "cpu_seconds": 20,
                 **policy, "keep_fds": [theirs.fileno(), 2, *keep],
             }))
-            theirs.sendall(json.dumps([entered.layers, entered.missing, entered.pid, entered.server_fd]).encode() + b"\n")
+            stands = [entered.layers, entered.missing, entered.pid, entered.server_fd]
+            theirs.sendall(json.dumps(stands).encode() + b"\n")
             try:
                 said = {"value": act(*args)}
             except BaseException as error:  # noqa: BLE001 - what the act met, whatever it is, is the result

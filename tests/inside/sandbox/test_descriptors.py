@@ -28,7 +28,7 @@ def test_control_an_inherited_descriptor_bypasses_every_other_layer(ground):
 
 def test_descriptors_are_closed_without_close_range(ground, monkeypatch):
     original = libc.syscall
-    monkeypatch.setattr(libc, "syscall", lambda name, *a: original("no such call" if name == "close_range" else name, *a))
+    monkeypatch.setattr(libc, "syscall", lambda name, *a: original("none" if name == "close_range" else name, *a))
     with open(ground.secret) as secret:
         trial = ground.run(read_descriptor, secret.fileno())
     assert "Bad file descriptor" in trial.error

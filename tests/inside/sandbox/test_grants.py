@@ -149,7 +149,8 @@ def test_processes_are_taken_back_without_a_pid_namespace(ground):
 
 
 def run_python():
-    return subprocess.run([sys.executable, "-I", "-c", "print(6 * 7)"], capture_output=True, text=True, check=True).stdout.strip()
+    command = [sys.executable, "-I", "-c", "print(6 * 7)"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def run_shell():

@@ -15,7 +15,8 @@ def policy(tmp_path, **fields):
 
 
 def test_grants_as_the_course_writes_them(tmp_path):
-    grants = {"threads": 64, "processes": 4, "loopback": True, "env": {"A": "b"}, "wall": 40, "memory": 2048, "cpu": 1.5}
+    grants = {"threads": 64, "processes": 4, "loopback": True, "env": {"A": "b"}, "wall": 40}
+    grants |= {"memory": 2048, "cpu": 1.5}
     p = policy(tmp_path, grants=grants, role="bench")
     assert (p.grants.threads, p.grants.processes, p.grants.loopback) == (64, 4, True)
     assert p.memory_bytes == 2048 * MIB and p.cpu_seconds == 2

@@ -13,7 +13,7 @@ import pytest
 
 @pytest.fixture(scope="module", autouse=True)
 def warm():
-    """Libraries are imported before the fork, as in a template; not sooner, since forks of the other tests are cheap."""
+    """Libraries are imported before the fork, as in a template; not sooner, so that other tests fork cheaply."""
     torch = pytest.importorskip("torch")
     layer = torch.nn.Linear(1, 1)
     layer(torch.ones(1)).backward()

@@ -1,7 +1,7 @@
 """The sandbox a learner's process enters before it runs anything of the learner.
 
-`enter` sets up the layers one after the other. Each may be missing on a host; what stands and what does not, and why, is
-in the `Entered` it returns. Nothing here imports more than the standard library.
+`enter` sets up the layers one after the other. Each may be missing on a host; what stands, and why the others do not,
+is in the `Entered` it returns. Nothing here imports more than the standard library.
 """
 
 from __future__ import annotations

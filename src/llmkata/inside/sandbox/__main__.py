@@ -1,4 +1,4 @@
-"""``python -m llmkata.inside.sandbox``: enter with every grant asked for, and print as JSON what stands on this host."""
+"""``python -m llmkata.inside.sandbox``: enter with every grant, and print as JSON what stands on this host."""
 
 from __future__ import annotations
 

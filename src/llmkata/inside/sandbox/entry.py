@@ -125,7 +125,8 @@ class Entry:
 
     def privileges(self) -> str | None:
         try:
-            kept = privileges.leave_root(self.policy.read_paths, None if self.entered.has("mountns") else self.policy.scratch)
+            scratch = None if self.entered.has("mountns") else self.policy.scratch
+            kept = privileges.leave_root(self.policy.read_paths, scratch)
         except OSError as error:
             kept = str(error)
         if self.root:
@@ -134,10 +135,11 @@ class Entry:
         return kept and f"root without capabilities: {kept}"
 
     def settle(self) -> None:
-        """Make scratch the place for everything that wants one, and name the user, whom the password file no longer does."""
-        os.chdir(self.policy.scratch)
+        """Make scratch the place for everything that wants one; name the user, since the password file is out of reach."""
+        scratch = self.policy.scratch
+        os.chdir(scratch)
         tempfile.tempdir = None  # what the parent found
-        os.environ |= {"TMPDIR": self.policy.scratch, "HOME": self.policy.scratch, "USER": "learner", "LOGNAME": "learner"}
+        os.environ |= {"TMPDIR": scratch, "HOME": scratch, "USER": "learner", "LOGNAME": "learner"}
 
     def tie_to(self, parent: int) -> None:
         try:

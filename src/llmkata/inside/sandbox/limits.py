@@ -1,8 +1,8 @@
 """Resource limits of the process.
 
 RLIMIT_DATA counts private writable memory, which is what a computation asks for. It does not count shared anonymous
-memory or mappings that grow downwards; the system call filter refuses both, and RLIMIT_AS stands behind it with room for
-what libraries reserve and never touch.
+memory or mappings that grow downwards; the system call filter refuses both, and RLIMIT_AS stands behind it, with room
+for what libraries reserve and never touch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def apply(policy: Policy, base: dict[str, int], *, tasks: int | None) -> None:
     wanted = {"DATA": memory, "AS": space, "CPU": policy.cpu_seconds, "NOFILE": policy.max_files,
               "FSIZE": policy.file_size, "CORE": 0, "MEMLOCK": 0, "MSGQUEUE": 0, "NICE": 0, "RTPRIO": 0}
     if tasks is not None:
-        wanted |= {"NPROC": tasks, "SIGPENDING": 1024}  # both counted per user: shared with others in a foreign namespace
+        # Both are counted per user and user namespace: in a foreign one they would be shared with other processes.
+        wanted |= {"NPROC": tasks, "SIGPENDING": 1024}
     for name, value in wanted.items():
         which = getattr(resource, f"RLIMIT_{name}", None)
         if which is None:

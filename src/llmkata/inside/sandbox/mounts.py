@@ -1,7 +1,7 @@
 """A file system that holds the allow-list and nothing else.
 
-A tmpfs becomes the new root; what may be read is bound into it read-only at its own path, scratch is a second tmpfs with a
-size. The old root is detached, so that not even names and sizes of other files can be asked for.
+A tmpfs becomes the new root; what may be read is bound into it read-only at its own path, scratch is a second tmpfs
+with a size. The old root is detached, so that not even names and sizes of other files can be asked for.
 Source: mount_namespaces(7), pivot_root(2), mount_setattr(2).
 """
 
@@ -115,7 +115,7 @@ def _harden(target: str, flags: int) -> None:
 
 
 def _proc(root: str) -> None:
-    """A /proc of the own pid namespace; where a container hides parts of /proc the kernel refuses one: then only self."""
+    """A /proc of the own pid namespace; only self where the kernel refuses one (a container hides parts of its own)."""
     os.makedirs(f"{root}/proc")
     try:
         _mount("proc", f"{root}/proc", "proc", _RDONLY | _NOSUID | _NODEV | _NOEXEC)

@@ -1,7 +1,7 @@
 """Namespaces: users, network, IPC objects and processes of its own.
 
-A process cannot enter a new pid namespace itself, only its children can: `enter_pid_namespace` forks, the learner's code
-runs in the child, and the parent stays as a reaper that holds nothing. Killing either ends everything in the namespace.
+A process cannot enter a new pid namespace itself, only its children can: `fork_into_pid_namespace` forks, the learner's
+code runs in the child, and the parent stays as a reaper that holds nothing. Killing either ends the whole namespace.
 Source: user_namespaces(7), pid_namespaces(7).
 """
 

@@ -22,7 +22,7 @@ class Grants:
 
     threads: how many threads may live beside the first.  processes: how many child processes may live at once.
     exec: "python" lets it execute the interpreter it runs under, and nothing else.
-    loopback: IPv4 sockets in a network namespace of its own, with nothing but ``lo`` in it, and asking for its interfaces.
+    loopback: IPv4 sockets, and asking for the interfaces, in a network namespace of its own with nothing but ``lo``.
     server: a listening loopback socket, made before the learner's code, for the trusted side to serve behind.
     """
 
@@ -49,8 +49,9 @@ def _resolved(path: str) -> str:
 class Policy:
     """Limits and permissions of one learner's process. Sizes are in bytes, times in seconds.
 
-    read_paths: files and directories that may be read, the libraries included.  scratch: an existing directory, the only writable place; where
-    mount namespaces are allowed it is a fresh tmpfs of `scratch_bytes` and `scratch_files`, else the directory itself.
+    read_paths: files and directories that may be read, the libraries included.
+    scratch: an existing directory, the only writable place; where mount namespaces are allowed it is a fresh tmpfs of
+    `scratch_bytes` and `scratch_files`, else the directory itself.
     keep_fds: descriptors that stay open (the channel); all others are closed, 0 to 2 become /dev/null unless kept.
     memory_bytes: private writable memory above what the process has on entering.
     isolation: "full", or "process" (descriptors, session and limits only).
@@ -78,7 +79,7 @@ class Policy:
         scratch = os.path.realpath(self.scratch)
         for path in map(_resolved, self.read_paths):
             # The new root is assembled on top of the scratch directory: neither may contain the other.
-            if os.path.commonpath([scratch, path]) in (scratch, path):
+            if scratch == path or scratch.startswith(path + os.sep) or path.startswith(scratch + os.sep):
                 raise ValueError(f"scratch {self.scratch} and read path {path} contain one another")
 
     @classmethod
@@ -112,8 +113,8 @@ class Entered:
     """The sandbox as it stands.
 
     layers: those in force, in the order they were set up.
-    missing: to the reason, a layer that is not, ``grant:<name>`` for one that could not be given, ``landlock:<what>`` for
-    what this kernel's Landlock leaves open.
+    missing: name to reason, of a layer that does not stand, of a grant that could not be given (``grant:<name>``), of
+    what this kernel's Landlock leaves open (``landlock:<what>``).
     pid: this process as the host sees it (inside a pid namespace ``os.getpid()`` is 1).
     server_fd: the listening socket of the `server` grant, to be passed out and closed before the learner's code.
     """

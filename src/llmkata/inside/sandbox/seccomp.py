@@ -27,7 +27,8 @@ _CLONE_NEW = 0x7E020080  # every CLONE_NEW* flag that makes a namespace
 _MAP_SHARED_ANONYMOUS = 0x21
 _MAP_GROWSDOWN_OR_HUGETLB = 0x40100  # neither counts towards RLIMIT_DATA
 _AF_UNIX, _AF_INET, _AF_NETLINK, _NETLINK_ROUTE = 1, 2, 16, 0
-_SOCKET_KINDS = tuple(kind | flags for kind in (1, 2) for flags in (0, 0o4000, 0o2000000, 0o2004000))  # stream, datagram
+# Streams and datagrams, with SOCK_NONBLOCK and SOCK_CLOEXEC
+_SOCKET_KINDS = tuple(kind | flags for kind in (1, 2) for flags in (0, 0o4000, 0o2000000, 0o2004000))
 _SOCKET_PROTOCOLS = (0, 6, 17)  # the kind's own, TCP, UDP: others load kernel modules
 # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_GETLK, F_SETLK, F_SETLKW, OFD locks, F_DUPFD_CLOEXEC, F_GETPIPE_SZ
 _FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1032)
@@ -40,7 +41,7 @@ _PRCTL = (3, 15, 16, 21, 23, 38, 39, 51, 64, 0x53564D41)
 
 @dataclass(frozen=True)
 class Filter:
-    """What the filter depends on. `pid`: this process, in its own namespace; `signals`: others there may be signalled."""
+    """What the filter depends on: grants; the own `pid`, in its namespace; whether others there may be signalled."""
 
     threads: bool = False
     processes: bool = False
@@ -129,7 +130,7 @@ def program(f: Filter) -> bytes:
 
 def _allowed(f: Filter) -> list[int]:
     granted = syscalls.numbers(syscalls.GRANTED)
-    names = {"fork", "vfork"} if f.processes else set()
+    names = {"fork", "vfork", "setsid", "setpgid"} if f.processes else set()
     names |= {"execve", "execveat"} if f.exec else set()
     if f.loopback:
         names |= {"bind", "listen", "accept", "accept4", "connect", "setsockopt", "sendmmsg", "recvmmsg"}

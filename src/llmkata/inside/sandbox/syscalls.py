@@ -1,8 +1,8 @@
 """Numbers of the system calls the sandbox knows, and which of them a learner's process keeps.
 
 Each entry is ``name: (x86-64, aarch64)``; None where the architecture has no such call. Sources: the Linux UAPI headers
-``asm/unistd_64.h`` and ``asm-generic/unistd.h``. Every call up to `LAST_KNOWN` that stands in none of the lists below is
-denied; every call after it is newer than this table and reads as "not implemented", so that libraries fall back.
+``asm/unistd_64.h`` and ``asm-generic/unistd.h``. Every call up to `LAST_KNOWN` that stands in none of the lists below
+is denied; every call after it is newer than this table and reads as "not implemented", so that libraries fall back.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ JUDGED = {
 
 # Denied unless a grant needs them.
 GRANTED = {
-    "fork": (57, None), "vfork": (58, None), "execve": (59, 221), "execveat": (322, 281), "bind": (49, 200),
+    "fork": (57, None), "vfork": (58, None), "setsid": (112, 157), "setpgid": (109, 154),
+    "execve": (59, 221), "execveat": (322, 281), "bind": (49, 200),
     "listen": (50, 201), "accept": (43, 202), "accept4": (288, 242), "connect": (42, 203), "setsockopt": (54, 208),
     "sendmmsg": (307, 269), "recvmmsg": (299, 243),
 }
