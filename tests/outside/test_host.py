@@ -60,7 +60,8 @@ def test_a_host_without_user_namespaces(answer):
 
 def test_a_trial_that_fails_leaves_nothing_standing(answer):
     answer(stderr="Illegal instruction", returncode=-4)
-    assert {(row.available, row.why_missing) for row in probe_host() if row.name in LAYERS} == {(False, "Illegal instruction")}
+    rows = [row for row in probe_host() if row.name in LAYERS]
+    assert {(row.available, row.why_missing) for row in rows} == {(False, "Illegal instruction")}
 
 
 def test_a_trial_that_hangs_leaves_nothing_standing():

@@ -9,7 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from llmkata.outside.host import LayerStatus, probe_host
 
-_LIBRARIES = ("torch", "numpy", "transformers", "tokenizers", "safetensors", "scipy", "matplotlib", "hypothesis", "pytest")
+_LIBRARIES = ("torch", "numpy", "transformers", "tokenizers", "safetensors", "scipy", "matplotlib", "hypothesis",
+              "pytest")
 
 
 def doctor(json: bool = False) -> int:
@@ -38,7 +39,8 @@ def _print(libraries: dict[str, str | None], layers: list[LayerStatus]) -> None:
     from rich.table import Table
 
     console = Console()
-    console.print(f"Python {platform.python_version()} on {platform.system()} {platform.release()} ({platform.machine()})")
+    system = f"{platform.system()} {platform.release()} ({platform.machine()})"
+    console.print(f"Python {platform.python_version()} on {system}")
     console.print(", ".join(f"{name} {number or '[bold]missing[/]'}" for name, number in libraries.items()) + "\n")
     table = Table(title="Sandbox", title_justify="left")
     for heading in ("Layer", "Stands", "What it stops"):

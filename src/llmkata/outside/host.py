@@ -15,7 +15,8 @@ _LINUX = "grade on Linux, on x86-64 or aarch64"
 #: Layer: what it stops, how to get it where it is missing. In the order of `llmkata.inside.sandbox.LAYERS`.
 _LAYERS = {
     "close_range": ("reading or writing through descriptors inherited from the grader", _LINUX),
-    "session": ("signals from and to the grader's terminal; being spared when memory runs out", "grade on Linux or macOS"),
+    "session": ("input to the grader's terminal; the grader being killed first when memory runs out",
+                "grade on Linux or macOS"),
     "netns": ("every network connection, to this machine too", _USERNS),
     "ipcns": ("shared memory, semaphores and message queues of other processes", _USERNS),
     "pidns": ("seeing or signalling other processes; processes that outlive the check", _USERNS),
@@ -85,5 +86,6 @@ def _statuses(layers: list[str], missing: dict[str, str]) -> list[LayerStatus]:
         rows.append(LayerStatus(f"grant:{name}", not reason, f"permits: {permits}", reason, how))
     for name, reason in missing.items():
         if name.startswith("landlock:"):
-            rows.append(LayerStatus(name, False, name.removeprefix("landlock:"), reason, "a later Linux (6.12 has all)"))
+            what = name.removeprefix("landlock:")
+            rows.append(LayerStatus(name, False, what, reason, "a later Linux (6.12 has all of Landlock)"))
     return rows

@@ -135,7 +135,7 @@ class Entry:
         return kept and f"root without capabilities: {kept}"
 
     def settle(self) -> None:
-        """Make scratch the place for everything that wants one; name the user, since the password file is out of reach."""
+        """Make scratch the place for everything that wants one; name the user, as no password file does."""
         scratch = self.policy.scratch
         os.chdir(scratch)
         tempfile.tempdir = None  # what the parent found
