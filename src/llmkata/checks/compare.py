@@ -133,9 +133,10 @@ def _compare_wide(g: np.ndarray, w: np.ndarray, name: str, atol: Any, rtol: floa
         if nan_g[worst] and not nan_w[worst]:
             summary = f"{what} is NaN{place} ({int(nan_g.sum())} of {g.size} elements are)."
         else:
-            summary = (f"{what} differs in {int(bad.sum())} of {g.size} elements; worst{place}: "
-                       f"expected {_number(w[worst])}, got {_number(g[worst])}.")
-        raise Mismatch(summary, expected=describe(want), got=describe(got), index=str(at) if at else "",
+            # The numbers stand in the evidence: a cause is read where hidden values must not be.
+            summary = f"{what} differs in {int(bad.sum())} of {g.size} elements" + (f", most{place}." if at else ".")
+        raise Mismatch(summary, expected=_one_of(w[worst], want, at), got=_one_of(g[worst], got, at),
+                       index=str(at) if at else "",
                        ratio=float(min(ratio[worst], 1e308)) if np.isfinite(ratio[worst]) else math.inf)
     if error.size and (tolerance > 0).any():
         context = current()
@@ -204,6 +205,10 @@ def _wide(v: Any) -> np.ndarray:
     if a.dtype.kind in "iu" and a.size and (np.abs(a.astype(np.float64)) > 2**53).any():
         raise GraderFault("integers beyond 2**53 are compared as lists, not with same()")
     return a.astype(np.complex128 if a.dtype.kind == "c" else np.float64)
+
+
+def _one_of(worst: Any, whole: Any, at: tuple[int, ...]) -> str:
+    return f"{_number(worst)} in {describe(whole)}" if at else describe(whole)
 
 
 def _number(x: Any) -> str:

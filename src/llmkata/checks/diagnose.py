@@ -39,7 +39,7 @@ def diagnose(learner: Link, misconceptions: Sequence[Misconception], ours: Calla
         return None
     until = time.monotonic() + _ALLOWANCE
     requests = [e.request for e in transcript.exchanges]
-    answers = [_answer(learner, e.answer) for e in transcript.exchanges]
+    answers = [answer_of(learner, e.answer) for e in transcript.exchanges]
     wrong_by = [distance(a, r) for a, r in zip(answers, _replay(ours(None), learner, requests, until))]
     if max(wrong_by, default=0.0) < _FLOOR:
         return None
@@ -60,8 +60,9 @@ def choose(matches: Sequence[Misconception]) -> Diagnosis | None:
     return Diagnosis(matches[0].name, matches[0].feedback)
 
 
-def _answer(link: Link, data: bytes) -> Any:
-    value = link._decode(data)
+def answer_of(link: Link, data: bytes) -> Any:
+    """The value of an answer of a transcript; of an error its type (messages and lines differ from file to file)."""
+    value = link.peek(data)
     inner = value.get("value") if isinstance(value, dict) else None
     if isinstance(inner, dict) and "bases" in inner and "frames" in inner:
         return ("raised", inner["type"])
@@ -105,5 +106,5 @@ def _matches(link: Link, learner: Link, requests: Sequence[bytes], answers: Sequ
 
 
 def _prepare(link: Link, learner: Link) -> None:
-    link.share_callbacks(learner)
     link.begin_check(current().seed)
+    link.share_callbacks(learner)

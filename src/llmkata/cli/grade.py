@@ -58,7 +58,7 @@ def grade_folder(
         more = f" and {len(beside) - 5} more" if len(beside) > 5 else ""
         typer.echo(f"not a learner's folder, left out: {', '.join(beside[:5])}{more}")
 
-    from llmkata.grading.runner import grade_many
+    from llmkata.grading.executor import grade_many
     from llmkata.records import State
 
     with Progress("submissions graded", present) as progress:

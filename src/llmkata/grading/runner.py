@@ -22,12 +22,13 @@ from .provenance import grader_hash, result_key
 def grade_one(course: Any, exercise: Any, source: bytes, *, learner: str = "you", file: str = "",
               only: str | None = None, isolation: str = "full", seed: int | None = None, transport: str = "worker",
               on_check: Callable[[CheckRecord], None] | None = None, visible_only: bool = False,
-              diagnosing: bool = True, disable: tuple[str, ...] = ()) -> ExerciseRecord:
+              diagnosing: bool = True, disable: tuple[str, ...] = (), mistake: Any = None) -> ExerciseRecord:
     """Grade ``source`` (UTF-8 Python) -> its record. Never raises for anything the submission does.
 
     ``only``: run checks whose id holds this text, and what they need. ``isolation``: "full" or "process".
     ``transport``: "worker" (sandboxed process) or "loopback" (this process; for the learner's own eyes).
-    ``disable``: sandbox layers to leave out, for negative controls.
+    ``disable``: sandbox layers to leave out, for negative controls. ``mistake``: a Misconception put into ``source``
+    (the model answer) after it is imported, for the audit.
     """
     from llmkata.plugin.core import KataPlugin, interpreter
     from llmkata.plugin.runs import ExerciseRun, Setting
@@ -45,11 +46,11 @@ def grade_one(course: Any, exercise: Any, source: bytes, *, learner: str = "you"
     setting = Setting(transport, seed, isolation, disable, request_seconds=float(course.limits.call),
                       limits=course.limits)
     filename = str(exercise.stub) if transport == "loopback" else f"{exercise.slug}.py"
-    run = ExerciseRun(exercise, setting, source, filename)
+    run = ExerciseRun(exercise, setting, source, filename, mistake=mistake)
     try:
         if _importable(run, record):
             plugin = KataPlugin(lambda path: run, seed, only=only, on_record=on_check, diagnosing=diagnosing)
-            problem = _run_pytest(_files(exercise, visible_only), exercise.root, plugin)
+            problem = run_pytest(check_files(exercise, visible_only), exercise.root, plugin)
             if problem:
                 record.state, record.cause = State.infrastructure, problem
             elif not run.records:
@@ -68,7 +69,24 @@ def grade_one(course: Any, exercise: Any, source: bytes, *, learner: str = "you"
     return record
 
 
-def _files(exercise: Any, visible_only: bool) -> list[Path]:
+def collect(course: Any, exercise: Any) -> list[str]:
+    """Import the graders of an exercise without running them -> ids of its checks (hidden and visible).
+
+    Raises RuntimeError with what pytest says where they cannot be collected.
+    """
+    from llmkata.plugin.core import KataPlugin
+    from llmkata.plugin.runs import ExerciseRun, Setting
+
+    run = ExerciseRun(exercise, Setting(), b"", exercise.slug)
+    plugin = KataPlugin(lambda path: run, 0)
+    problem = run_pytest(check_files(exercise, False), exercise.root, plugin, "--collect-only")
+    if problem:
+        raise RuntimeError(problem)
+    return [check.id for check in plugin.checks()]
+
+
+def check_files(exercise: Any, visible_only: bool) -> list[Path]:
+    """The check files of an exercise, visible ones first."""
     hidden = [] if visible_only else sorted(exercise.graders_dir.glob("test_*.py"))
     return [p for p in (exercise.visible_checks, *hidden) if p.exists()]
 
@@ -101,7 +119,7 @@ def _nothing_tried(record: ExerciseRecord) -> bool:
     return bool(judged) and all(c.cause.startswith("not started") for c in judged)
 
 
-def _run_pytest(files: list[Path], root: Path, plugin: Any) -> str:
+def run_pytest(files: list[Path], root: Path, plugin: Any, *more: str) -> str:
     """Run pytest on ``files`` with only our plugin -> "" or what kept it from running."""
     import pytest
 
@@ -121,7 +139,7 @@ def _run_pytest(files: list[Path], root: Path, plugin: Any) -> str:
     faults = Faults()
     arguments = [*map(str, files), "--rootdir", str(root), "-c", os.devnull, "--noconftest", "--import-mode=importlib",
                  "--assert=plain", "--capture=no", "-p", "no:cacheprovider", "-p", "no:terminal", "-p", "no:tmpdir",
-                 "-p", "no:warnings", "-p", "no:logging", "-p", "no:faulthandler"]
+                 "-p", "no:warnings", "-p", "no:logging", "-p", "no:faulthandler", *more]
     with _no_foreign_plugins(), _quiet() as printed:
         status = pytest.main(arguments, plugins=[faults, _Named(plugin)])
     if faults.said or status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED,
@@ -155,5 +173,5 @@ def _no_foreign_plugins() -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[io.StringIO]:
     out = io.StringIO()
-    with contextlib.redirect_stderr(out):
+    with contextlib.redirect_stderr(out), contextlib.redirect_stdout(out):
         yield out

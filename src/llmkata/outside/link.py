@@ -234,6 +234,10 @@ class Link:
         else:
             raise WireError(f"a value of type {type(v).__module__}.{type(v).__qualname__} cannot be handed in")
 
+    def peek(self, answer: bytes) -> Any:
+        """What an answer of the transcript says (the whole dict: value, prints)."""
+        return self._decode(answer)
+
     def _decode(self, data: bytes | bytearray) -> Any:
         decoder = Decoder(data, _FromLearner(self), UNTRUSTED)
         try:
@@ -313,7 +317,18 @@ class Link:
         self.transcript = Transcript()
         self.printed, self.banned = [], []
         self.open()
+        self._forget()
         self._plain("seed", seed=seed)
+
+    def _forget(self) -> None:
+        """Release what nobody holds and number from the start again where that is safe: the same check then makes the
+        same requests whatever ran before it (replay, caches and feedback.json compare requests)."""
+        if self._released:
+            self._plain("release", handles=[i for i in self._released if not self._held.get(i)])
+            self._released = []
+        self._callbacks, self._callback_ids = {}, itertools.count(1)
+        if not self._held:
+            self._next_id = 1
 
     def close(self) -> None:
         """End the worker, if there is one."""

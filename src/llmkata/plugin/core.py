@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmkata.checks import context
+from llmkata.checks import context, feedback
 from llmkata.checks.budgets import BudgetExceeded
 from llmkata.checks.diagnose import choose, diagnose
 from llmkata.checks.marks import MARKS
@@ -83,6 +83,10 @@ class KataPlugin:
             kept.append(item)
         kept.sort(key=self._order)
         items[:] = kept
+
+    def checks(self) -> list[_Check]:
+        """The checks that were collected."""
+        return list(self._checks.values())
 
     def _order(self, item: Any) -> tuple:
         check = self._checks.get(item.nodeid)
@@ -176,6 +180,8 @@ class KataPlugin:
         try:
             if isinstance(error, BudgetExceeded):
                 return self._by_measure(item, check, error)
+            if not check.run.misconceptions:
+                return feedback.diagnose(self._context.link, check.id, check.run.exercise.feedback)
             return diagnose(self._context.link, check.run.misconceptions, check.run.ours)
         except Exception as e:  # noqa: BLE001 - a diagnosis is a courtesy; its failure must not change a verdict
             self._context.flags.append(f"the diagnosis failed: {type(e).__name__}: {e}"[:300])
@@ -284,4 +290,4 @@ def interpreter() -> dict[str, str]:
     """Versions that a verdict hangs on."""
     import torch
 
-    return {"python": ".".join(map(str, sys.version_info[:3])), "torch": torch.__version__, "numpy": np.__version__}
+    return {"python": ".".join(map(str, sys.version_info[:3])), "torch": str(torch.__version__), "numpy": str(np.__version__)}

@@ -39,9 +39,11 @@ class ExerciseRun:
     source: bytes
     filename: str
     records: list[CheckRecord] = field(default_factory=list)
+    #: A known mistake put into the submission (audit, feedback.json).
+    mistake: Misconception | None = None
 
     def __post_init__(self) -> None:
-        self.link = self._make(self.source, self.filename, self.exercise.slug)
+        self.link = _patched(self._make(self.source, self.filename, self.exercise.slug), self.mistake)
         self.bench = Bench({"isolation": self.setting.isolation})
         #: Names of the checks seen so far that everything later hangs on.
         self.gates: set[str] = set()
@@ -76,7 +78,7 @@ class ExerciseRun:
 
     def fresh(self) -> Link:
         """A link to a fresh worker (or module) of the submission; the caller closes it."""
-        link = self._make(self.source, self.filename, self.exercise.slug)
+        link = _patched(self._make(self.source, self.filename, self.exercise.slug), self.mistake)
         link.spent = self.link.spent
         return link
 

@@ -138,7 +138,7 @@ class Provenance(msgspec.Struct, omit_defaults=True):
     machine: str = ""
 
 
-class ExerciseRecord(msgspec.Struct, omit_defaults=True):
+class ExerciseRecord(msgspec.Struct):
     """One exercise of one learner, complete: the unit that is stored, shown and exported."""
 
     learner: str
