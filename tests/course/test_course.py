@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -176,6 +177,43 @@ def test_fault_names_file_line_and_field(tmp_path, case):
     assert fault.line == line_of(text, place), str(fault)
     assert str(fault) in str(caught.value)
     assert str(fault).startswith(f"{fault.file}:{fault.line}: ")
+
+
+@pytest.mark.parametrize("name", [
+    "exercises/module0/adding/README.md", "exercises/module0/adding/test_adding.py", "solutions/module0/adding.py",
+    "reference/module0/adding.py", "graders/module0/adding/test_correctness.py",
+])
+def test_missing_file_of_an_available_exercise(tmp_path, name):
+    root = write(tmp_path)
+    (root / name).unlink()
+    with pytest.raises(CourseError) as caught:
+        load_course(root)
+    [fault] = caught.value.faults
+    assert name in fault.message and fault.line == line_of(TOY, "status: available")
+    assert fault.field == "modules[0].exercises[1].status"
+
+
+def test_missing_component_of_an_available_exercise(tmp_path):
+    with pytest.raises(CourseError, match="missing folder components/text"):
+        load_course(write(tmp_path, edited("[texts]", "[text]")))
+
+
+def test_planned_exercises_need_no_files(tmp_path):
+    text = edited("status: available", "status: planned")
+    assert load_course(write(tmp_path, text, files=False)).available == ()
+
+
+def test_a_learner_may_delete_their_own_file(tmp_path):
+    root = write(tmp_path)
+    (root / "exercises/module0/adding/adding.py").unlink()
+    assert len(load_course(root).available) == 1
+
+
+def test_released_repository_needs_no_graders(tmp_path):
+    root = write(tmp_path)
+    for name in ("solutions", "reference", "graders"):
+        shutil.rmtree(root / name)
+    assert len(load_course(root).available) == 1
 
 
 def test_all_faults_are_told_at_once_in_order(tmp_path):

@@ -31,6 +31,7 @@ def check(reader: Reader, modules: tuple[Raw, ...], root: Path) -> None:
         _names(reader, exercise, module, field)
         _hours(reader, exercise, field)
         _tasks(reader, exercise, field)
+        _files(reader, exercise, module, field, root)
     _prerequisites(reader, placed)
 
 
@@ -79,6 +80,30 @@ def _tasks(reader: Reader, exercise: Raw, field: str) -> None:
     status, node = exercise["status"]
     if status == "available" and not any(task["tier"] in ("core", BAD) for task, _ in exercise["tasks"]):
         reader.fault(node, f"{field}.tasks", "an available exercise needs at least one core task")
+
+
+def _files(reader: Reader, exercise: Raw, module: int | None, field: str, root: Path) -> None:
+    """What an available exercise cannot do without.
+
+    Not the learner's own file: it is theirs to delete, and a new stub is cut only after the course was read. A released
+    repository has no graders, so none are asked for there.
+    """
+    if BAD in (exercise["slug"], exercise["status"], exercise["components"]) or module is None:
+        return
+    slug = exercise["slug"][0]
+    status, node = exercise["status"]
+    if status != "available":
+        return
+    for name, component in exercise["components"]:
+        if not (root / "components" / name).is_dir():
+            reader.fault(component, f"{field}.components", f"missing folder components/{name}")
+    needed = [f"exercises/module{module}/{slug}/{name}" for name in ("README.md", f"test_{slug}.py")]
+    if (root / "graders").is_dir():
+        needed += [f"{side}/module{module}/{slug}.py" for side in ("solutions", "reference")]
+        needed += [f"graders/module{module}/{slug}/test_correctness.py"]
+    for name in needed:
+        if not (root / name).is_file():
+            reader.fault(node, f"{field}.status", f"available, but {name} is missing")
 
 
 def _prerequisites(reader: Reader, placed: list[Placed]) -> None:
