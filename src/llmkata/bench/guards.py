@@ -42,12 +42,22 @@ def _layer_norm_backward(a: dict[str, Any]) -> bool:
     return a["grad_out"].shape == source.shape and a["mean"].numel() == a["rstd"].numel() == rows
 
 
+def _per_channel(a: dict[str, Any], *names: str) -> bool:
+    return all(a.get(name) is not None and a[name].numel() == a["input"].shape[1] for name in names)
+
+
+def _optional_per_channel(a: dict[str, Any], *names: str) -> bool:
+    return all(a.get(name) is None or _per_channel(a, name) for name in names)
+
+
+def _batch_norm(a: dict[str, Any]) -> bool:
+    return a["input"].dim() > 1 and (bool(a["training"]) or _per_channel(a, "running_mean", "running_var"))
+
+
 def _batch_norm_backward(a: dict[str, Any]) -> bool:
-    source = a["input"]
-    statistics = ("weight", "running_mean", "running_var", "save_mean", "save_invstd")
-    given = [a[name] for name in statistics if a.get(name) is not None]
-    return (source.dim() > 1 and a["grad_out"].shape == source.shape
-            and all(t.numel() in (0, source.shape[1]) for t in given))
+    used = ("save_mean", "save_invstd") if a["train"] else ("running_mean", "running_var")
+    return (a["input"].dim() > 1 and a["grad_out"].shape == a["input"].shape and _per_channel(a, *used)
+            and _optional_per_channel(a, "weight", "running_mean", "running_var"))
 
 
 def _attention(a: dict[str, Any]) -> bool:
@@ -83,6 +93,7 @@ GUARDS: dict[str, Guard] = {
     "max_pool2d_with_indices_backward": _max_pool_backward,
     "adaptive_max_pool2d_backward": _max_pool_backward,
     "native_layer_norm_backward": _layer_norm_backward,
+    "native_batch_norm": _batch_norm,
     "native_batch_norm_backward": _batch_norm_backward,
     "_scaled_dot_product_flash_attention_for_cpu": _attention,
     "_scaled_dot_product_flash_attention_for_cpu_backward": _attention_backward,

@@ -62,8 +62,8 @@ _POINTWISE = _names("""
     _foreach_log1p _foreach_log2 _foreach_max _foreach_maximum _foreach_minimum _foreach_mul _foreach_neg
     _foreach_norm _foreach_pow _foreach_powsum _foreach_reciprocal _foreach_round _foreach_rsqrt _foreach_sigmoid
     _foreach_sign _foreach_sin _foreach_sinh _foreach_sqrt _foreach_sub _foreach_tan _foreach_tanh _foreach_trunc
-    _is_all_true _is_any_true _log_softmax _log_softmax_backward_data _logcumsumexp _native_batch_norm_legit
-    _native_batch_norm_legit_functional _native_batch_norm_legit_no_training _prelu_kernel _prelu_kernel_backward
+    _is_all_true _is_any_true _log_softmax _log_softmax_backward_data _logcumsumexp
+    _prelu_kernel _prelu_kernel_backward
     _safe_softmax _softmax _softmax_backward_data _standard_gamma_grad _unique2 _upsample_bicubic2d_aa
     _upsample_bicubic2d_aa_backward _upsample_bilinear2d_aa _upsample_bilinear2d_aa_backward _upsample_lanczos2d_aa
     _upsample_lanczos2d_aa_backward _upsample_nearest_exact1d _upsample_nearest_exact1d_backward

@@ -90,8 +90,9 @@ def _indexed_elements(a: Arguments) -> int:
 
 
 def _row_elements(a: Arguments) -> int:
-    target, dim = a["self"], a["dim"]
-    return a["index"].numel() * (target.numel() // target.shape[dim] if target.numel() else 0)
+    target = a["self"]
+    rows = target.shape[a["dim"]] if target.dim() else 1
+    return a["index"].numel() * (target.numel() // rows if rows else 0)
 
 
 index_put = _region(_indexed_elements)

@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from llmkata.inside.sandbox import enter
-from llmkata.inside.worker import sandbox_policy
-from llmkata.wire import TRUSTED, Channel, Closed, Kind, decode, encode
+from llmkata.inside.worker import enter_sandbox
+from llmkata.wire import TRUSTED, Closed, Kind, decode, encode
 
 from .replay import run
 
 
 def serve(read_fd: int, write_fd: int, policy: dict[str, Any]) -> None:
     """Enter the sandbox, say hello, answer {"program", "inputs", "measure"} until the channel closes."""
-    entered = enter(sandbox_policy(policy, read_fd, write_fd))
-    channel = Channel(read_fd, write_fd, TRUSTED)
-    channel.send(Kind.hello, 0, encode({"layers": list(entered.layers), "missing": dict(entered.missing)}))
+    channel = enter_sandbox(policy, read_fd, write_fd)
     try:
         while True:
             _, seq, body = channel.receive()

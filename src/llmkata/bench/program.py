@@ -34,7 +34,7 @@ from llmkata.bench.structure import (
 VERSION = 1
 
 _DTYPES = {name: getattr(torch, name) for name in (
-    "float64", "float32", "float16", "bfloat16", "complex64", "complex128", "int64", "int32", "int16", "int8", "uint8",
+    "float64", "float32", "float16", "bfloat16", "complex32", "complex64", "complex128", "int64", "int32", "int16", "int8", "uint8",
     "bool", "uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2")}
 _MEMORY_FORMATS = {name: getattr(torch, name) for name in (
     "contiguous_format", "preserve_format", "channels_last", "channels_last_3d")}

@@ -118,6 +118,7 @@ _UNSAFE = _names("""
 """)
 
 _BACKEND = _names("""
+    _native_batch_norm_legit _native_batch_norm_legit_functional _native_batch_norm_legit_no_training
     _fused_dropout _amp_foreach_non_finite_check_and_unscale _amp_update_scale _batch_norm_no_update _batch_norm_with_update
     _batch_norm_with_update_functional _coalesce _convert_indices_from_coo_to_csr _convert_indices_from_csr_to_coo
     _copy_from _copy_from_and_resize _cslt_compress _cslt_sparse_mm _cslt_sparse_mm_search _cudnn_attention_backward

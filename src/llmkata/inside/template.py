@@ -33,6 +33,8 @@ def warm(profile: str) -> None:
     torch.set_num_threads(1)
     x = torch.ones(2, 2, requires_grad=True)
     (x @ x).sum().backward()
+    # An optimiser's first step imports torch._dynamo (2-4 s).
+    torch.optim.AdamW([x]).step()
     if profile == "matplotlib":
         import io
 

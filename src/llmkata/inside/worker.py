@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from typing import Any
 
 from llmkata.wire import TRUSTED, Channel, Closed, Kind, decode, encode
 
 from .capture import Capture
-from .sandbox import Policy, default_read_paths, enter
+from .sandbox import Policy, enter
 from .session import Session
 
 
 def serve(read_fd: int, write_fd: int, policy: dict[str, Any]) -> None:
     """Never returns. ``policy`` is the plain form of ``sandbox.Policy``; the descriptors are the channel."""
-    entered = enter(sandbox_policy(policy, read_fd, write_fd))
-    channel = Channel(read_fd, write_fd, TRUSTED)
+    channel = enter_sandbox(policy, read_fd, write_fd)
     capture = Capture()
     session = Session(lambda ident, args, kwargs: _call_back(channel, session, ident, args, kwargs), capture)
-    channel.send(Kind.hello, 0, encode({"layers": list(entered.layers), "missing": dict(entered.missing)}))
     try:
         while True:
             kind, seq, body = channel.receive()
@@ -32,11 +31,19 @@ def serve(read_fd: int, write_fd: int, policy: dict[str, Any]) -> None:
         os._exit(0)
 
 
-def sandbox_policy(policy: dict[str, Any], *channel: int) -> Policy:
-    """The policy of a process: what it was told, the channel kept, the interpreter and its libraries readable."""
+def enter_sandbox(policy: dict[str, Any], read_fd: int, write_fd: int) -> Channel:
+    """Enter, pass out the listening socket of the ``server`` grant if there is one, say hello -> the channel."""
     plain = {k: v for k, v in policy.items() if k != "role"}
-    return Policy.from_dict(plain | {"keep_fds": sorted(set(channel)),
-                                     "read_paths": [*default_read_paths(), *plain.get("read_paths", ())]})
+    entered = enter(Policy.from_dict(plain | {"keep_fds": sorted({read_fd, write_fd})}))
+    channel = Channel(read_fd, write_fd, TRUSTED)
+    if policy.get("grants", {}).get("server"):
+        with socket.socket(fileno=os.dup(write_fd)) as s:
+            socket.send_fds(s, [b"L"], [] if entered.server_fd is None else [entered.server_fd])
+        if entered.server_fd is not None:
+            os.close(entered.server_fd)
+    channel.send(Kind.hello, 0, encode({"layers": list(entered.layers), "missing": dict(entered.missing),
+                                        "pid": entered.pid}))
+    return channel
 
 
 def _call_back(channel: Channel, session: Session, ident: int, args: tuple, kwargs: dict) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 from llmkata.wire import TRUSTED, Closed, Encoder, Kind, Late, Until, WireError, decode
 from llmkata.wire.encode import refuse
 
-from .process import Process
+from .process import Process, start_process
 
 _SECONDS = 60.0
 
@@ -29,7 +29,7 @@ class Bench:
         encoder = Encoder(refuse, TRUSTED)
         encoder.value({"program": program, "inputs": inputs, "measure": measure})
         if self._process is None:
-            self._process = Process("base", self._policy)
+            self._process = start_process("base", self._policy)
         self._seq += 1
         patience = Until(_SECONDS)
         try:

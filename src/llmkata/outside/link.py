@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import pickle
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import numpy as np
 
 from llmkata.wire import TRUSTED, UNTRUSTED, Closed, Decoder, Encoder, Hooks, Kind, Late, WireError, tags
 
-from .process import Process
+from .process import Process, start_process
 from .remote import Record, Remote, RemoteError, RemoteFunction, WorkerGone
 from .transcript import Exchange, Transcript
 
@@ -201,6 +202,14 @@ class Link:
             raise self._remote_error(value["value"])
         return value["value"]
 
+    def listener(self) -> Any:
+        """A listening TCP socket the submission can reach (grant ``server``); None where there is none."""
+        self.open()
+        return self._listener()
+
+    def _listener(self) -> Any:
+        return None
+
     def _remote_error(self, e: Any) -> RemoteError:
         try:
             frames = [(int(line), str(function), str(text)) for line, function, text in e["frames"]]
@@ -372,6 +381,9 @@ class LoopbackLink(Link):
         return self._session.objects.settle_callback(
             Decoder(body, self._session.objects, TRUSTED).value(), kind is Kind.callback_error, kwargs)
 
+    def _listener(self) -> Any:
+        return socket.create_server(("127.0.0.1", 0))
+
     def _remote_error(self, e: Any) -> RemoteError:
         error = super()._remote_error(e)
         # The learner's own traceback, for pdb and for reading on.
@@ -441,7 +453,7 @@ class WorkerLink(Link):
 
     def _start(self) -> None:
         if self.process is None:
-            self.process = Process(self.profile, self.policy)
+            self.process = start_process(self.profile, self.policy)
             self._layers, self.missing_layers = self.process.layers, self.process.missing
 
     def _exchange(self, request: bytes | bytearray) -> tuple[Kind, bytes | bytearray]:
@@ -480,6 +492,9 @@ class WorkerLink(Link):
             self._wall_left -= clock.spent()
         return kind, body
 
+    def _listener(self) -> Any:
+        return self.process.listener.dup() if self.process.listener is not None else None
+
     def _gauge_before(self) -> Any:
         self.process.reset_peak()
         return self.process.memory()[0], self.process.cpu_seconds()
@@ -494,7 +509,7 @@ class WorkerLink(Link):
         return kind, self._seq, body
 
     def _died(self) -> WorkerGone:
-        status = self._drop()
+        status = self._drop(wait_seconds=1.0)
         signal_number = status & 0x7F if status is not None else 0
         if status is not None and signal_number == 0 and (status >> 8) > 128:
             signal_number = (status >> 8) - 128
@@ -509,11 +524,11 @@ class WorkerLink(Link):
             return WorkerGone(f"Its process was ended by signal {signal_number}.", "died")
         return WorkerGone("Its process ended by itself without an answer (exit inside the submission?).", "died")
 
-    def _drop(self) -> int | None:
+    def _drop(self, wait_seconds: float = 0.0) -> int | None:
         """Kill the worker -> its wait status."""
         if self.process is None:
             return None
-        ended = self.process.kill()
+        ended = self.process.kill(wait_seconds=wait_seconds)
         self.cpu_seconds += ended["cpu"] or 0.0
         self.process = None
         self.reset()

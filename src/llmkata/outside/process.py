@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from llmkata.wire import UNTRUSTED, Channel, Until, decode
+from llmkata.wire import UNTRUSTED, Channel, Closed, Kind, Late, Until, decode, encode
 
 #: Environment of every process that runs learner code: nothing of the grader's own, one thread, no network look-ups.
 _ENVIRONMENT = {
@@ -30,6 +30,8 @@ _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "MPLBACKEND": "Agg",
     "KINETO_LOG_LEVEL": "99",
+    # Checkpoints load in this thread: threads are a grant.
+    "HF_DEACTIVATE_ASYNC_LOAD": "1",
     "PYTHONHASHSEED": "0",
     "PYTHONDONTWRITEBYTECODE": "1",
     # Freed blocks go back at once: the high-water mark read from outside is the program's, not the allocator's.
@@ -39,6 +41,11 @@ _ENVIRONMENT = {
 
 #: Set by some hosts because their BLAS needs it.
 _PASSED_ON = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "SYSTEMROOT")
+
+
+def _environment(config_dir: str) -> dict[str, str]:
+    passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    return _ENVIRONMENT | passed | {"MPLCONFIGDIR": config_dir}
 
 
 class TemplateFailed(RuntimeError):
@@ -113,17 +120,19 @@ class StartedTemplate(Template):
     def __init__(self, profile: str) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         super().__init__(profile, ours, tempfile.mkdtemp(prefix="kata-mpl-"), False)
-        environment = dict(_ENVIRONMENT, MPLCONFIGDIR=self.config_dir)
-        environment |= {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        # Workers of a grading root become somebody else, who must be able to read it.
+        os.chmod(self.config_dir, 0o755)
         self._stderr = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-m", "llmkata.inside.template", str(theirs.fileno()), profile],
-            pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()], env=_environment(self.config_dir), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=self._stderr, cwd="/", start_new_session=True,
         )
         theirs.close()
 
     def said(self) -> str:
+        if self._stderr.closed:
+            return ""
         self._stderr.seek(0)
         return ":\n" + self._stderr.read()[-4000:].decode("utf-8", "replace")
 
@@ -166,40 +175,38 @@ def close_templates() -> None:
 
 
 class Process:
-    """One worker: forked from a template, measured and killed from outside."""
+    """One worker, measured and killed from outside: forked from a template, or spawned where forking is unsafe."""
 
     def __init__(self, profile: str, policy: dict[str, Any], hello_seconds: float = 60.0) -> None:
-        self._template = template(profile)
         self._scratch = tempfile.mkdtemp(prefix="kata-")
-        # The worker may run as another user of its own namespace; the folder holds nothing but its scratch.
-        os.chmod(self._scratch, 0o700)
-        policy = dict(policy, scratch=self._scratch,
-                      read_paths=[*policy.get("read_paths", ()), self._template.config_dir])
-        self.pid, self._socket = self._template.fork(policy)
-        self.channel = Channel(self._socket.fileno(), self._socket.fileno(), UNTRUSTED)
         self.ended: dict[str, Any] | None = None
-        _, _, body = self.channel.receive(Until(hello_seconds))
+        #: The listening socket of the ``server`` grant, inside the worker's own network.
+        self.listener: socket.socket | None = None
+        self._launch(profile, dict(policy, scratch=self._scratch))
+        try:
+            if policy.get("grants", {}).get("server"):
+                self.listener = self._receive_listener()
+            _, _, body = self.channel.receive(Until(hello_seconds))
+        except (Closed, Late):
+            self.kill()
+            raise TemplateFailed(f"a worker did not start{self._template.said()}") from None
         hello = decode(body, limits=UNTRUSTED)
         self.layers: list[str] = hello["layers"]
         self.missing: dict[str, str] = hello["missing"]
-        self.inner_pid = self._innermost()
+        #: The process that runs the learner's code (with a pid namespace, the child of ``pid``).
+        self.inner_pid: int = hello["pid"]
 
-    @property
-    def scratch(self) -> Path:
-        """The folder the worker may write to, as seen here."""
-        return Path(self._scratch)
+    def _launch(self, profile: str, policy: dict[str, Any]) -> None:
+        self._template = template(profile)
+        policy["read_paths"] = [*policy.get("read_paths", ()), self._template.config_dir]
+        self.pid, self._socket = self._template.fork(policy)
+        self.channel = Channel(self._socket.fileno(), self._socket.fileno(), UNTRUSTED)
 
-    def _innermost(self) -> int:
-        """The process that runs the learner's code: the last of the chain of only children (pid namespace)."""
-        pid = self.pid
-        while True:
-            try:
-                children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-            except OSError:
-                return pid
-            if len(children) != 1:
-                return pid
-            pid = int(children[0])
+    def _receive_listener(self) -> socket.socket | None:
+        self._socket.settimeout(30)
+        _, fds, _, _ = socket.recv_fds(self._socket, 1, 1)
+        self._socket.settimeout(None)
+        return socket.socket(fileno=fds[0]) if fds else None
 
     def cpu_seconds(self) -> float:
         """CPU time of the worker so far (all its threads), from the kernel's accounting, in seconds."""
@@ -218,15 +225,67 @@ class Process:
                 values[name] = int(number) * 1024
         return values["VmRSS:"], values["VmHWM:"]
 
-    def kill(self) -> dict[str, Any]:
-        """Kill the whole tree and return {"status", "cpu"}; later calls return the same."""
+    def kill(self, *, wait_seconds: float = 0.0) -> dict[str, Any]:
+        """Kill the whole tree and return {"status": wait status, "cpu": seconds}; later calls return the same.
+
+        ``wait_seconds``: how long a process that closed its channel may take to end by itself, so that the status
+        tells how it ended.
+        """
         if self.ended is None:
-            for pid in {self.inner_pid if hasattr(self, "inner_pid") else self.pid, self.pid}:
+            until = time.monotonic() + wait_seconds
+            while time.monotonic() < until and not self._is_over():
+                time.sleep(0.005)
+            for pid in {getattr(self, "inner_pid", self.pid), self.pid}:
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     pass
-            self.ended = self._template.reap(self.pid)
-            self._socket.close()
+            self.ended = self._reap()
+            self._hang_up()
+            if self.listener is not None:
+                self.listener.close()
             shutil.rmtree(self._scratch, ignore_errors=True)
         return self.ended
+
+    def _is_over(self) -> bool:
+        try:
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        except OSError:
+            return True
+
+    def _reap(self) -> dict[str, Any]:
+        return self._template.reap(self.pid)
+
+    def _hang_up(self) -> None:
+        self._socket.close()
+
+
+class SpawnedProcess(Process):
+    """The same worker without a template: a fresh interpreter whose channel is its stdin and stdout (seconds, not
+    milliseconds). For systems where a process that holds torch cannot be forked safely."""
+
+    def _launch(self, profile: str, policy: dict[str, Any]) -> None:
+        self._stderr = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-m", "llmkata.inside.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=self._stderr, env=_environment(self._scratch), cwd="/", start_new_session=True)
+        self.pid = self._process.pid
+        self.channel = Channel(self._process.stdout.fileno(), self._process.stdin.fileno(), UNTRUSTED)
+        self.channel.send(Kind.request, 0, encode(policy))
+
+    def _receive_listener(self) -> socket.socket | None:
+        return None
+
+    def _reap(self) -> dict[str, Any]:
+        code = self._process.wait()
+        return {"status": -code if code < 0 else code << 8, "cpu": 0.0}
+
+    def _hang_up(self) -> None:
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._stderr.close()
+
+
+def start_process(profile: str, policy: dict[str, Any]) -> Process:
+    """A worker in the way this system allows."""
+    return Process(profile, policy) if sys.platform == "linux" else SpawnedProcess(profile, policy)
