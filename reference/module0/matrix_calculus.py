@@ -17,6 +17,18 @@ def bmm(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.matmul(a.astype(np.float64), b.astype(np.float64)) if floating else np.matmul(a, b)
 
 
+def expand(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """What `bmm_expand` of the stub does: the baseline whose memory is predicted and measured."""
+    return (a[..., :, :, None] * b[..., None, :, :]).sum(axis=-2)
+
+
+def copy(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """What `bmm_copy` of the stub does: both operands at the full batch, then the product."""
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    full_a, full_b = (np.broadcast_to(x, batch + x.shape[-2:]).copy() for x in (a, b))
+    return np.matmul(full_a, full_b)
+
+
 def brute_force(a: np.ndarray, b: np.ndarray, dot) -> np.ndarray:
     """The batched product over any semiring, element by element: `dot(row of a, column of b)` is one output."""
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import torch
@@ -247,6 +248,32 @@ def test_profile_of_six_shapes(submission):
     for gemm, copy, expand in zip(records[:6], records[6:12], records[12:], strict=True):
         check(copy[2] < expand[2], "expand needs more than copy", got=expand[2], want=f"more than {copy[2]}")
         check(gemm[2] < expand[2], "expand needs more than bmm", got=expand[2], want=f"more than {gemm[2]}")
+
+
+@probe
+def small_llama_profile(module):
+    """What `python matrix_calculus.py --profile` prints, at 1/64 of the size."""
+    import contextlib
+    import io
+
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        module.main(["--profile", "--heads", "2", "--tokens", "64", "128", "256", "--chunk", "32"])
+    return printed.getvalue()
+
+
+@task(7)
+@hint("This runs everything you wrote; look for the first function in the traceback that is yours.")
+def test_llama_profile_runs(submission):
+    """The profile of LLaMA's attention (given, here at 1/64 size) runs, and its predictions for copies hold."""
+    text = submission.run(small_llama_profile)
+    pairs = re.findall(r"^copy .*predicted +([\d,]+) +measured +([\d,]+)", text, re.MULTILINE)
+    check(len(pairs) == 3, "a predicted and a measured size for each T", got=len(pairs), want=3)
+    for predicted, measured in pairs:
+        predicted, measured = (int(x.replace(",", "")) for x in (predicted, measured))
+        # Interpreter objects beside the arrays take 1 to 2 KiB.
+        same(measured, predicted, atol=8192, rtol=0.02, dtype=None, what="measured bytes of bmm_copy")
+    check(text.count("grow as T^") == 2, "an exponent for full and one for chunked attention", got=text[-200:])
 
 
 @probe

@@ -8,9 +8,10 @@ the dtype of float16 scores are not asked about.
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import mutually_broadcastable_shapes
 
 from llmkata.checks import check, expect_error, hint, needs, points, probe, same, sk, task
 
@@ -20,11 +21,22 @@ EPS = {"float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
 # -- strategies: shapes first, then a seed ----------------------------------------------------------------------------
 
 
+def part_of(draw, full):
+    """A shape that broadcasts to `full`: its last extents, some of them 1."""
+    kept = draw(st.integers(0, len(full)))
+    ones = draw(st.integers(0, 2**kept - 1))
+    return tuple(1 if ones >> i & 1 else extent for i, extent in enumerate(full[len(full) - kept :]))
+
+
 @st.composite
-def operands(draw, signature: str = "(n,k),(k,m)->(n,m)", min_side: int = 0):
-    """(a, b) that can be multiplied, up to three batch axes."""
-    shapes = mutually_broadcastable_shapes(signature=signature, max_dims=3, min_side=min_side, max_side=4)
-    sa, sb = draw(shapes).input_shapes
+def operands(draw, vectors: bool = False):
+    """(a, b) that can be multiplied: up to three batch axes, extents 0 to 4; with `vectors`, 1-D operands too."""
+    batch = draw(st.lists(st.sampled_from((1, 2, 3, 4, 0)), max_size=3))
+    n, k, m = (draw(st.sampled_from((1, 2, 3, 4, 0))) for _ in range(3))
+    sa, sb = (*part_of(draw, batch), n, k), (*part_of(draw, batch), k, m)
+    if vectors:
+        kind = draw(st.sampled_from(("matrices", "matrices", "matrices", "row", "column", "both")))
+        sa, sb = (k,) if kind in ("row", "both") else sa, (k,) if kind in ("column", "both") else sb
     seed = draw(st.integers(0, 2**16))
     return sk.array(seed, sa), sk.array(seed + 1, sb)
 
@@ -32,10 +44,8 @@ def operands(draw, signature: str = "(n,k),(k,m)->(n,m)", min_side: int = 0):
 @st.composite
 def stretched(draw):
     """(shape, a shape that it broadcasts to, seed)."""
-    full = draw(st.lists(st.integers(1, 4), min_size=0, max_size=4))
-    kept = draw(st.integers(0, len(full)))
-    shape = [draw(st.sampled_from((extent, 1))) for extent in full[len(full) - kept :]]
-    return tuple(shape), tuple(full), draw(st.integers(0, 2**16))
+    full = draw(st.lists(st.integers(1, 4), max_size=4))
+    return part_of(draw, full), tuple(full), draw(st.integers(0, 2**16))
 
 
 #: Batch axes of q, k and v. The last but one is grouped-query attention.
@@ -50,11 +60,16 @@ BATCHES = (
 )
 
 
+#: (T, S). Simple cases first, and those in which different mistakes differ: with S = T + 1 a diagonal that starts at the
+#: top left is also one that hides a query's own key, with S = 1 an average is also a choice.
+SIZES = ((2, 2), (2, 4), (3, 2), (1, 3), (4, 4), (5, 2), (3, 5), (1, 1), (2, 3), (3, 1), (1, 2), (5, 4))
+
+
 @st.composite
 def attention_cases(draw):
     """(q, k, v, mask, causal). The mask, where there is one, may leave queries without any key."""
-    t, s = draw(st.integers(1, 5)), draw(st.integers(1, 5))
-    d, dv = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    t, s = draw(st.sampled_from(SIZES))
+    d, dv = draw(st.sampled_from((2, 3, 4, 1))), draw(st.integers(1, 3))
     batch = draw(st.sampled_from(BATCHES))
     mask_kind = draw(st.sampled_from(("none", "keys", "matrix", "full")))
     causal = draw(st.booleans())
@@ -122,7 +137,7 @@ def test_broadcast_batch_matches_numpy(submission, rng):
     "Give both operands the same number of batch axes first (x[None]); a view, not a copy.",
     "For empty axes: reshape(-1, k) cannot guess a -1 when k is 0. Compute the number of rows.",
 )
-@sk.given(operands(signature=np.matmul.signature), examples=80)
+@sk.given(operands(vectors=True), examples=80)
 def test_bmm_matches_matmul(submission, reference, case):
     """`bmm` gives what `np.matmul` gives, for any two operands that can be multiplied."""
     a, b = case
@@ -300,12 +315,13 @@ def test_softmax_properties(submission, reference, rng):
     for axis in (0, 1, 2, -1):
         p, (after,) = submission.call("softmax", x, axis=axis, echo=True)
         same(after, x, atol=0, rtol=0, what="x after the call")
-        same(p, reference.softmax(x, axis), atol=1e-13, what=f"softmax along axis {axis}")
-        same(p.sum(axis), np.ones_like(p.sum(axis)), atol=1e-13, what=f"sums along axis {axis}")
+        same(p, reference.softmax(x, axis), atol=1e-12, what=f"softmax along axis {axis}")
+        same(p.sum(axis), np.ones_like(p.sum(axis)), atol=1e-12, what=f"sums along axis {axis}")
         same(submission.softmax(x + 500.0, axis), p, atol=1e-11, what="softmax(x + 500)")
     inf = np.inf
+    # 1e4 has an ulp of 1.8e-12: exp(x - logsumexp(x)) is as right as exp(x - max) / sum, and rounds by as much.
     hard = np.array([[1e4, 0, -1e4], [0, -inf, 1], [-inf, -inf, -inf], [-1e4, -1e4, -inf]])
-    same(submission.softmax(hard), reference.softmax(hard), atol=1e-13, what="softmax with huge and -inf entries")
+    same(submission.softmax(hard), reference.softmax(hard), atol=1e-11, what="softmax with huge and -inf entries")
     nan = np.array([[0.0, np.nan, 1.0], [1.0, 2.0, 3.0]])
     got = submission.softmax(nan)
     check(np.isnan(got[0, 1]), "NaN in, NaN out: it must not be hidden", got=got[0], want="NaN at index 1")
@@ -335,9 +351,9 @@ def test_softmax_jacobian_and_vjp(submission, reference, rng):
         x, g = rng.standard_normal(n), rng.standard_normal(n)
         p = reference.softmax(x)
         jacobian = submission.softmax_jacobian(p)
-        same(jacobian, reference.softmax_jacobian(p), atol=1e-14, what=f"the Jacobian for n = {n}")
-        same(jacobian.sum(1), np.zeros(n), atol=1e-14, what="row sums of the Jacobian")
-        same(submission.softmax_vjp(p, g), jacobian @ g, atol=1e-14, what="softmax_vjp against J @ g")
+        same(jacobian, reference.softmax_jacobian(p), atol=1e-13, what=f"the Jacobian for n = {n}")
+        same(jacobian.sum(1), np.zeros(n), atol=1e-13, what="row sums of the Jacobian")
+        same(submission.softmax_vjp(p, g), jacobian @ g, atol=1e-13, what="softmax_vjp against J @ g")
     x, g = rng.standard_normal((2, 3, 4)), rng.standard_normal((2, 3, 4))
     for axis in (0, 1, -1):
         got, after = submission.call("softmax_vjp", reference.softmax(x, axis), g, axis, echo=True)
@@ -529,12 +545,8 @@ def test_measure_peak_on_scripted_allocations(submission):
         check(report[name], f"{name}: tracemalloc must be left tracing if it was tracing before")
 
 
-@probe
-def traced(module, name, a, b):
-    """Peak traced bytes of one call of module.<name>(a, b)."""
-    import tracemalloc
-
-    fn = getattr(module, name)
+def traced(fn, a, b):
+    """Peak traced bytes of one call of ours."""
     tracemalloc.start()
     try:
         level = tracemalloc.get_traced_memory()[0]
@@ -552,7 +564,7 @@ def traced(module, name, a, b):
     "N is the number of matrices in the output: the product of the broadcast batch shape.",
     "What is alive at the worst moment of each method? Count elements, then multiply by the item size.",
 )
-def test_memory_model_matches_measurement(submission, rng):
+def test_memory_model_matches_measurement(submission, reference, rng):
     """`predict_peak_bytes` says in advance what tracemalloc then measures for `bmm_expand` and `bmm_copy`."""
     # Outputs of 128 KiB and more: while it multiplies broadcast operands, NumPy holds buffers of up to 112 KiB that are
     # in no model. They are gone before the sum, where the peak is as long as the output is larger than they were.
@@ -564,18 +576,12 @@ def test_memory_model_matches_measurement(submission, rng):
         a, b = (rng.standard_normal(s).astype(dtype) for s in (sa, sb))
         size = a.dtype.itemsize
         count = int(np.prod(np.broadcast_shapes(sa[:-2], sb[:-2])))
-        for name, method in (("bmm_expand", "expand"), ("bmm_copy", "copy")):
+        for method, fn in (("expand", reference.expand), ("copy", reference.copy)):
             predicted = submission.predict_peak_bytes(method, sa, sb, size)
-            measured = submission.run(traced, name, a, b)
+            measured = traced(fn, a, b)
             # Measured error: 1.5 KiB on 8.5 MB, 1.7 KiB on 1.4 MB (interpreter objects beside the arrays).
-            same(
-                predicted,
-                measured,
-                atol=8192,
-                rtol=0.02,
-                dtype=None,
-                what=f"predicted bytes of {name} for {sa} and {sb}",
-            )
+            what = f"bytes predicted for {method!r}, {sa} and {sb}"
+            same(predicted, measured, atol=8192, rtol=0.02, dtype=None, what=what)
         got = submission.predict_peak_bytes("gemm", sa, sb, size)
         want = count * sa[-2] * sb[-1] * size
         check(got == want, f"'gemm' for {sa} and {sb}: the output only", got=got, want=want)
