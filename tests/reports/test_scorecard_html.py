@@ -150,12 +150,13 @@ def test_notes_ignored_files_and_provenance_are_at_the_foot() -> None:
         "dropped 2 magic lines",
         "conftest.py",
         "3f2a9c41d07be588",
-        "20260304",
+        "kept by the instructor",
         "landlock",
         "torch 2.13.0",
         "x86-64, 2 cores",
     ):
         assert text in foot
+    assert "20260304" not in foot, "a secret seed gives a learner the hidden inputs"
 
 
 def test_an_exercise_the_course_does_not_have_is_shown_and_not_counted() -> None:

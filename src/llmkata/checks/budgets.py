@@ -193,9 +193,9 @@ class Budget:
 
     def require(self, name: str, value: float, *, at_most: float | None = None, at_least: float | None = None,
                 reference: float | None = None, unit: str = "FLOP", trust: str | None = None,
-                series: Sequence[tuple[float, float]] = ()) -> None:
+                series: Sequence[tuple[float, float]] = (), floor: bool = True) -> None:
         """Hold ``value`` against its limits. ``at_least`` is the physical floor: below it something was not counted,
-        which is for staff to look at, not credit."""
+        which is for staff to look at, not credit. With ``floor=False`` it is a goal instead (a ratio to reach)."""
         source = Trust(trust) if trust else getattr(value, "trust", Trust.self_reported)
         over = at_most is not None and not value <= at_most
         under = at_least is not None and not value >= at_least
@@ -209,6 +209,10 @@ class Budget:
             raise BudgetExceeded(f"{name}: {quantity(value, unit)}, at most {quantity(at_most, unit)}{factor}.", measure,
                                  expected=f"at most {quantity(at_most, unit)}", got=quantity(value, unit),
                                  ratio=value / at_most if at_most else math.inf)
+        if under and not floor:
+            raise BudgetExceeded(f"{name}: {quantity(value, unit)}, it must be at least {quantity(at_least, unit)}.", measure,
+                                 expected=f"at least {quantity(at_least, unit)}", got=quantity(value, unit),
+                                 ratio=at_least / value if value else math.inf)
         if under:
             context.flags.append(f"{name} is {quantity(value, unit)}, below the floor of {quantity(at_least, unit)}")
             raise BudgetExceeded(f"{name}: {quantity(value, unit)}, but at least {quantity(at_least, unit)} are needed to "
@@ -262,7 +266,7 @@ class Budget:
                 if verdict is not None:
                     self.require(name, Metric(math.exp(float(np.median(ratios))) if verdict else
                                               min(math.exp(float(np.median(ratios))), at_least * 0.999), Trust.outside),
-                                 at_least=at_least, reference=reference, unit="times")
+                                 at_least=at_least, reference=reference, unit="times", floor=False)
                     return
             raise NotJudged(f"{name}: after {_MAX_PAIRS} pairs the measurement is still too close to {at_least:g} to say")
         finally:

@@ -59,6 +59,7 @@ def grade_folder(
         typer.echo(f"not a learner's folder, left out: {', '.join(beside[:5])}{more}")
 
     from llmkata.grading.executor import grade_many
+    from llmkata.grading.isolation import TooLittleIsolation
     from llmkata.records import State
 
     with Progress("submissions graded", present) as progress:

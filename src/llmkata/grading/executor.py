@@ -18,6 +18,7 @@ from typing import Any
 from llmkata.records import ExerciseRecord, RecordFile, State, decode, encode
 
 from .intake import Submission
+from .isolation import require
 
 #: Seconds beyond an exercise's own limit after which a grading fork is given up (times ``_GENEROSITY``).
 _EXTRA_SECONDS = 120.0
@@ -38,7 +39,10 @@ class _Fork:
 def grade_many(course: Any, submissions: Iterable[Submission], *, out: Path, workers: int = 1, seed: int | None = None,
                isolation: str = "full", progress: Callable[[ExerciseRecord], None] | None = None,
                ) -> list[ExerciseRecord]:
-    """Grade all, append each record to ``out/records.jsonl`` as it arrives, return the records in the order given."""
+    """Grade all, append each record to ``out/records.jsonl`` as it arrives, return the records in the order given.
+
+    Raises TooLittleIsolation before anything is graded on a host below the course's minimum.
+    """
     out.mkdir(parents=True, exist_ok=True)
     file = RecordFile(out / "records.jsonl")
     submissions = list(submissions)
@@ -56,6 +60,7 @@ def grade_many(course: Any, submissions: Iterable[Submission], *, out: Path, wor
             waiting.append(s)
     if waiting:
         _warm(course, waiting)
+        require(course, isolation)
         for record in _graded(course, waiting, max(1, workers), seed, isolation):
             keep(record)
             if progress is not None:

@@ -130,7 +130,8 @@ class Provenance(msgspec.Struct, omit_defaults=True):
     """What a result hangs on. Equal provenance and submission: equal verdict."""
 
     grader_hash: str
-    seed: int
+    #: The seed of the hidden inputs; None on what a learner is given, unless it is the public one (0).
+    seed: int | None
     transport: str  # "worker" | "loopback"
     #: Sandbox layers that stood, e.g. ["close_range", "landlock", "seccomp", "netns", "rlimit"].
     layers: list[str] = []

@@ -177,8 +177,15 @@ def _exercise(
         files=_lines(record.files) if record else [], ignored=_lines(record.ignored) if record else [],
         notes=_lines(record.notes) if record else [],
         submitted_at=line(record.submitted_at) if record else "", graded_at=line(record.graded_at) if record else "",
-        provenance=_clean(record.provenance, line) if record and record.provenance else None,
+        provenance=_provenance(record, audience) if record and record.provenance else None,
     )
+
+
+def _provenance(record: ExerciseRecord, audience: Audience) -> Provenance:
+    """A seed that is not the public one would give a learner the hidden inputs."""
+    provenance = _clean(record.provenance, line)
+    secret = audience == "learner" and provenance.seed != 0
+    return msgspec.structs.replace(provenance, seed=None) if secret else provenance
 
 
 def _tasks(
