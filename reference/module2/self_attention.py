@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import entropy as scipy_entropy
+from scipy.special import entr
 from torch import Tensor
 
 
@@ -114,7 +114,7 @@ def summarise_attention(weights: Tensor, query_mask: Tensor | None = None) -> Su
             row = w[(*batch, i)]
             rows.append(row)
             empty = not row.any()
-            entropy[(*batch, i)] = 0.0 if empty else scipy_entropy(row)
+            entropy[(*batch, i)] = entr(row).sum()  # entr(w) = -w log w, entr(0) = 0
             distance[(*batch, i)] = sum(row[j] * abs(i + tk - tq - j) for j in range(tk))
             argmax[(*batch, i)] = -1 if empty else list(row).index(max(row))
         if rows:

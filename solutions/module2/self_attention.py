@@ -111,8 +111,8 @@ def attention(
     else:
         # exp(-inf) = 0: a hidden key takes no part in the normalisation.
         scores = scores.masked_fill(~visible, NEG_INF)
-        # softmax(-inf, ..., -inf) = 0/0, and zeroing that NaN afterwards would leave it in the gradient. An empty
-        # row is therefore given harmless scores before the softmax and loses its weights after it.
+        # softmax(-inf, ..., -inf) = 0/0 is NaN, and a NaN that is replaced afterwards lives on in the backward pass
+        # (0 · NaN). An empty row is therefore given harmless scores first and loses its weights after the softmax.
         empty = ~visible.any(dim=-1, keepdim=True)
         weights = scores.masked_fill(empty, 0.0).softmax(dim=-1).masked_fill(empty, 0.0)
 

@@ -16,12 +16,18 @@ from llmkata.checks import misconception
 
 
 def masked_scores(q, k, mask, is_causal, scale, fill, offset=None):
-    """Scores with `fill` at hidden keys, in the dtype of the inputs; `offset` moves the causal diagonal."""
-    scores = q @ k.mT * (1.0 / math.sqrt(q.shape[-1]) if scale is None else scale)
+    """Scores with `fill` at hidden keys, float32 for half precision; `offset` moves the causal diagonal."""
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    scores = q.to(dtype) @ k.to(dtype).mT * (1.0 / math.sqrt(q.shape[-1]) if scale is None else scale)
     if is_causal:
         offset = k.shape[-2] - q.shape[-2] if offset is None else offset
         scores = scores.masked_fill(~torch.ones(scores.shape[-2:], dtype=torch.bool).tril(offset), fill)
     return scores if mask is None else scores.masked_fill(~mask, fill)
+
+
+def weighted(weights, v):
+    """Output and weights, both in the dtype of v."""
+    return (weights @ v.to(weights.dtype)).to(v.dtype), weights.to(v.dtype)
 
 
 def softmax_or_zero(scores):
@@ -52,7 +58,7 @@ def attention(q, k, v, *, mask=None, is_causal=False, scale=None):
 )
 def attention(q, k, v, *, mask=None, is_causal=False, scale=None):
     weights = softmax_or_zero(masked_scores(q, k, mask, is_causal, scale, NEG_INF).mT).mT
-    return weights @ v, weights
+    return weighted(weights, v)
 
 
 @misconception(
@@ -68,7 +74,7 @@ def attention(q, k, v, *, mask=None, is_causal=False, scale=None):
         weights = weights.tril(k.shape[-2] - q.shape[-2])
     if mask is not None:
         weights = weights * mask
-    return weights @ v, weights
+    return weighted(weights, v)
 
 
 @misconception(
@@ -91,7 +97,7 @@ def attention(q, k, v, *, mask=None, is_causal=False, scale=None):
 )
 def attention(q, k, v, *, mask=None, is_causal=False, scale=None):
     weights = masked_scores(q, k, mask, is_causal, scale, -1e9).softmax(-1)
-    return weights @ v, weights
+    return weighted(weights, v)
 
 
 @misconception(
@@ -103,19 +109,20 @@ def attention(q, k, v, *, mask=None, is_causal=False, scale=None):
 )
 def attention(q, k, v, *, mask=None, is_causal=False, scale=None):
     weights = masked_scores(q, k, mask, is_causal, scale, NEG_INF).softmax(-1)
-    return weights @ v, weights
+    return weighted(weights, v)
 
 
 @misconception(
     "zeroed_nan",
     replaces="attention",
     caught_by="test_attention_gradients",
-    feedback="Your empty rows are zero but their gradients are NaN: the NaN arose in the softmax, and replacing it "
-    "afterwards does not help the backward pass. Give such rows finite scores before the softmax.",
+    feedback="Your empty rows are zero but their gradients are NaN: a bias of -inf lets the softmax compute 0/0, and "
+    "replacing the NaN afterwards does not take it out of the backward pass. Give such rows finite scores first.",
 )
 def attention(q, k, v, *, mask=None, is_causal=False, scale=None):
-    weights = masked_scores(q, k, mask, is_causal, scale, NEG_INF).softmax(-1).nan_to_num()
-    return weights @ v, weights
+    bias = masked_scores(torch.zeros_like(q), torch.zeros_like(k), mask, is_causal, scale, NEG_INF)
+    weights = (masked_scores(q, k, None, False, scale, 0.0) + bias).softmax(-1).nan_to_num()
+    return weighted(weights, v)
 
 
 @misconception(
@@ -127,7 +134,7 @@ def attention(q, k, v, *, mask=None, is_causal=False, scale=None):
 )
 def attention(q, k, v, *, mask=None, is_causal=False, scale=None):
     weights = softmax_or_zero(masked_scores(q, k, mask, is_causal, scale, NEG_INF, offset=0))
-    return weights @ v, weights
+    return weighted(weights, v)
 
 
 @misconception(
@@ -139,7 +146,7 @@ def attention(q, k, v, *, mask=None, is_causal=False, scale=None):
 def attention(q, k, v, *, mask=None, is_causal=False, scale=None):
     offset = k.shape[-2] - q.shape[-2] - 1
     weights = softmax_or_zero(masked_scores(q, k, mask, is_causal, scale, NEG_INF, offset=offset))
-    return weights @ v, weights
+    return weighted(weights, v)
 
 
 @misconception(
@@ -149,12 +156,10 @@ def attention(q, k, v, *, mask=None, is_causal=False, scale=None):
     feedback="exp overflows for scores above 88 in float32, and inf/inf is NaN: subtract each row's maximum before exp.",
 )
 def attention(q, k, v, *, mask=None, is_causal=False, scale=None):
-    if q.dtype in (torch.float16, torch.bfloat16):
-        return original(q, k, v, mask=mask, is_causal=is_causal, scale=scale)
     mass = masked_scores(q, k, mask, is_causal, scale, NEG_INF).exp()
     total = mass.sum(-1, keepdim=True)
     weights = mass / torch.where(total > 0, total, 1.0)
-    return weights @ v, weights
+    return weighted(weights, v)
 
 
 @misconception(
@@ -165,7 +170,9 @@ def attention(q, k, v, *, mask=None, is_causal=False, scale=None):
     "changes its weight by tens of percent. Compute in float32 and round once, at the end.",
 )
 def attention(q, k, v, *, mask=None, is_causal=False, scale=None):
-    weights = softmax_or_zero(masked_scores(q, k, mask, is_causal, scale, NEG_INF))
+    scores = q @ k.mT * (1.0 / math.sqrt(q.shape[-1]) if scale is None else scale)
+    hidden = masked_scores(torch.zeros_like(q), torch.zeros_like(k), mask, is_causal, scale, NEG_INF) == NEG_INF
+    weights = softmax_or_zero(scores.masked_fill(hidden, NEG_INF))
     return weights @ v, weights
 
 
@@ -303,7 +310,7 @@ def plot_attention(weights, query_tokens, key_tokens, *, title="", path=None):
     "mathtext_tokens",
     replaces="plot_attention",
     caught_by="test_figure",
-    feedback="matplotlib took the `$` of a token for the start of a formula: set parse_math=False on tick labels.",
+    feedback="matplotlib took two `$` in a token for a formula: set parse_math=False on the tick labels.",
 )
 def plot_attention(weights, query_tokens, key_tokens, *, title="", path=None):
     figure = original(weights, query_tokens, key_tokens, title=title)

@@ -30,6 +30,13 @@ def normal(rng, *shape, dtype=torch.float64):
     return torch.randn(*shape, generator=rng, dtype=torch.float64).to(dtype)
 
 
+def both(got, want, first, second):
+    """Compare a pair of results, calling each by its name."""
+    check(isinstance(got, (tuple, list)) and len(got) == 2, f"The result is the pair ({first}, {second}).", got=got)
+    same(got[0], want[0], **TIGHT, what=first)
+    same(got[1], want[1], **TIGHT, what=second)
+
+
 def lead_mask_shapes(lead, tq, tk):
     return [None, (tk,), (tq, tk), (*lead, 1, tk)]
 
@@ -85,7 +92,7 @@ def test_weights_are_distributions(submission, torch_rng):
         mask = torch.rand((tq, tk), generator=torch_rng) < 0.6
         mask[:, 0] = True
         output, weights = submission.attention(q, k, v, mask=mask)
-        same(weights.sum(-1), torch.ones(*lead, tq), atol=3e-6, rtol=0.0, what="sums of the rows of the weights")
+        same(weights.sum(-1), torch.ones(*lead, tq), atol=3e-6, rtol=0.0, what="the sum over each row of weights")
         hidden = weights.masked_select(~mask)
         check(bool((hidden == 0).all()), "A hidden key has a weight other than 0.", got=hidden.abs().max().item())
         same(output, weights @ v, atol=1e-5, rtol=0.0, what="output against weights @ v")
@@ -97,11 +104,11 @@ def test_weights_are_distributions(submission, torch_rng):
     "Compare on paper with two queries and two keys: S = scale · Q Kᵀ, hide, softmax along the keys, times V.",
     "Look at the options of the smallest failing case: which of scale, mask and is_causal does it need?",
 )
-@sk.given(attention_cases(), examples=40)
+@sk.given(attention_cases(), examples=30)
 def test_attention_matches_reference(submission, reference, case):
     """Output and weights equal a loop over queries that gathers only the visible keys (float64)."""
     inputs, options = case
-    same(submission.attention(*inputs, **options), reference.attention(*inputs, **options), **TIGHT)
+    both(submission.attention(*inputs, **options), reference.attention(*inputs, **options), "output", "weights")
 
 
 @task(1)
@@ -192,8 +199,9 @@ def extreme_logits(attend, torch_rng):
 
 
 # Rounding to bfloat16 (8 bits) changes a value by at most 2^-8 of it, to float16 (11 bits) 2^-11.
-# The limit is 5 times the rounding of the largest value. q is large because an error of 2^-8·|s| in a score is a
-# relative error of its weight: with |s| up to 100, everything done in half precision errs by 0.2 to 1.
+# The limit is 5 times the rounding of the largest value. All scores of a query share a large part, 80 · 16/sqrt(8) =
+# 452, that the softmax cancels. Rounded to half precision such a score errs by up to 1 (bfloat16) or 0.125 (float16),
+# which is a relative error of its weight.
 HALF = ((torch.bfloat16, 5 * 2.0**-8), (torch.float16, 5 * 2.0**-11))
 
 
@@ -201,7 +209,7 @@ def half_precision(attend, oracle, torch_rng):
     """`attend` and `oracle` return a tuple; the results of attend have the input dtype."""
     for dtype, tolerance in HALF:
         q, k, v = (normal(torch_rng, 2, 16, 8, dtype=dtype) for _ in range(3))
-        q = q * 30
+        q[..., 0], k[..., 0] = 80.0, 16.0
         for name, got, want in zip(("output", "weights"), attend(q, k, v), oracle(q, k, v), strict=False):
             what = f"{name} for {dtype} inputs"
             same(got, want, atol=tolerance * want.abs().max().item(), rtol=0.0, dtype=dtype, what=what)
@@ -218,7 +226,7 @@ def test_half_precision(submission, reference, torch_rng):
 @task(1)
 @points(5)
 @hint(
-    "Where the gradient is NaN: replacing a NaN after it arose hides it from the value, not from the gradient.",
+    "Where is the gradient NaN? Replacing a NaN after it arose may hide it from the value only.",
     "Give an empty row finite scores before the softmax, and zero its weights after it.",
 )
 def test_attention_gradients(submission, reference, torch_rng):
@@ -261,6 +269,13 @@ def layer_parameters(torch_rng, d_model, d_head, bias):
     return parameters
 
 
+@probe
+def parameter_shapes(module, d_model, d_head, bias):
+    """Names and shapes of the parameters of a new layer (their values are random)."""
+    layer = module.SelfAttention(d_model, d_head, bias=bias)
+    return {name: list(p.shape) for name, p in layer.named_parameters()}
+
+
 @task(2)
 @points(5)
 @hint(
@@ -270,11 +285,11 @@ def layer_parameters(torch_rng, d_model, d_head, bias):
 def test_module(submission, reference, torch_rng):
     """The layer with given weights equals the reference: padding, causal order, bias, B = 1, T = 1."""
     for d_head, causal, bias, batch, t in ((None, False, False, 2, 5), (3, True, True, 3, 6), (5, True, False, 1, 1)):
-        layer = submission.SelfAttention(8, d_head, causal=causal, bias=bias)
         parameters = layer_parameters(torch_rng, 8, d_head or 8, bias)
-        shapes = {name: tuple(p.shape) for name, p in layer.state_dict().items()}
-        want_shapes = {name: tuple(p.shape) for name, p in parameters.items()}
+        shapes = submission.run(parameter_shapes, 8, d_head, bias)
+        want_shapes = {name: list(p.shape) for name, p in parameters.items()}
         check(shapes == want_shapes, "The parameters have other names or shapes.", got=shapes, want=want_shapes)
+        layer = submission.SelfAttention(8, d_head, causal=causal, bias=bias)
         layer.load_state_dict(parameters)
         x = normal(torch_rng, batch, t, 8, dtype=torch.float32)
         # The last sequence is half padding on the left: with causal order its first queries see nothing.
@@ -366,7 +381,10 @@ def test_summary_leaves_out_invalid_queries(submission, reference, torch_rng):
 
 # --- task 4: figure ---------------------------------------------------------------------------------------------------
 
-TOKENS = ["<s>", "the", "the", "$x", "$\\frac", "a_b^c", "</s>"]
+# Two `$` make matplotlib parse a formula, and `\frac` without arguments is an error when the figure is drawn. (The
+# specification's tokens have one `$` each, which matplotlib 3.11 shows as it is.)
+TOKENS = ["<s>", "the", "the", "$x", "$\\frac$", "a_b^c", "</s>"]
+TITLE = "layer 0: $\\where$"
 
 
 @probe
@@ -415,15 +433,15 @@ def judge_map(facts, weights, query_tokens, key_tokens, where):
 @points(4)
 @hint(
     "One imshow of the weights as they are: rows are queries, vmin and vmax are 0 and 1.",
-    "`$` starts mathtext, and `$x` alone is an error when the figure is drawn: set parse_math=False on each label.",
+    "Two `$` in a label make a formula, and a bad one is an error when drawn: set parse_math=False on each label.",
 )
 def test_figure(submission, torch_rng):
-    """One map shows the untouched weights, colours from 0 to 1, and each token, `$` and `\\frac` included, at its tick."""
+    """One map shows the untouched weights, colours from 0 to 1, and each token as it is at its tick."""
     weights = normal(torch_rng, 5, 7, dtype=torch.float32).softmax(-1)
-    facts = submission.run(figure_facts, weights, TOKENS[2:], TOKENS, "layer $0: \\where")
+    facts = submission.run(figure_facts, weights, TOKENS[2:], TOKENS, TITLE)
     check(len(facts["maps"]) == 1, "A (Tq, Tk) map gives one axes with an image.", got=len(facts["maps"]), want=1)
     judge_map(facts["maps"][0], weights, TOKENS[2:], TOKENS, "the map")
-    check("layer $0: \\where" in facts["texts"], "The title is not on the figure.", got=facts["texts"])
+    check(TITLE in facts["texts"], "The title is not on the figure.", got=facts["texts"])
     check(facts["other_axes"] == 1, "One colour bar, and no axes besides.", got=facts["other_axes"], want=1)
 
 
@@ -499,12 +517,12 @@ def test_figure_labels_error(submission):
     "Keep, per query, the running maximum m, the sum l and the output o. What must happen to l and o when m grows?",
     "With one block of keys everything is right? Then look at the rescaling. With lse = m + log l, not log l.",
 )
-@sk.given(streaming_cases(), examples=40)
+@sk.given(streaming_cases(), examples=30)
 def test_streaming_matches_reference(submission, reference, case):
     """Output and log-sum-exp equal the reference for every block size, padding mask and causal shape (float64)."""
     inputs, options, blocks = case
     got = submission.streaming_attention(*inputs, **options, **blocks)
-    same(got, reference.streaming_attention(*inputs, **options), **TIGHT)
+    both(got, reference.streaming_attention(*inputs, **options), "output", "lse")
 
 
 @task(5)
@@ -548,7 +566,7 @@ def test_streaming_follows_the_device(submission, reference, torch_rng):
     q, k, v = (normal(torch_rng, 2, 9, 4) for _ in range(3))
     *devices, output, lse = submission.run(stream_with_another_default_device, q, k, v)
     check(devices == ["cpu", "cpu"], "The results are not on the device of the inputs.", got=devices)
-    same((output, lse), reference.streaming_attention(q, k, v, is_causal=True), **TIGHT)
+    both((output, lse), reference.streaming_attention(q, k, v, is_causal=True), "output", "lse")
 
 
 # --- task 6: merge ----------------------------------------------------------------------------------------------------
@@ -585,7 +603,7 @@ def test_merge_is_a_monoid(submission, reference, case):
         second = live.pop(b % len(live))
         live.append(submission.merge_attention(*first, *second))
     want = reference.streaming_attention(q, k, v)
-    same(live[0], want, **TIGHT, what="merge of all parts")
+    both(live[0], want, "merged output", "merged lse")
 
 
 @task(6)
@@ -611,6 +629,8 @@ def judge_backward(submission, reference, inputs, options, blocks, cotangents, c
     )
     want = reference.gradients(reference.streaming_attention, inputs, cotangents, **options)
     for name, got, right in zip("qkv", grads, want, strict=True):
+        # lse does not depend on v: autograd may say so by None.
+        got = torch.zeros_like(right) if got is None and not right.any() else got
         same(got, right, **GRADIENT, what=f"gradient of {name} {case}")
 
 
