@@ -199,6 +199,20 @@ def test_shapes_that_do_not_fit_are_not_followed() -> None:
         run(*program([torch.ones(1, 4), *rows[1:]]))
 
 
+@pytest.mark.parametrize("operator, arguments, inputs", [
+    ("gelu_backward.default", [["t", 0], ["t", 1]], [torch.ones(4), torch.ones(3, 4)]),
+    ("native_batch_norm.default", [["t", 0], None, None, None, None, False, 0.1, 1e-5], [torch.ones(3, 4)]),
+    ("native_batch_norm.default", [["t", 0], ["t", 1], None, None, None, True, 0.1, 1e-5],
+     [torch.ones(3, 4), torch.ones(2)]),
+    ("_scaled_dot_product_flash_attention_for_cpu.default", [["t", 0], ["t", 1], ["t", 0]],
+     [torch.ones(1, 1, 8, 4), torch.ones(1, 1, 2, 4)]),
+])
+def test_arguments_that_crash_a_kernel_do_not_reach_it(operator, arguments, inputs) -> None:
+    program = handmade(operator, arguments, inputs, torch.zeros(3, 4))
+    with pytest.raises(ReplayError, match="do not fit together"):
+        run(program, {str(number): tensor for number, tensor in enumerate(inputs)})
+
+
 def test_absurd_results_are_no_harm() -> None:
     program = handmade("repeat.default", [["t", 0], ["l", [1 << 40]]], [torch.zeros(4)], torch.zeros(4))
     with pytest.raises(ReplayError, match="repeat"):

@@ -51,13 +51,18 @@ def _optional_per_channel(a: dict[str, Any], *names: str) -> bool:
 
 
 def _batch_norm(a: dict[str, Any]) -> bool:
-    return a["input"].dim() > 1 and (bool(a["training"]) or _per_channel(a, "running_mean", "running_var"))
+    return (a["input"].dim() > 1 and (bool(a["training"]) or _per_channel(a, "running_mean", "running_var"))
+            and _optional_per_channel(a, "weight", "bias", "running_mean", "running_var"))
 
 
 def _batch_norm_backward(a: dict[str, Any]) -> bool:
     used = ("save_mean", "save_invstd") if a["train"] else ("running_mean", "running_var")
     return (a["input"].dim() > 1 and a["grad_out"].shape == a["input"].shape and _per_channel(a, *used)
             and _optional_per_channel(a, "weight", "running_mean", "running_var"))
+
+
+def _gelu_backward(a: dict[str, Any]) -> bool:
+    return a["grad_output"].shape == a["self"].shape
 
 
 def _attention(a: dict[str, Any]) -> bool:
@@ -93,6 +98,7 @@ GUARDS: dict[str, Guard] = {
     "max_pool2d_with_indices_backward": _max_pool_backward,
     "adaptive_max_pool2d_backward": _max_pool_backward,
     "native_layer_norm_backward": _layer_norm_backward,
+    "gelu_backward": _gelu_backward,
     "native_batch_norm": _batch_norm,
     "native_batch_norm_backward": _batch_norm_backward,
     "_scaled_dot_product_flash_attention_for_cpu": _attention,
