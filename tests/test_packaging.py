@@ -33,7 +33,8 @@ def pins(text: str) -> dict[str, Requirement]:
     found: dict[str, Requirement] = {}
     for line in lines_of(text):
         requirement = Requirement(line)
-        exact = [s for s in requirement.specifier if s.operator == "==" and "*" not in s.version and not Version(s.version).local]
+        exact = [s for s in requirement.specifier
+                 if s.operator == "==" and "*" not in s.version and not Version(s.version).local]
         name = canonicalize_name(requirement.name)
         if requirement.url or len(exact) != 1 or len(requirement.specifier) != 1 or name in found:
             raise ValueError(f"not one exact pin: {line}")
@@ -97,7 +98,8 @@ def test_lock_is_what_is_installed_and_closed():
         assert Version(installed.public) == version_of(pin), f"{name} {installed} is installed, {pin} is locked"
         wanted = [line for line in distribution.requires or []
                   if (requirement := Requirement(line)).marker is None or requirement.marker.evaluate(environment)]
-        open_ = [line for line in unmet(wanted, LOCK) if not ACCELERATOR.fullmatch(canonicalize_name(Requirement(line).name))]
+        open_ = [line for line in unmet(wanted, LOCK)
+                 if not ACCELERATOR.fullmatch(canonicalize_name(Requirement(line).name))]
         assert open_ == [], f"{name} requires what the lock does not hold"
 
 

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmkata.course import CourseError, UnknownExercise, load_course
+from llmkata.course import CourseError, Task, UnknownExercise, load_course
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -93,10 +93,12 @@ def test_values_and_defaults(toy, tmp_path):
     assert (toy.modules[0].title, toy.modules[0].objective) == ("First", "Begin.")
     assert (adding.id, adding.number, adding.module, adding.weight) == ("module0/adding", "0.2", 0, 2.5)
     assert (adding.hours.core, adding.hours.total, adding.prerequisites) == (0.5, 0.5, ("counting",))
-    assert adding.grants == {"threads": 4, "exec": "python", "loopback": True, "env": {"A_B": "1"}, "memory": 512, "wall": 90.0}
+    assert adding.grants == {"threads": 4, "exec": "python", "loopback": True, "env": {"A_B": "1"},
+                             "memory": 512, "wall": 90.0}
     assert (adding.profile, adding.components, adding.wall) == ("transformers", ("texts",), 90.0)
-    assert (counting.weight, counting.profile, counting.grants, counting.tasks, counting.wall) == (1.0, "base", {}, (), 20.0)
-    assert [(task.number, task.title, task.tier) for task in adding.tasks] == [(1, "One", "core"), (2, "Two", "stretch")]
+    assert (counting.weight, counting.profile, counting.grants, counting.tasks) == (1.0, "base", {}, ())
+    assert counting.wall == 20.0
+    assert adding.tasks == (Task(1, "One", "core"), Task(2, "Two", "stretch"))
     assert toy.available == (adding,)
     assert adding.task(2).tier == "stretch"
     for missing in (0, 3):
@@ -124,41 +126,78 @@ def test_without_the_c_loader_the_same_is_read(toy, tmp_path, monkeypatch):
 # What is refused: (edit, words of the fault, text of the line it must name, field)
 
 FAULTS = {
-    "unknown key": ('difficulty: 1', 'dificulty: 1', ['unknown key "dificulty"', 'did you mean "difficulty"?'], "dificulty", "modules[0].exercises[0]"),
+    "unknown key": ('difficulty: 1', 'dificulty: 1',
+        ['unknown key "dificulty"', 'did you mean "difficulty"?'], "dificulty", "modules[0].exercises[0]"),
     "unknown key at the top": ("title: Toy", "title: Toy\ncolour: red", ['unknown key "colour"'], "colour", ""),
-    "missing key": ("        mission: Count.\n", "", ['missing key "mission"'], 'number: "0.1"', "modules[0].exercises[0]"),
-    "string for a number": ("difficulty: 1", "difficulty: easy", ["must be an integer, is a string"], "difficulty: easy", "modules[0].exercises[0].difficulty"),
-    "unquoted number": ('number: "0.1"', "number: 0.1", ["must be a string, is a number", 'put it in quotes: "0.1"'], "number: 0.1", "modules[0].exercises[0].number"),
-    "list for a mapping": ("{core: 1, total: 2}", "[1, 2]", ["must be a mapping, is a list"], "[1, 2]", "modules[0].exercises[0].hours"),
-    "scalar for a list": ("[counting]", "counting", ["must be a list, is a string"], "prerequisites", "modules[0].exercises[1].prerequisites"),
-    "number for true or false": ("loopback: true", "loopback: 3", ["must be true or false, is an integer"], "loopback", "modules[0].exercises[1].grants.loopback"),
-    "empty string": ("mission: Count.", 'mission: " "', ["must not be empty"], "mission: \" \"", "modules[0].exercises[0].mission"),
-    "nothing": ("mission: Count.", "mission:", ["must be a string, is empty"], "mission:\n", "modules[0].exercises[0].mission"),
-    "too difficult": ("difficulty: 1", "difficulty: 6", ["must be at most 5, is 6"], "difficulty: 6", "modules[0].exercises[0].difficulty"),
-    "no time": ("{core: 1, total: 2}", "{core: 0, total: 2}", ["must be above 0"], "core: 0,", "modules[0].exercises[0].hours.core"),
-    "not a number": ("{core: 1, total: 2}", "{core: .nan, total: 2}", ["must be at least 0, is nan"], ".nan", "modules[0].exercises[0].hours.core"),
-    "core above total": ("{core: 1, total: 2}", "{core: 3, total: 2}", ["core must not exceed total"], "core: 3", "modules[0].exercises[0].hours"),
-    "negative weight": ("stretch: 0.5", "stretch: -1", ["must be at least 0, is -1"], "stretch: -1", "policy.weights.stretch"),
-    "unknown status": ("status: planned", "status: planed", ['"planed" is not one of its values', 'did you mean "planned"?'], "planed", "modules[0].exercises[0].status"),
-    "unknown profile": ("profile: transformers", "profile: jax", ["known: base, matplotlib, transformers"], "jax", "modules[0].exercises[1].profile"),
-    "unknown feedback": ("hidden: hint", "hidden: hints", ['did you mean "hint"?'], "hidden: hints", "policy.feedback.hidden"),
+    "missing key": ("        mission: Count.\n", "",
+        ['missing key "mission"'], 'number: "0.1"', "modules[0].exercises[0]"),
+    "string for a number": ("difficulty: 1", "difficulty: easy",
+        ["must be an integer, is a string"], "difficulty: easy", "modules[0].exercises[0].difficulty"),
+    "unquoted number": ('number: "0.1"', "number: 0.1",
+        ["must be a string, is a number", 'put it in quotes: "0.1"'], "number: 0.1", "modules[0].exercises[0].number"),
+    "list for a mapping": ("{core: 1, total: 2}", "[1, 2]",
+        ["must be a mapping, is a list"], "[1, 2]", "modules[0].exercises[0].hours"),
+    "scalar for a list": ("[counting]", "counting",
+        ["must be a list, is a string"], "prerequisites", "modules[0].exercises[1].prerequisites"),
+    "number for true or false": ("loopback: true", "loopback: 3",
+        ["must be true or false, is an integer"], "loopback", "modules[0].exercises[1].grants.loopback"),
+    "empty string": ("mission: Count.", 'mission: " "',
+        ["must not be empty"], "mission: \" \"", "modules[0].exercises[0].mission"),
+    "nothing": ("mission: Count.", "mission:",
+        ["must be a string, is empty"], "mission:\n", "modules[0].exercises[0].mission"),
+    "too difficult": ("difficulty: 1", "difficulty: 6",
+        ["must be at most 5, is 6"], "difficulty: 6", "modules[0].exercises[0].difficulty"),
+    "no time": ("{core: 1, total: 2}", "{core: 0, total: 2}",
+        ["must be above 0"], "core: 0,", "modules[0].exercises[0].hours.core"),
+    "not a number": ("{core: 1, total: 2}", "{core: .nan, total: 2}",
+        ["must be at least 0, is nan"], ".nan", "modules[0].exercises[0].hours.core"),
+    "core above total": ("{core: 1, total: 2}", "{core: 3, total: 2}",
+        ["core must not exceed total"], "core: 3", "modules[0].exercises[0].hours"),
+    "negative weight": ("stretch: 0.5", "stretch: -1",
+        ["must be at least 0, is -1"], "stretch: -1", "policy.weights.stretch"),
+    "unknown status": ("status: planned", "status: planed",
+        ['"planed" is not one of its values', 'did you mean "planned"?'], "planed", "modules[0].exercises[0].status"),
+    "unknown profile": ("profile: transformers", "profile: jax",
+        ["known: base, matplotlib, transformers"], "jax", "modules[0].exercises[1].profile"),
+    "unknown feedback": ("hidden: hint", "hidden: hints",
+        ['did you mean "hint"?'], "hidden: hints", "policy.feedback.hidden"),
     "unknown schema": ("course/v1", "course/v9", ['"llmkata/course/v9" is not one of its values'], "v9", "schema"),
-    "repeated key": ("title: Toy", "title: Toy\ntitle: Again", ['key "title" stands here twice (first in line 2)'], "title: Again", ""),
-    "duplicate slug": ("slug: counting", "slug: adding", ["duplicate slug adding (first in line 15)"], "slug: adding\n        title: Adding", "modules[0].exercises[1].slug"),
-    "duplicate number": ('"0.2"', '"0.1"', ["duplicate number 0.1 (first in line 14)"], '"0.1"\n        slug: adding', "modules[0].exercises[1].number"),
-    "number of another module": ('"0.2"', '"1.2"', ['"1.2" stands in module 0'], '"1.2"', "modules[0].exercises[1].number"),
-    "malformed number": ('"0.2"', '"0.02"', ['must read "module.position"'], '"0.02"', "modules[0].exercises[1].number"),
-    "slug that is no module name": ("slug: counting", "slug: Count-ing", ["Python module name"], "Count-ing", "modules[0].exercises[0].slug"),
-    "slug that is a keyword": ("slug: counting", "slug: lambda", ["Python module name"], "slug: lambda", "modules[0].exercises[0].slug"),
-    "unknown prerequisite": ("[counting]", "[countin]", ['no exercise has the slug "countin"', 'did you mean "counting"?'], "[countin]", "modules[0].exercises[1].prerequisites[0]"),
-    "prerequisite of itself": ("[counting]", "[adding]", ["in a circle: adding -> adding"], "[adding]", "modules[0].exercises[1].prerequisites[0]"),
-    "circle": ("mission: Count.", "mission: Count.\n        prerequisites: [adding]", ["in a circle: counting -> adding -> counting"], "prerequisites: [counting]", "modules[0].exercises[1].prerequisites[0]"),
-    "unknown grant": ("threads: 4", "thread: 4", ['unknown grant "thread"', 'did you mean "threads"?'], "thread: 4", "modules[0].exercises[1].grants"),
-    "malformed grant": ("exec: python", "exec: bash", ['"bash" is not one of its values'], "exec: bash", "modules[0].exercises[1].grants.exec"),
-    "malformed environment": ('A_B: "1"', 'A-B: "1"', ['"A-B" is no name of an environment variable'], "A-B", "modules[0].exercises[1].grants.env"),
-    "gap in the tasks": ("number: 2, tier: stretch", "number: 3, tier: stretch", ["2 is due, is 3"], "number: 3", "modules[0].exercises[1].tasks[1].number"),
-    "core after stretch": ("{number: 1, tier: core, title: One}", "{number: 1, tier: stretch, title: One}\n          - {number: 2, tier: core, title: X}", ["must not come after a stretch task"], "title: X", "modules[0].exercises[1].tasks[1].tier"),
-    "available without core": ("number: 1, tier: core", "number: 1, tier: stretch", ["needs at least one core task"], "status: available", "modules[0].exercises[1].tasks"),
+    "repeated key": ("title: Toy", "title: Toy\ntitle: Again",
+        ['key "title" stands here twice (first in line 2)'], "title: Again", ""),
+    "duplicate slug": ("slug: counting", "slug: adding",
+        ["duplicate slug adding (first in line 15)"], "slug: adding\n        title: Adding",
+        "modules[0].exercises[1].slug"),
+    "duplicate number": ('"0.2"', '"0.1"',
+        ["duplicate number 0.1 (first in line 14)"], '"0.1"\n        slug: adding', "modules[0].exercises[1].number"),
+    "number of another module": ('"0.2"', '"1.2"',
+        ['"1.2" stands in module 0'], '"1.2"', "modules[0].exercises[1].number"),
+    "malformed number": ('"0.2"', '"0.02"',
+        ['must read "module.position"'], '"0.02"', "modules[0].exercises[1].number"),
+    "slug that is no module name": ("slug: counting", "slug: Count-ing",
+        ["Python module name"], "Count-ing", "modules[0].exercises[0].slug"),
+    "slug that is a keyword": ("slug: counting", "slug: lambda",
+        ["Python module name"], "slug: lambda", "modules[0].exercises[0].slug"),
+    "unknown prerequisite": ("[counting]", "[countin]",
+        ['no exercise has the slug "countin"', 'did you mean "counting"?'], "[countin]",
+        "modules[0].exercises[1].prerequisites[0]"),
+    "prerequisite of itself": ("[counting]", "[adding]",
+        ["in a circle: adding -> adding"], "[adding]", "modules[0].exercises[1].prerequisites[0]"),
+    "circle": ("mission: Count.", "mission: Count.\n        prerequisites: [adding]",
+        ["in a circle: counting -> adding -> counting"], "prerequisites: [counting]",
+        "modules[0].exercises[1].prerequisites[0]"),
+    "unknown grant": ("threads: 4", "thread: 4",
+        ['unknown grant "thread"', 'did you mean "threads"?'], "thread: 4", "modules[0].exercises[1].grants"),
+    "malformed grant": ("exec: python", "exec: bash",
+        ['"bash" is not one of its values'], "exec: bash", "modules[0].exercises[1].grants.exec"),
+    "malformed environment": ('A_B: "1"', 'A-B: "1"',
+        ['"A-B" is no name of an environment variable'], "A-B", "modules[0].exercises[1].grants.env"),
+    "gap in the tasks": ("number: 2, tier: stretch", "number: 3, tier: stretch",
+        ["2 is due, is 3"], "number: 3", "modules[0].exercises[1].tasks[1].number"),
+    "core after stretch": ("{number: 1, tier: core, title: One}",
+        "{number: 1, tier: stretch, title: One}\n          - {number: 2, tier: core, title: X}",
+        ["must not come after a stretch task"], "title: X", "modules[0].exercises[1].tasks[1].tier"),
+    "available without core": ("number: 1, tier: core", "number: 1, tier: stretch",
+        ["needs at least one core task"], "status: available", "modules[0].exercises[1].tasks"),
     "broken YAML": ("feedback: {visible", "feedback: {{visible", ["not YAML"], "weights", ""),
 }
 
@@ -217,7 +256,8 @@ def test_released_repository_needs_no_graders(tmp_path):
 
 
 def test_all_faults_are_told_at_once_in_order(tmp_path):
-    text = edited("difficulty: 1", "difficulty: x").replace("[counting]", "[nothing]").replace("title: Toy", "titel: Toy")
+    text = edited("difficulty: 1", "difficulty: x").replace("[counting]", "[nothing]")
+    text = text.replace("title: Toy", "titel: Toy")
     with pytest.raises(CourseError) as caught:
         load_course(write(tmp_path, text))
     lines = [fault.line for fault in caught.value.faults]
@@ -246,7 +286,8 @@ def test_damaged_courses_are_refused_with_a_place_or_read(tmp_path_factory, data
     """Whatever happens to the file, it is read or it is a CourseError: never another exception."""
     start = data.draw(st.integers(0, len(TOY)))
     length = data.draw(st.integers(0, 60))
-    insert = data.draw(st.sampled_from(["", "&a ", "*a", "!!python/object:os.system ", "[", "}", ": ", "- ", "1", "null", "\t", "? "]))
+    insert = data.draw(st.sampled_from(
+        ["", "&a ", "*a", "!!python/object:os.system ", "[", "}", ": ", "- ", "1", "null", "\t", "? "]))
     folder = write(tmp_path_factory.mktemp("damaged"), TOY[:start] + insert + TOY[start + length:])
     try:
         load_course(folder)
@@ -264,15 +305,18 @@ def test_values_that_contain_themselves_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", [
     "module0/adding", "0.2", "adding", "exercises/module0/adding", "exercises/module0/adding/",
-    "./exercises/module0/adding/adding.py", "exercises/module0/adding/test_adding.py", "/a/clone/exercises/module0/adding",
-    "exercises\\module0\\adding\\adding.py", "solutions/module0/adding.py", "adding.py", " adding ", Path("module0/adding"),
+    "./exercises/module0/adding/adding.py", "exercises/module0/adding/test_adding.py",
+    "/a/clone/exercises/module0/adding",
+    "exercises\\module0\\adding\\adding.py", "solutions/module0/adding.py",
+    "adding.py", " adding ", Path("module0/adding"),
 ])
 def test_lookup(toy, name):
     assert toy.exercise(name).id == "module0/adding"
 
 
 @pytest.mark.parametrize(("name", "suggestion"), [
-    ("addding", "module0/adding"), ("module0/ading", "module0/adding"), ("Counting", "module0/counting"), ("count", "module0/counting"),
+    ("addding", "module0/adding"), ("module0/ading", "module0/adding"), ("Counting", "module0/counting"),
+    ("count", "module0/counting"),
 ])
 def test_unknown_exercise_suggests(toy, name, suggestion):
     with pytest.raises(UnknownExercise, match="did you mean") as caught:
@@ -301,7 +345,8 @@ def test_fourteen_modules_and_fifty_three_exercises(course):
     assert [module.number for module in course.modules] == list(range(14))
     assert [len(module.exercises) for module in course.modules] == [3, 5, 5, 5, 4, 4, 4, 4, 4, 3, 3, 3, 3, 3]
     for module in course.modules:
-        assert [exercise.number for exercise in module.exercises] == [f"{module.number}.{n + 1}" for n in range(len(module.exercises))]
+        positions = range(1, len(module.exercises) + 1)
+        assert [exercise.number for exercise in module.exercises] == [f"{module.number}.{n}" for n in positions]
 
 
 def test_core_tiers_stay_small(course):

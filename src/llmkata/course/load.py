@@ -34,7 +34,9 @@ def load_course(root: Path | str) -> Course:
     policy = raw["policy"]
     return Course(
         root=root, title=raw["title"], limits=limits,
-        policy=Policy(policy["isolation"], policy["seed_env"], Feedback(**policy["feedback"]), Weights(**policy["weights"])),
+        policy=Policy(
+            policy["isolation"], policy["seed_env"], Feedback(**policy["feedback"]), Weights(**policy["weights"]),
+        ),
         modules=tuple(_module(module, root, limits) for module in raw["modules"]),
     )
 

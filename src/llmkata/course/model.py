@@ -127,7 +127,7 @@ class Policy(msgspec.Struct, frozen=True):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Defaults of the sandbox; units: seconds (``wall``, ``call``, ``cpu``), MiB (``memory``), KiB (``output``, ``submission``)."""
+    """Defaults: ``wall``, ``call``, ``cpu`` in seconds, ``memory`` in MiB, ``output`` and ``submission`` in KiB."""
 
     wall: float
     call: float

@@ -16,6 +16,8 @@ from .nodes import BAD, Reader
 Raw = dict[str, Any]
 #: An exercise as read, the number of its module (None if unreadable), and its field path.
 Placed = tuple[Raw, int | None, str]
+#: Slug -> its prerequisites, each with its node and field path.
+Edges = dict[str, list[tuple[str, Any, str]]]
 
 
 def check(reader: Reader, modules: tuple[Raw, ...], root: Path) -> None:
@@ -73,7 +75,8 @@ def _tasks(reader: Reader, exercise: Raw, field: str) -> None:
     for place, (task, node) in enumerate(exercise["tasks"]):
         where = f"{field}.tasks[{place}]"
         if task["number"] not in (BAD, place + 1):
-            reader.fault(node, f"{where}.number", f"tasks are numbered 1, 2, ...: {place + 1} is due, is {task['number']}")
+            said = f"tasks are numbered 1, 2, ...: {place + 1} is due, is {task['number']}"
+            reader.fault(node, f"{where}.number", said)
         if task["tier"] == "core" and stretch_seen:
             reader.fault(node, f"{where}.tier", "a core task must not come after a stretch task")
         stretch_seen = stretch_seen or task["tier"] == "stretch"
@@ -108,7 +111,7 @@ def _files(reader: Reader, exercise: Raw, module: int | None, field: str, root: 
 
 def _prerequisites(reader: Reader, placed: list[Placed]) -> None:
     known = {exercise["slug"][0] for exercise, _, _ in placed if exercise["slug"] is not BAD}
-    edges: dict[str, list[tuple[str, Any, str]]] = {}
+    edges: Edges = {}
     for exercise, _, field in placed:
         if BAD in (exercise["slug"], exercise["prerequisites"]):
             continue
@@ -124,7 +127,7 @@ def _prerequisites(reader: Reader, placed: list[Placed]) -> None:
         _visit(reader, edges, slug, [], done)
 
 
-def _visit(reader: Reader, edges: dict[str, list[tuple[str, Any, str]]], slug: str, path: list[str], done: set[str]) -> None:
+def _visit(reader: Reader, edges: Edges, slug: str, path: list[str], done: set[str]) -> None:
     if slug in done:
         return
     path.append(slug)

@@ -47,7 +47,9 @@ def _grants(reader: Reader, node: yaml.Node, field: str) -> Any:
 
 
 _HOURS = mapping({"core": (number(0), REQUIRED), "total": (number(0), REQUIRED)})
-_TASK = mapping({"number": (integer(1), REQUIRED), "title": (text, REQUIRED), "tier": (choice("core", "stretch"), REQUIRED)})
+_TASK = mapping({
+    "number": (integer(1), REQUIRED), "title": (text, REQUIRED), "tier": (choice("core", "stretch"), REQUIRED),
+})
 
 _EXERCISE = mapping({
     "number": (located(text), REQUIRED), "slug": (located(text), REQUIRED), "title": (text, REQUIRED),
