@@ -347,6 +347,11 @@ class Link:
         """Sandbox layers that stand around the submission."""
         return []
 
+    @property
+    def missing(self) -> dict[str, str]:
+        """Layers (and ``grant:`` names) that this host could not give, with the reason."""
+        return {}
+
 
 def _tensors(tree: Any, torch: Any) -> Any:
     """Tensors of a tree in the order in which the worker meets them (args, kwargs, cotangents; fields of records)."""
@@ -444,17 +449,21 @@ class WorkerLink(Link):
         self.process: Process | None = None
         self._seq = 0
         self._layers: list[str] = []
-        self.missing_layers: dict[str, str] = {}
+        self._missing: dict[str, str] = {}
         self.cpu_seconds = 0.0
 
     @property
     def layers(self) -> list[str]:
         return self._layers
 
+    @property
+    def missing(self) -> dict[str, str]:
+        return self._missing
+
     def _start(self) -> None:
         if self.process is None:
             self.process = start_process(self.profile, self.policy)
-            self._layers, self.missing_layers = self.process.layers, self.process.missing
+            self._layers, self._missing = self.process.layers, self.process.missing
 
     def _exchange(self, request: bytes | bytearray) -> tuple[Kind, bytes | bytearray]:
         if self._wall_left <= 0:

@@ -33,7 +33,7 @@ def probe_source(fn: Callable) -> tuple[str, str]:
     try:
         return fn.__kata_probe__
     except AttributeError:
-        raise ProbeError(f"{_place(fn)}: mark it with @probe") from None
+        raise ProbeError(f"{getattr(fn, '__name__', fn)!r} is no probe: mark it with @probe") from None
 
 
 def _place(fn: Callable) -> str:

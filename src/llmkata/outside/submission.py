@@ -31,9 +31,14 @@ class Submission:
             return self._link.get(None, name)
         raise MissingName(self._link.label, name)
 
+    def _require(self, name: str) -> None:
+        names = self._link.open()
+        if name not in names["functions"] and name not in names["classes"]:
+            raise MissingName(self._link.label, name)
+
     def call(self, name: str, *args: Any, echo: bool = False, **kwargs: Any) -> Any:
         """Call by name. With ``echo`` -> (result, the positional arguments as they are after the call)."""
-        getattr(self, name)
+        self._require(name)
         return self._link.call(None, name, args, kwargs, **({"echo": True} if echo else {}))
 
     def vjp(self, fn: str | Remote | RemoteFunction, args: Sequence[Any], kwargs: dict[str, Any] | None = None, *,
@@ -50,11 +55,17 @@ class Submission:
         elif isinstance(fn, RemoteFunction):
             target, path = fn._target, fn._path
         else:
-            getattr(self, fn)
+            self._require(fn)
         return self._link.vjp(target, path, tuple(args), dict(kwargs or {}), tuple(wrt), cotangents, parameters)
 
     def run(self, probe: Any, *args: Any, **kwargs: Any) -> Any:
-        """Run a probe (a function marked ``@probe``) beside the submission; its first argument is the module."""
+        """Run a probe (a function marked ``@probe``) beside the submission; its first argument is the module.
+
+        A submission's own function called ``run`` is meant where the first argument is no probe. Other names taken by
+        this proxy (``call``, ``vjp``, ``segment``, ``read_file``) are reached by ``submission.call(name, ...)``.
+        """
+        if not hasattr(probe, "__kata_probe__") and "run" in self._link.open()["functions"]:
+            return self._link.call(None, "run", (probe, *args), kwargs)
         name, source = probe_source(probe)
         self._link.open()
         return self._link.ask("run", name, name=name, source=source, args=args, kwargs=kwargs)

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from llmkata.checks import context, feedback
-from llmkata.checks.budgets import BudgetExceeded
+from llmkata.checks.budgets import BudgetExceeded, NotJudged
 from llmkata.checks.diagnose import choose, diagnose
 from llmkata.checks.marks import MARKS
 from llmkata.checks.misconceptions import Misconception
+from llmkata.checks.server import Server
 from llmkata.outside.submission import Submission
 from llmkata.records import CheckRecord, Diagnosis, Outcome
 
@@ -247,7 +248,17 @@ class KataPlugin:
         run = self._checks[request.node.nodeid].run
         self._context.link = run.link
         run.link.begin_check(self._context.seed)
+        lacking = [why for name, why in run.link.missing.items() if name.startswith("grant:")]
+        if lacking:
+            raise NotJudged(f"needs what this host cannot give: {'; '.join(lacking)}")
         return Submission(run.link)
+
+    @pytest.fixture
+    def server(self, submission: Submission) -> Any:
+        """An HTTP server of the check, see ``checks.server``."""
+        server = Server(submission._link)
+        yield server
+        server.stop()
 
     @pytest.fixture
     def reference(self, request: Any) -> Any:

@@ -1,0 +1,1 @@
+"""The oracle is written out in the check."""
