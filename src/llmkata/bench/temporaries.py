@@ -1,8 +1,9 @@
 """Memory that operators allocate and free inside themselves, read from the events of torch's allocator.
 
 A sum over storages does not see the workspace of fused attention or the copies a product makes of expanded operands.
-torch's profiler reports every allocation; marks of an otherwise unlikely size, allocated and freed at once, tell which
-of them belong to which operator.
+torch's profiler reports every allocation of this thread; marks of an otherwise unlikely size, allocated and freed at once, tell which
+of them belong to which operator. The profiler is the one that older torch versions had: its successor starts a
+thread, which a sandboxed process may not.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from types import TracebackType
 from typing import Self
 
 import torch
-from torch.autograd import profiler
+from torch._C._profiler import _ExperimentalConfig
+from torch.autograd import ProfilerConfig, ProfilerState, _disable_profiler_legacy, _enable_profiler_legacy
 
 
 class Temporaries:
@@ -20,15 +22,18 @@ class Temporaries:
 
     def __init__(self) -> None:
         self._mark = (1 << 20) + 2 * secrets.randbelow(1 << 20) + 1
-        self._profile = profiler.profile(use_cpu=True, profile_memory=True)
+        self._changes: list[int] = []
 
     def __enter__(self) -> Self:
-        self._profile.__enter__()
+        shapes, memory, stack, flops, modules = False, True, False, False, False
+        _enable_profiler_legacy(
+            ProfilerConfig(ProfilerState.CPU, shapes, memory, stack, flops, modules, _ExperimentalConfig()))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        self._profile.__exit__(kind, error, trace)
+        self._changes = [event.cpu_memory_usage() for thread in _disable_profiler_legacy() for event in thread
+                         if event.kind() == "memory_alloc"]
 
     def mark(self) -> None:
         """Separates what comes before from what comes after."""
@@ -36,8 +41,7 @@ class Temporaries:
 
     def highs(self) -> list[int]:
         """For each operator, the highest level in bytes above that at which it began (after the context's end)."""
-        changes = [event.nbytes() for event in self._profile.kineto_results.events() if event.name() == "[memory]"]
-        highs, inside, level, position = [], False, 0, 0
+        changes, highs, inside, level, position = self._changes, [], False, 0, 0
         while position < len(changes):
             if changes[position] == self._mark and changes[position + 1 : position + 2] == [-self._mark]:
                 inside = not inside
