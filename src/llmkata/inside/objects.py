@@ -87,21 +87,26 @@ class Objects(Hooks):
         # Sent by the trusted side only (objects of installed libraries); nothing is unpickled in the other direction.
         return pickle.loads(data)
 
-    def write(self, e: Encoder, v: Any) -> None:
-        """The encoder's fallback: an enum member as its value, a record, else a handle."""
+    def write(self, e: Encoder, v: Any, depth: int) -> None:
+        """The encoder's fallback: an enum member as its value, a record, else a handle.
+
+        A record within itself (a node that knows its parent), or nested deeper than half of what is allowed, is a handle.
+        """
         if isinstance(v, enum.Enum):
             e.out += tags.KIN
             e.string(f"{type(v).__name__}.{v.name}")
-            e.value(v.value, 1)
+            e.value(v.value, depth + 1)
             return
         fields = _fields(v)
-        if fields is not None:
+        if fields is not None and id(v) not in e.open and depth <= e.limits.max_depth // 2:
+            e.open.add(id(v))
             e.out += tags.RECORD
             e.string(type(v).__name__)
             e.out += self.put(v).to_bytes(8, "little") + len(fields).to_bytes(4, "little")
             for name, x in fields.items():
                 e.string(name)
-                e.value(x, 1)
+                e.value(x, depth + 1)
+            e.open.discard(id(v))
             return
         e.out += tags.HANDLE + self.put(v).to_bytes(8, "little")
         e.string(type(v).__name__)

@@ -6,6 +6,7 @@ refuses them unless its hooks provide them.
 
 from __future__ import annotations
 
+import collections
 import decimal
 import fractions
 import math
@@ -51,6 +52,18 @@ class Decoder:
         self.hooks, self.limits = hooks, limits
         self.kinds: list[str] = []
 
+    def read(self) -> Any:
+        """The one value in ``data``. Raises WireError for anything else than exactly one well-formed value."""
+        try:
+            value = self.value()
+        except WireError:
+            raise
+        except Exception as e:  # noqa: BLE001 - NumPy and torch raise what they like where a description is no array
+            raise WireError(f"the message cannot be read ({type(e).__name__})") from None
+        if self.at != len(self.data):
+            raise WireError("bytes after the value")
+        return value
+
     def take(self, n: int) -> memoryview:
         """The next ``n`` bytes."""
         if n > len(self.data) - self.at:
@@ -62,10 +75,10 @@ class Decoder:
         """The next number of format ``s``."""
         return s.unpack(self.take(s.size))[0]
 
-    def string(self) -> str:
-        """A length-prefixed UTF-8 string."""
+    def string(self, errors: str = "strict") -> str:
+        """A length-prefixed UTF-8 string. Names are strict: what is not UTF-8 cannot be stored or shown."""
         try:
-            return bytes(self.take(self.unpack(_u32))).decode("utf-8", "surrogatepass")
+            return bytes(self.take(self.unpack(_u32))).decode("utf-8", errors)
         except UnicodeDecodeError:
             raise WireError("a string is not UTF-8") from None
 
@@ -100,28 +113,25 @@ def _items(d: Decoder, depth: int) -> list:
     return [d.value(depth) for _ in range(d.count())]
 
 
-def _hashables(d: Decoder, depth: int) -> list:
-    items = _items(d, depth)
+def _hashable(d: Decoder, keys: list, what: str) -> list:
+    """``keys``, once it is known that they can be put into a table: hashable, and without crafted collisions."""
     try:
-        if len(set(items)) != len(items):
-            raise WireError("a set holds a value twice")
+        hashes = collections.Counter(map(hash, keys))
     except TypeError:
-        raise WireError("a set holds a value that cannot be hashed") from None
-    return items
+        raise WireError(f"a {what} holds a key that cannot be hashed") from None
+    if hashes and max(hashes.values()) > d.limits.max_collisions:
+        raise WireError(f"a {what} holds too many keys with the same hash")
+    if len(set(keys)) != len(keys):
+        raise WireError(f"a {what} holds a key twice")
+    return keys
 
 
 def _dict(d: Decoder, depth: int) -> dict:
-    out: dict = {}
+    keys, values = [], []
     for _ in range(d.count()):
-        k = d.value(depth)
-        try:
-            seen = k in out
-        except TypeError:
-            raise WireError("a dict key cannot be hashed") from None
-        if seen:
-            raise WireError("a dict holds a key twice")
-        out[k] = d.value(depth)
-    return out
+        keys.append(d.value(depth))
+        values.append(d.value(depth))
+    return dict(zip(_hashable(d, keys, "dict"), values, strict=True))
 
 
 def _packed(dtype: str) -> Any:
@@ -172,7 +182,17 @@ def _array(d: Decoder, _: int) -> np.ndarray:
     buffer = bytearray(d.take(n))
     if elements == 0:
         return np.empty(shape, dtype)
-    return np.ndarray(shape, dtype, buffer, offset, strides)
+    return _sound(np.ndarray(shape, dtype, buffer, offset, strides))
+
+
+def _sound(a: np.ndarray) -> np.ndarray:
+    """``a``, once its bytes are values of its dtype: true and false are 1 and 0, characters are Unicode's."""
+    if a.dtype.kind in "bU" and a.dtype.itemsize:
+        flat = np.ascontiguousarray(a).reshape(-1)
+        words = flat.view(np.uint8) if a.dtype.kind == "b" else flat.view(a.dtype.str[0] + "u4")
+        if words.size and int(words.max()) > (1 if a.dtype.kind == "b" else 0x10FFFF):
+            raise WireError("an array holds bytes that are no values of its dtype")
+    return a
 
 
 def _scalar(d: Decoder, _: int) -> np.generic:
@@ -180,7 +200,7 @@ def _scalar(d: Decoder, _: int) -> np.generic:
     n = d.unpack(_u32)
     if n != dtype.itemsize or n == 0:
         raise WireError("a NumPy scalar of the wrong size")
-    return np.frombuffer(bytes(d.take(n)), dtype)[0]
+    return _sound(np.frombuffer(bytes(d.take(n)), dtype))[0]
 
 
 _TORCH_DTYPES = frozenset(
@@ -212,6 +232,8 @@ def _tensor(d: Decoder, _: int) -> Any:
     data = bytearray(d.take(n))
     if elements == 0:
         return torch.empty_strided(shape, strides, dtype=dtype)
+    if dtype is torch.bool:
+        _sound(np.frombuffer(data, np.bool_))
     return torch.as_strided(torch.frombuffer(data, dtype=dtype), shape, strides, 0)
 
 
@@ -274,12 +296,12 @@ _READERS = {
     tags.BIGINT: _bigint,
     tags.FLOAT: lambda d, _: d.unpack(_f64),
     tags.COMPLEX: lambda d, _: complex(d.unpack(_f64), d.unpack(_f64)),
-    tags.STR: lambda d, _: d.string(),
+    tags.STR: lambda d, _: d.string("surrogatepass"),
     tags.BYTES: lambda d, _: bytes(d.take(d.unpack(_u32))),
     tags.LIST: _items,
     tags.TUPLE: lambda d, depth: tuple(_items(d, depth)),
-    tags.SET: lambda d, depth: set(_hashables(d, depth)),
-    tags.FROZENSET: lambda d, depth: frozenset(_hashables(d, depth)),
+    tags.SET: lambda d, depth: set(_hashable(d, _items(d, depth), "set")),
+    tags.FROZENSET: lambda d, depth: frozenset(_hashable(d, _items(d, depth), "set")),
     tags.DICT: _dict,
     tags.INTS: _packed("<i8"),
     tags.FLOATS: _packed("<f8"),
@@ -290,7 +312,7 @@ _READERS = {
     tags.DTYPE: _dtype,
     tags.SLICE: lambda d, depth: slice(d.value(depth), d.value(depth), d.value(depth)),
     tags.ELLIPSIS: lambda d, _: ...,
-    tags.PATH: lambda d, _: pathlib.Path(d.string()),
+    tags.PATH: lambda d, _: pathlib.Path(d.string("surrogatepass")),
     tags.FRACTION: _fraction,
     tags.DECIMAL: _decimal,
     tags.KIN: _kin,
@@ -303,8 +325,4 @@ _READERS = {
 
 def decode(data: bytes | bytearray, hooks: Hooks | None = None, limits: Limits = Limits()) -> Any:
     """The one value in ``data``. Raises WireError for anything else than exactly one well-formed value."""
-    d = Decoder(data, hooks or Hooks(), limits)
-    value = d.value()
-    if d.at != len(d.data):
-        raise WireError("bytes after the value")
-    return value
+    return Decoder(data, hooks or Hooks(), limits).read()

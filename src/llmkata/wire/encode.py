@@ -21,18 +21,19 @@ _u8, _u32, _u64, _i64, _f64 = (struct.Struct(f) for f in ("<B", "<I", "<Q", "<q"
 #: A view whose span is more than this many times its own bytes travels as a contiguous copy.
 _SPAN_FACTOR = 4
 
-Hook = Callable[["Encoder", Any], None]
+Hook = Callable[["Encoder", Any, int], None]
 
 
 class Encoder:
-    """Appends encoded values to ``out``. ``fallback(encoder, value)`` writes what the table does not know."""
+    """Appends encoded values to ``out``. ``fallback(encoder, value, depth)`` writes what the table does not know."""
 
     def __init__(self, fallback: Hook, limits: Limits) -> None:
         self.out = bytearray()
         self.fallback = fallback
         self.limits = limits
         self.items = 0
-        self._open: set[int] = set()
+        #: Identities of the containers being written: a value must not contain itself.
+        self.open: set[int] = set()
 
     def value(self, v: Any, depth: int = 0) -> None:
         """Encode ``v``. Raises WireError for cycles, depth, size."""
@@ -45,7 +46,7 @@ class Encoder:
         if writer is not None:
             writer(self, v, depth)
         elif not self._relative(v, depth):
-            self.fallback(self, v)
+            self.fallback(self, v, depth)
         if len(self.out) > self.limits.max_frame:
             raise WireError(f"message larger than {self.limits.max_frame} bytes")
 
@@ -140,24 +141,24 @@ def _write_list(e: Encoder, v: list, depth: int) -> None:
 
 
 def _sequence(e: Encoder, tag: bytes, v: Any, items: Any, depth: int) -> None:
-    if id(v) in e._open:
+    if id(v) in e.open:
         raise WireError("a value contains itself")
-    e._open.add(id(v))
+    e.open.add(id(v))
     e.out += tag + _u32.pack(len(v))
     for x in items:
         e.value(x, depth + 1)
-    e._open.discard(id(v))
+    e.open.discard(id(v))
 
 
 def _write_dict(e: Encoder, v: dict, depth: int) -> None:
-    if id(v) in e._open:
+    if id(v) in e.open:
         raise WireError("a value contains itself")
-    e._open.add(id(v))
+    e.open.add(id(v))
     e.out += tags.DICT + _u32.pack(len(v))
     for k, x in v.items():
         e.value(k, depth + 1)
         e.value(x, depth + 1)
-    e._open.discard(id(v))
+    e.open.discard(id(v))
 
 
 def _write_set(e: Encoder, v: Any, depth: int) -> None:
@@ -283,7 +284,7 @@ def _check_elements(e: Encoder, elements: int, nbytes: int) -> None:
         raise WireError(f"an array of {elements} elements ({nbytes} bytes) exceeds the limit of a message")
 
 
-def refuse(_: Encoder, v: Any) -> None:
+def refuse(_: Encoder, v: Any, depth: int) -> None:
     """The fallback that knows nothing: raises WireError naming the type."""
     raise WireError(f"a value of type {type(v).__module__}.{type(v).__qualname__} cannot cross the boundary")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 import struct
 import time
 from enum import IntEnum
@@ -62,6 +63,9 @@ class Channel:
 
     def __init__(self, read_fd: int, write_fd: int, limits: Limits) -> None:
         self.read_fd, self.write_fd, self.limits = read_fd, write_fd, limits
+        # What a descriptor that is ready takes at once without blocking: a blocking write to somebody who does not
+        # read would outlive our patience.
+        self._piece = 1 << 16 if stat.S_ISSOCK(os.fstat(write_fd).st_mode) else select.PIPE_BUF
 
     def send(self, kind: Kind, seq: int, body: bytes | bytearray, patience: Patience | None = None) -> None:
         """Write one frame. Raises Closed, Late, or WireError when the body exceeds 4 GiB."""
@@ -72,9 +76,8 @@ class Channel:
                 if patience is not None:
                     _wait(self.write_fd, True, patience)
                 try:
-                    # 64 KiB at a time: a blocking write to a pipe nobody drains would outlive our patience.
-                    part = part[os.write(self.write_fd, part[: 1 << 16] if patience is not None else part):]
-                except (BrokenPipeError, ConnectionResetError, OSError) as e:
+                    part = part[os.write(self.write_fd, part[: self._piece] if patience is not None else part):]
+                except OSError as e:
                     raise Closed(str(e)) from None
 
     def receive(self, patience: Patience | None = None) -> tuple[Kind, int, bytearray]:
@@ -104,7 +107,7 @@ class Channel:
                 _wait(self.read_fd, False, patience)
             try:
                 chunk = os.read(self.read_fd, min(n - len(buffer), 1 << 20))
-            except (ConnectionResetError, OSError) as e:
+            except OSError as e:
                 raise Closed(str(e)) from None
             if not chunk:
                 raise Closed("end of stream")
