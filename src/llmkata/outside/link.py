@@ -223,7 +223,7 @@ class Link:
         encoder.value(value)
         return encoder.out
 
-    def _outwards(self, e: Encoder, v: Any) -> None:
+    def _outwards(self, e: Encoder, v: Any, depth: int) -> None:
         """What a grader hands in beyond plain data: objects of the learner's, call-backs, objects of libraries."""
         if isinstance(v, Remote):
             if v._link is not self:
