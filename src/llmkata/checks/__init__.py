@@ -11,7 +11,10 @@ from .forbid import Forbid
 from .marks import gate, hint, needs, points, task
 from .misconceptions import misconception
 
+#: Raised when a change breaks graders (docs/design.md, "The grader API").
+API_VERSION = 1
+
 __all__ = [
-    "BudgetExceeded", "Forbid", "GraderFault", "Mismatch", "MissingName", "NotJudged", "RemoteError", "check",
+    "API_VERSION", "BudgetExceeded", "Forbid", "GraderFault", "Mismatch", "MissingName", "NotJudged", "RemoteError", "check",
     "expect_error", "gate", "hint", "misconception", "needs", "points", "probe", "same", "sk", "task",
 ]
