@@ -86,7 +86,6 @@ def test_whole_overwrites_of_unknown_storages_bring_no_bytes() -> None:
 
 @pytest.mark.parametrize("work, reason", [
     (lambda x: x.to_sparse() @ x, "sparse"),
-    (lambda x: torch.zeros(3, 3, device="meta") + 1, "meta"),
     (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8).dequantize(), "quantised"),
     (lambda x: x.clone().resize_(100) * 1, "resized"),
 ])
@@ -98,6 +97,20 @@ def test_refusals(work, reason) -> None:
 
 def test_negative_control_of_refusals() -> None:
     assert record(lambda x: x.clone() @ x, torch.randn(3, 3))["refused"] is None
+
+
+def test_tensors_without_data_are_no_part_of_the_program() -> None:
+    def work(x):
+        with torch.device("meta"):
+            layer = torch.nn.Linear(3, 3)
+        layer(torch.empty(2, 3, device="meta"))
+        layer.to_empty(device="cpu").load_state_dict({"weight": x, "bias": x[0]})
+        return layer(x)
+
+    program = record(work, torch.randn(3, 3))
+    assert program["refused"] is None
+    assert names(program) == ["copy_.default"] * 2 + ["addmm.default"]
+    assert [event[2] for event in program["events"] if event[0] == "const"] == [None, None]
 
 
 def test_too_many_operators_and_constants() -> None:

@@ -31,9 +31,14 @@ def _nll_backward(a: dict[str, Any]) -> bool:
     return a["target"].numel() * classes == scores.numel() and _within(a["target"], classes, a["ignore_index"])
 
 
+def _pool_backward(spatial: int) -> Guard:
+    return lambda a: a["grad_output"].shape[:-spatial] == a["self"].shape[:-spatial]
+
+
 def _max_pool_backward(a: dict[str, Any]) -> bool:
     plane = math.prod(a["self"].shape[-2:])
-    return a["indices"].shape == a["grad_output"].shape and _within(a["indices"], plane)
+    return (_pool_backward(2)(a) and a["indices"].shape == a["grad_output"].shape
+            and _within(a["indices"], plane))
 
 
 def _layer_norm_backward(a: dict[str, Any]) -> bool:
@@ -95,6 +100,11 @@ GUARDS: dict[str, Guard] = {
     "embedding_dense_backward": _embedding_backward,
     "nll_loss_backward": _nll_backward,
     "nll_loss2d_backward": _nll_backward,
+    "avg_pool2d_backward": _pool_backward(2),
+    "avg_pool3d_backward": _pool_backward(3),
+    "_adaptive_avg_pool2d_backward": _pool_backward(2),
+    "_adaptive_avg_pool3d_backward": _pool_backward(3),
+    "adaptive_avg_pool3d_backward": _pool_backward(3),
     "max_pool2d_with_indices_backward": _max_pool_backward,
     "adaptive_max_pool2d_backward": _max_pool_backward,
     "native_layer_norm_backward": _layer_norm_backward,

@@ -178,20 +178,28 @@ class Recorder(TorchDispatchMode):
             with self:
                 return func.decompose(*args, **kwargs)
         line = self._line()
+        event = None
         try:
             if kind == _FOREIGN:
+                if func.namespace == "prims" and any(isinstance(a, torch.Tensor) and a.is_meta for a in args):
+                    raise _Dataless  # how torch itself works out shapes
                 raise _Refusal(f"the operator {func.name()} is not one of torch's own (aten) operators")
             for kind_of_tensor in types:
                 if kind_of_tensor is not torch.Tensor and kind_of_tensor is not torch.nn.Parameter:
                     raise _Refusal(f"a tensor of class {kind_of_tensor.__name__} takes part; only plain tensors can")
             self._sweep()
             event = self._encode_call(func, args, kwargs, line)
+        except _Dataless:
+            pass
         except _Refusal as refusal:
             self._refuse(refusal, line)
             return func(*args, **kwargs)
         result = func(*args, **kwargs)
         try:
-            self._encode_results(func, event, result)
+            if event is not None:
+                self._encode_results(func, event, result)
+            else:
+                self._admit(func, result, line)
         except _Refusal as refusal:
             self._refuse(refusal, line)
         return result
@@ -246,6 +254,8 @@ class Recorder(TorchDispatchMode):
         if isinstance(value, torch.dtype):
             return ["dtype", str(value).removeprefix("torch.")]
         if isinstance(value, torch.device):
+            if value.type == "meta":
+                raise _Dataless
             if value.type != "cpu":
                 raise _Refusal(f"the device {value} is not the CPU")
             return ["device"]
@@ -303,6 +313,13 @@ class Recorder(TorchDispatchMode):
         self._events.append(["const", number, data, line])
         return number
 
+    def _admit(self, func: Any, result: Any, line: int) -> None:
+        """What comes of a tensor without data (``to_empty``, ``zeros_like``) holds nothing of the inputs."""
+        if isinstance(result, torch.Tensor) and not result.is_meta:
+            storage = _storage(result)
+            if storage._cdata not in self._numbers:
+                self._constant(storage, line, overwritten="empty" in func._schema.name)
+
     def _declare_overwritten(self, func: Any, args: Any, kwargs: Any, line: int) -> None:
         """An unknown storage that the operator overwrites whole (``copy_`` of a deepcopy, ``out=``) brings no bytes."""
         targets = [value for name, value in kwargs.items() if name.startswith("out")]
@@ -344,6 +361,8 @@ class Recorder(TorchDispatchMode):
 
 
 def _storage(tensor: torch.Tensor) -> torch.UntypedStorage:
+    if tensor.is_meta:
+        raise _Dataless
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested:
         raise _Refusal("a sparse, nested or quantised tensor takes part; only plain strided tensors can")
     if not tensor.is_cpu:
@@ -353,6 +372,13 @@ def _storage(tensor: torch.Tensor) -> torch.UntypedStorage:
 
 class _Refusal(Exception):
     """Something that cannot be recorded; the message completes the sentence "not replayable: ...". """
+
+
+class _Dataless(_Refusal):
+    """A tensor on the meta device takes part: shapes only, nothing is computed and nothing comes back from it."""
+
+    def __init__(self) -> None:
+        super().__init__("a tensor without data (on the meta device) crosses to or from the grader")
 
 
 def _kind(func: Any) -> int:
