@@ -199,10 +199,10 @@ def extreme_logits(attend, torch_rng):
 
 
 # Rounding to bfloat16 (8 bits) changes a value by at most 2^-8 of it, to float16 (11 bits) 2^-11.
-# The limit is 5 times the rounding of the largest value. All scores of a query share a large part, 80 · 16/sqrt(8) =
+# The limit is 6 times the rounding of the largest value. All scores of a query share a large part, 80 · 16/sqrt(8) =
 # 452, that the softmax cancels. Rounded to half precision such a score errs by up to 1 (bfloat16) or 0.125 (float16),
 # which is a relative error of its weight.
-HALF = ((torch.bfloat16, 5 * 2.0**-8), (torch.float16, 5 * 2.0**-11))
+HALF = ((torch.bfloat16, 6 * 2.0**-8), (torch.float16, 6 * 2.0**-11))
 
 
 def half_precision(attend, oracle, torch_rng):
