@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from llmkata.outside.bench import Bench, BenchRefused
-from llmkata.outside.link import Link, Measured
-from llmkata.outside.remote import Remote, RemoteFunction
+from llmkata.outside.link import Link, Measured, Meter
+from llmkata.outside.remote import Remote
 from llmkata.outside.submission import Submission
 from llmkata.records import Measure, Spot, Trust
 
-from .compare import GraderFault, Mismatch, same
+from .compare import GraderFault, Mismatch, kind, same
 from .context import current
 
 #: Bytes by which the high-water mark read from outside may exceed what the instrument inside saw (pages, arenas).
@@ -103,7 +103,12 @@ class Budget:
     ours; ``bench`` runs recorded programs."""
 
     def __init__(self, fresh: Callable[[], Link], other: Callable[[str], Link], bench: Bench, seed: int) -> None:
-        self._fresh, self._other, self._bench, self._seed = fresh, other, bench, seed
+        self._make_fresh, self._other, self._bench, self._seed = fresh, other, bench, seed
+
+    def _fresh(self) -> Link:
+        link = self._make_fresh()
+        current().fresh.append(link)
+        return link
 
     # -- replayed --------------------------------------------------------------------------------------------------
 
@@ -129,7 +134,6 @@ class Budget:
             sent, received = link.sent_tensors, link.received_tensors
             link.sent_tensors = link.received_tensors = None
             program = link.ask("program", "")
-            current().link.banned.extend(link.banned)
         finally:
             link.close()
         generator = torch.Generator().manual_seed(self._seed & 0x7FFFFFFF)
@@ -141,6 +145,9 @@ class Budget:
         except BenchRefused as e:
             raise Mismatch(f"The work cannot be counted: {e}.") from None
         if expect is not None:
+            if len(answer["outputs"]) != len(received):
+                raise Mismatch("The work cannot be counted: the tensors of the answer cannot be followed. Return them in "
+                               "plain tuples, lists and dicts.")
             numbers = {id(t): i for i, t in enumerate(received)}
             replayed = _map(_plain(returned), lambda t: answer["outputs"][_number(numbers, t)])
             self._compare(replayed, expect(*new_inputs), tol, answer)
@@ -182,7 +189,8 @@ class Budget:
         try:
             runs: tuple[list[Measured], list[Measured]] = ([], [])
             for calls in runs:
-                scenario(_MeasuringSubmission(link, instrument, calls))
+                link.meter = Meter(instrument, calls)
+                scenario(Submission(link))
                 if not calls:
                     raise GraderFault("the scenario called nothing")
             return runs
@@ -249,14 +257,17 @@ class Budget:
             if theirs.transport == "loopback":
                 raise NotJudged("CPU time is compared only across the process boundary (./kata check)")
             ratios: list[float] = []
+            proxies = {link: Submission(link) for link in (ours, theirs)}
             for i in range(_MAX_PAIRS + 1):
                 order = (theirs, ours) if i % 2 else (ours, theirs)
                 seconds = {}
                 for link in order:
-                    calls: list[Measured] = []
+                    link.meter = Meter(None)
                     scenario = candidate if link is theirs else baseline
-                    answer = scenario(_MeasuringSubmission(link, None, calls), i)
-                    seconds[link] = sum(c.cpu_seconds or 0.0 for c in calls)
+                    answer = scenario(proxies[link], i)
+                    if not link.meter.calls:
+                        raise GraderFault("the scenario called nothing")
+                    seconds[link] = sum(c.cpu_seconds or 0.0 for c in link.meter.calls)
                     if link is theirs and validate is not None:
                         validate(i, answer)
                 if i == 0:
@@ -282,27 +293,6 @@ def _sequential(ratios: Sequence[float], threshold: float) -> bool | None:
     evidence = sum(2 * _DELTA * (x - threshold) for x in ratios) / spread**2
     bound = math.log((1 - _ALPHA) / _ALPHA)
     return True if evidence >= bound else False if evidence <= -bound else None
-
-
-class _MeasuringSubmission(Submission):
-    """A submission whose calls are measured; each appends to ``calls``."""
-
-    def __init__(self, link: Link, instrument: str | None, calls: list[Measured]) -> None:
-        super().__init__(link)
-        self._instrument, self._calls = instrument, calls
-
-    def __getattr__(self, name: str) -> Any:
-        attribute = super().__getattr__(name)
-        if not isinstance(attribute, RemoteFunction):
-            return attribute
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            result, measured = self._link.measured_call(attribute._target, attribute._path, args, kwargs,
-                                                        self._instrument)
-            self._calls.append(measured)
-            return result
-
-        return call
 
 
 def quantity(value: float, unit: str) -> str:
@@ -350,7 +340,7 @@ def _laid_out(values: Any, like: Any) -> Any:
 
 def _plain(tree: Any) -> Any:
     if isinstance(tree, Remote):
-        raise GraderFault("a replayed scenario must return tensors, not objects that stay in the worker")
+        raise Mismatch(f"The answer must be a tensor, or tensors in plain tuples, lists and dicts; it is {kind(tree)}.")
     return tree
 
 

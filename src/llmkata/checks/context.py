@@ -22,6 +22,13 @@ class CheckContext:
     compared: int = 0
     measures: list[Measure] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
+    #: Links to further workers of the submission that this check asked (budgets).
+    fresh: list[Link] = field(default_factory=list)
+
+    @property
+    def links(self) -> list[Link]:
+        """All links to the submission that this check asked, the latest first."""
+        return [*reversed(self.fresh), *([self.link] if self.link is not None else [])]
 
 
 _current = CheckContext(None, 0)

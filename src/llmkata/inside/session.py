@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from llmkata.wire import TRUSTED, UNTRUSTED, Encoder, Kind, decode
+from llmkata.wire.encode import plain_relative
 
 from .capture import Capture
 from .differentiate import vjp
@@ -98,7 +99,8 @@ class Session:
         self._guard.fit_imports(module, self.filename)
         sys.modules[name] = module
         self.module = module
-        sys.argv = [self.filename]
+        if self.capture is not None:  # a process of its own
+            sys.argv = [self.filename]
         with self._running():
             exec(compile(text, self.filename, "exec", dont_inherit=True), module.__dict__)
         return self._names(r)
@@ -145,8 +147,10 @@ class Session:
         self._note_inputs((args, kwargs))
         with self._running():
             result = self._target(r)(*args, **kwargs)
+        if r.get("echo"):
+            result = (result, args)
         self._note_outputs(result)
-        return (result, args) if r.get("echo") else result
+        return result
 
     def _get(self, r: dict) -> Any:
         with self._running():
@@ -160,7 +164,9 @@ class Session:
 
     def _iterate(self, r: dict) -> list:
         with self._running():
-            return list(itertools.islice(iter(self._target(r)), min(r.get("limit") or _ITERATE_CAP, _ITERATE_CAP)))
+            items = list(itertools.islice(iter(self._target(r)), _ITERATE_CAP))
+        self._note_outputs(items)
+        return items
 
     def _vjp(self, r: dict) -> Any:
         self._note_inputs((r["args"], r["kwargs"], r["cotangents"]))
@@ -277,3 +283,5 @@ def tensors(tree: Any) -> Any:
     elif hasattr(type(tree), "__dataclass_fields__"):
         for name in type(tree).__dataclass_fields__:
             yield from tensors(getattr(tree, name, None))
+    elif (plain := plain_relative(tree)) is not None:
+        yield from tensors(plain)

@@ -10,6 +10,7 @@ from llmkata.wire.encode import refuse
 from .process import Process, start_process
 
 _SECONDS = 60.0
+_ANSWER = {"outputs", "total", "segments", "constants", "reads"}
 
 
 class BenchRefused(Exception):
@@ -27,7 +28,10 @@ class Bench:
     def run(self, program: dict[str, Any], inputs: dict[str, Any], measure: list[str]) -> dict[str, Any]:
         """-> {"outputs": [tensor, ...], "counts": {...}, ...} as ``bench.replay.run`` gives it. Raises BenchRefused."""
         encoder = Encoder(refuse, TRUSTED)
-        encoder.value({"program": program, "inputs": inputs, "measure": measure})
+        try:
+            encoder.value({"program": program, "inputs": inputs, "measure": measure})
+        except WireError as e:
+            raise BenchRefused(f"what was recorded is no program ({e})") from None
         if self._process is None:
             self._process = start_process("base", self._policy)
         self._seq += 1
@@ -45,7 +49,10 @@ class Bench:
             self.close()
             raise BenchRefused(f"the recorded program ended the process that ran it ({e})") from None
         if kind is Kind.error:
-            raise BenchRefused(str(answer))
+            raise BenchRefused(str(answer)[:2000])
+        if type(answer) is not dict or not _ANSWER <= set(answer):
+            self.close()
+            raise BenchRefused("the process that ran the recorded program did not answer as it should")
         return answer
 
     def close(self) -> None:

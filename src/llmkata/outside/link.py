@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,10 @@ from .transcript import Exchange, Transcript
 REQUEST_SECONDS = 10.0
 
 
+#: Characters of prints kept of one check.
+_PRINT_CAP = 20_000
+
+
 @dataclass(frozen=True)
 class Measured:
     """What was read of one call: the instrument inside (self-reported), peak bytes and CPU seconds from outside."""
@@ -31,6 +35,34 @@ class Measured:
     reading: int
     peak_bytes: int | None
     cpu_seconds: float | None
+
+
+@dataclass
+class Meter:
+    """On a link it has every call measured: those of functions, of classes, and of the methods of objects."""
+
+    #: "traced_peak" | "steps" | None
+    instrument: str | None
+    calls: list[Measured] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """A reading from outside: resident bytes, their high-water mark since the last reset, CPU seconds."""
+
+    resident: int
+    high: int
+    cpu: float
+
+
+@dataclass
+class Wall:
+    """Seconds that all workers of one submission may still take together."""
+
+    total: float
+
+    def __post_init__(self) -> None:
+        self.left = self.total
 
 
 class _FromLearner(Hooks):
@@ -65,8 +97,16 @@ class Link:
         #: How many proxies hold each handle, and the handles nobody holds any more.
         self._held: dict[int, int] = {}
         self._released: list[int] = []
+        #: Counts the workers: a proxy of an earlier one has no say in what this one may forget.
+        self.epoch = 0
         self.printed: list[str] = []
         self.banned: list[str] = []
+        self._banned_at_import: list[str] = []
+        self.meter: Meter | None = None
+        #: Bytes of requests and answers so far.
+        self.traffic = 0
+        self.wall = Wall(float("inf"))
+        self._talking = False
         #: Functions that were late or ran out of memory before: not run again.
         self.spent: dict[str, WorkerGone] = {}
         #: Source run in the module after it was imported (a known mistake in the model answer), see Session._patch.
@@ -88,8 +128,10 @@ class Link:
         """Import the submission (once per worker) -> its public names by kind."""
         if self._names is None:
             self._start()
-            self._names = self.ask("open", "", name=self.name, filename=self.filename, source=self.source,
-                                   forbid=self.forbid)
+            names = self.ask("open", "", name=self.name, filename=self.filename, source=self.source, forbid=self.forbid)
+            if not _is_names(names):
+                raise self._broken("its names are no lists of names")
+            self._names, self._banned_at_import = names, list(self.banned)
             if self.patch is not None:
                 self._plain("patch", **self.patch)
         return self._names
@@ -97,6 +139,10 @@ class Link:
     def call(self, target: Remote | None, path: str, args: tuple, kwargs: dict[str, Any], **options: Any) -> Any:
         """Call a function, class, method, or the object itself."""
         self.open()
+        if self.meter is not None:
+            if options:
+                raise WireError("a measured call has no options")
+            return self._measured_call(self.meter, target, path, args, kwargs)
         return self.ask("call", self._what(target, path), target=target, path=path, args=args, kwargs=kwargs,
                         **options)
 
@@ -125,7 +171,10 @@ class Link:
         if class_key == 0:
             return frozenset()
         if class_key not in self._methods:
-            self._methods[class_key] = frozenset(self.ask("methods", "", class_key=class_key))
+            names = self.ask("methods", "", class_key=class_key)
+            if type(names) is not list or not all(type(n) is str for n in names):
+                raise self._broken("the names of methods are no names")
+            self._methods[class_key] = frozenset(names)
         return self._methods[class_key]
 
     @staticmethod
@@ -138,69 +187,101 @@ class Link:
 
     # -- a measured call -------------------------------------------------------------------------------------------
 
-    def measured_call(self, target: Remote | None, path: str, args: tuple, kwargs: dict[str, Any],
-                      instrument: str | None) -> tuple[Any, Measured]:
-        """Prepare, run, fetch -> (result, what was measured while it ran): decoding and encoding are not part of it."""
-        self.open()
-        what = self._what(target, path)
+    def _measured_call(self, meter: Meter, target: Remote | None, path: str, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Prepare, execute, fetch: the arguments and the answer are no part of what is measured inside.
+
+        From outside, CPU time is that of all three, and so is the peak, less three times the bytes that crossed: work
+        done while the arguments are read or the answer is written counts.
+        """
+        traffic, start = self.traffic, self._gauge(reset=True)
         self.ask("prepare", "", target=target, path=path, args=args, kwargs=kwargs)
-        before = self._gauge_before()
-        reading = self.ask("execute", what, instrument=instrument)
-        measured = self._gauge_after(before, reading)
-        return self.ask("fetch", ""), measured
+        entry = self._gauge(reset=True)
+        reading = self.ask("execute", self._what(target, path), shown=(args, kwargs), instrument=meter.instrument)
+        executed = self._gauge()
+        result = self.ask("fetch", "")
+        end = self._gauge()
+        reading = reading if type(reading) is int and reading >= 0 else 0
+        if end is None:
+            meter.calls.append(Measured(reading, None, None))
+            return result
+        narrow = executed.high - entry.resident
+        wide = max(entry.high, end.high) - start.resident - 3 * (self.traffic - traffic)
+        meter.calls.append(Measured(reading, max(0, narrow, wide), end.cpu - start.cpu))
+        return result
 
-    def _gauge_before(self) -> Any:
+    def _gauge(self, reset: bool = False) -> Gauge | None:
+        """A reading from outside, where there is an outside; ``reset`` sets the high-water mark back after it."""
         return None
-
-    def _gauge_after(self, before: Any, reading: Any) -> Measured:
-        return Measured(reading if type(reading) is int else 0, None, None)
 
     # -- one request -----------------------------------------------------------------------------------------------
 
-    def ask(self, op: str, what: str, **fields: Any) -> Any:
-        """Send one request and return the decoded value of its answer."""
+    def ask(self, op: str, what: str, *, shown: tuple[tuple, dict[str, Any]] | None = None, **fields: Any) -> Any:
+        """Send one request and return the decoded value of its answer.
+
+        ``what`` is called, in the words of the evidence; ``shown`` are its arguments where ``fields`` do not hold them.
+        """
         if what in self.spent:
             raise self.spent[what]
+        if self.meter is not None and op in ("vjp", "run"):
+            raise WireError("only calls are measured, no vjp and no probe")
         if self._released and self._names is not None:
             handles = [ident for ident in self._released if not self._held.get(ident)]
             self._released = []
             self._plain("release", handles=handles)
         self._note_sent(fields)
         request = self._encode({"op": op, "next_id": self._next_id, **fields})
-        return self.send(request, what, fields.get("args", ()), fields.get("kwargs", {}))
+        return self.send(request, what, *(shown or (fields.get("args", ()), fields.get("kwargs", {}))))
 
     def send(self, request: bytes, what: str = "", args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         """Send an encoded request (also one of another link's transcript) and return the value of its answer."""
         self._callback_error = None
         try:
-            kind, answer = self._exchange(request)
+            kind, answer = self._talk(request)
         except WorkerGone as gone:
             if what and gone.kind in ("late", "memory"):
                 self.spent[what] = WorkerGone(f"{gone.cause} (in an earlier check; `{what}` is not run again)", gone.kind)
             raise
+        value = self._read(answer)
         self.transcript.add(Exchange(bytes(request), kind, bytes(answer), what, args, kwargs or {}))
-        value = self._decode(answer)
-        if not isinstance(value, dict) or "value" not in value:
-            raise self._broken("the answer has no value")
-        if value.get("printed"):
-            self.printed.append(str(value["printed"]))
-        if value.get("banned"):
-            self.banned.extend(str(x) for x in value["banned"])
         if self._callback_error is not None:
             raise self._callback_error
         if kind is Kind.error:
-            raise self._remote_error(value["value"])
+            raise self._remote_error(value)
         if self.received_tensors is not None and "torch" in sys.modules:
-            self.received_tensors.extend(_tensors(value["value"], sys.modules["torch"]))
-        return value["value"]
+            self.received_tensors.extend(_tensors(value, sys.modules["torch"]))
+        return value
 
     def _plain(self, op: str, **fields: Any) -> Any:
         """A housekeeping request that is no part of the transcript."""
-        kind, answer = self._exchange(self._encode({"op": op, **fields}))
-        value = self._decode(answer)
+        kind, answer = self._talk(self._encode({"op": op, **fields}))
+        value = self._read(answer)
         if kind is Kind.error:
-            raise self._remote_error(value["value"])
-        return value["value"]
+            raise self._remote_error(value)
+        return value
+
+    def _talk(self, request: bytes | bytearray) -> tuple[Kind, bytes | bytearray]:
+        if self._talking:
+            raise WireError("a function that was handed in asks the submission while it is being asked")
+        self._talking = True
+        try:
+            kind, answer = self._exchange(request)
+        finally:
+            self._talking = False
+        self.traffic += len(request) + len(answer)
+        return kind, answer
+
+    def _read(self, answer: bytes | bytearray) -> Any:
+        """The value of an answer; what was printed and banned is noted. Exact types only: a proxy asks when touched."""
+        parts = self._decoded(answer)
+        if type(parts) is not dict or "value" not in parts:
+            raise self._broken("the answer has no value")
+        printed, banned = parts.get("printed", ""), parts.get("banned", [])
+        if type(printed) is not str or type(banned) is not list or not all(type(x) is str for x in banned):
+            raise self._broken("the answer is not made as answers are")
+        if printed and sum(map(len, self.printed)) < _PRINT_CAP:
+            self.printed.append(storable(printed, _PRINT_CAP))
+        self.banned.extend(storable(x) for x in banned[:5])
+        return parts["value"]
 
     def listener(self) -> Any:
         """A listening TCP socket the submission can reach (grant ``server``); None where there is none."""
@@ -211,12 +292,14 @@ class Link:
         return None
 
     def _remote_error(self, e: Any) -> RemoteError:
-        try:
-            frames = [(int(line), str(function), str(text)) for line, function, text in e["frames"]]
-            error = RemoteError(str(e["type"]), [str(b) for b in e["bases"]], str(e["message"]), frames, self.label)
-        except (KeyError, TypeError, ValueError):
-            raise self._broken("an error without its parts") from None
-        return error
+        shape = {"type": str, "bases": list, "message": str, "frames": list}
+        sound = type(e) is dict and all(type(e.get(name)) is kind for name, kind in shape.items()) and all(
+            type(b) is str for b in e["bases"]) and all(
+            type(f) is list and list(map(type, f)) == [int, str, str] for f in e["frames"])
+        if not sound:
+            raise self._broken("an error without its parts")
+        frames = [(line, storable(function, 200), storable(text, 200)) for line, function, text in e["frames"][-12:]]
+        return RemoteError(storable(e["type"], 200), e["bases"][:100], storable(e["message"]), frames, self.label)
 
     def _encode(self, value: Any) -> bytearray:
         encoder = Encoder(self._outwards, TRUSTED)
@@ -245,36 +328,34 @@ class Link:
 
     def peek(self, answer: bytes) -> Any:
         """What an answer of the transcript says (the whole dict: value, prints)."""
-        return self._decode(answer)
+        return Decoder(answer, _FromLearner(self), UNTRUSTED).read()
 
-    def _decode(self, data: bytes | bytearray) -> Any:
-        decoder = Decoder(data, _FromLearner(self), UNTRUSTED)
+    def _decoded(self, data: bytes | bytearray) -> Any:
         try:
-            value = decoder.value()
-            if decoder.at != len(decoder.data):
-                raise WireError("bytes after the value")
+            return Decoder(data, _FromLearner(self), UNTRUSTED).read()
         except WireError as e:
             raise self._broken(str(e)) from None
-        except (RecursionError, MemoryError, OverflowError, ValueError) as e:
-            raise self._broken(f"the answer cannot be read ({type(e).__name__})") from None
-        return value
 
-    def _serve_callback(self, body: bytes | bytearray) -> tuple[Kind, bytearray]:
-        """Run a function of the grader for the learner's code; an exception of it is recorded here first."""
-        asked = self._decode(body)
-        try:
-            function = self._callbacks[asked["id"]]
-            args, kwargs = asked["args"], asked["kwargs"]
-        except (KeyError, TypeError):
-            raise self._broken("a call-back that was not handed in") from None
+    def _serve_callback(self, body: bytes | bytearray,
+                        paused: contextlib.AbstractContextManager) -> tuple[Kind, bytearray]:
+        """Run a function of the grader for the learner's code; an exception of it is recorded here first. While it runs
+        the clock is ``paused``; reading what it is called with is at the learner's cost."""
+        asked = self._decoded(body)
+        sound = type(asked) is dict and type(asked.get("id")) is int and asked["id"] in self._callbacks and type(
+            asked.get("args")) is tuple and type(asked.get("kwargs")) is dict and all(
+            type(k) is str for k in asked["kwargs"])
+        if not sound:
+            raise self._broken("a call-back that was not handed in")
+        function, args, kwargs = self._callbacks[asked["id"]], asked["args"], asked["kwargs"]
         before = {k: v.copy() for k, v in kwargs.items() if isinstance(v, np.ndarray)}
         try:
-            result = function(*args, **kwargs)
-            written = {k: kwargs[k] for k, v in before.items() if not np.array_equal(v, kwargs[k], equal_nan=True)}
+            with paused:
+                result = function(*args, **kwargs)
+            written = {k: kwargs[k] for k, v in before.items() if v.tobytes() != kwargs[k].tobytes()}
             itself = next((k for k in before if result is kwargs[k]), None)
             return Kind.callback_result, self._encode(
                 {"value": None if itself else result, "itself": itself, "written": written})
-        except Exception as e:  # noqa: BLE001 - whatever it is, it decides the check
+        except BaseException as e:  # noqa: BLE001 - whatever it is, it decides the check
             if getattr(e, "for_the_caller", False):
                 return Kind.callback_error, self._encode(str(e))
             self._callback_error = e
@@ -320,12 +401,14 @@ class Link:
         self._methods = {}
         self._held, self._released = {}, []
         self._next_id = 1
+        self.epoch += 1
 
     def begin_check(self, seed: int) -> None:
         """A new transcript, fresh random state."""
         self.transcript = Transcript()
         self.printed, self.banned = [], []
         self.open()
+        self.banned = list(self._banned_at_import)
         self._forget()
         self._plain("seed", seed=seed)
 
@@ -353,6 +436,17 @@ class Link:
         return {}
 
 
+def storable(text: str, cap: int = 4000) -> str:
+    """``text`` as UTF-8 can hold it, at most ``cap`` characters: it comes from a process that ran learner code."""
+    text = text if len(text) <= cap else text[:cap] + " [...]"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _is_names(names: Any) -> bool:
+    return type(names) is dict and set(names) == {"functions", "classes", "values"} and all(
+        type(of_kind) is list and all(type(n) is str for n in of_kind) for of_kind in names.values())
+
+
 def _tensors(tree: Any, torch: Any) -> Any:
     """Tensors of a tree in the order in which the worker meets them (args, kwargs, cotangents; fields of records)."""
     if isinstance(tree, torch.Tensor):
@@ -369,7 +463,10 @@ def _tensors(tree: Any, torch: Any) -> Any:
 
 
 class LoopbackLink(Link):
-    """The submission runs in this process: breakpoints and prints work, nothing is isolated. For the learner only."""
+    """The submission runs in this process: breakpoints and prints work, nothing is isolated. For the learner only.
+
+    There is no deadline either: a loop without end is the learner's to interrupt.
+    """
 
     transport = "loopback"
 
@@ -382,7 +479,8 @@ class LoopbackLink(Link):
         return self._session.answer(request)
 
     def _from_session(self, ident: int, args: tuple, kwargs: dict) -> Any:
-        kind, body = self._serve_callback(self._session.encode({"id": ident, "args": args, "kwargs": kwargs}))
+        kind, body = self._serve_callback(self._session.encode({"id": ident, "args": args, "kwargs": kwargs}),
+                                          contextlib.nullcontext())
         return self._session.objects.settle_callback(
             Decoder(body, self._session.objects, TRUSTED).value(), kind is Kind.callback_error, kwargs)
 
@@ -402,6 +500,8 @@ class _Stopwatch:
 
     _PATIENCE = 4.0
     _SLICE = 0.2
+    #: A second by the wall clock costs at least this much of the time that the exercise has in all: sleeping is not free.
+    _SHARE = 0.125
 
     def __init__(self, process: Process, seconds: float) -> None:
         self._process, self._seconds = process, seconds
@@ -416,6 +516,10 @@ class _Stopwatch:
         if self.spent() >= self._seconds or elapsed >= self._PATIENCE * self._seconds:
             return 0.0
         return self._SLICE
+
+    def cost(self) -> float:
+        """Seconds that the request takes of the time of the exercise."""
+        return max(self.spent(), self._SHARE * (time.monotonic() - self._wall))
 
     def spent(self) -> float:
         """CPU seconds since the start, as far as they can still be read."""
@@ -444,8 +548,7 @@ class WorkerLink(Link):
                  wall_seconds: float = 60.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.profile, self.policy = profile, policy or {}
-        self._wall_left = wall_seconds
-        self._wall_total = wall_seconds
+        self.wall = Wall(wall_seconds)
         self.process: Process | None = None
         self._seq = 0
         self._layers: list[str] = []
@@ -466,13 +569,17 @@ class WorkerLink(Link):
             self._layers, self._missing = self.process.layers, self.process.missing
 
     def _exchange(self, request: bytes | bytearray) -> tuple[Kind, bytes | bytearray]:
-        if self._wall_left <= 0:
-            raise WorkerGone(f"The time limit of the whole exercise ({self._wall_total:g} s) is used up.", "late")
+        if self.wall.left <= 0:
+            self._drop()
+            raise WorkerGone(f"The time limit of the whole exercise ({self.wall.total:g} s) is used up.", "late")
         self._start()
         channel = self.process.channel
         self._seq += 1
-        seconds = min(self.request_seconds, self._wall_left)
-        clock = _Stopwatch(self.process, seconds)
+        seconds = min(self.request_seconds, self.wall.left)
+        try:
+            clock = _Stopwatch(self.process, seconds)
+        except OSError:  # no such process any more: it ended after its last answer
+            raise self._died() from None
         try:
             if channel.pending():
                 raise WireError("it answered without being asked")
@@ -482,9 +589,7 @@ class WorkerLink(Link):
                 if seq != self._seq:
                     raise WireError("it answered another request than the one asked")
                 if kind is Kind.callback:
-                    with clock.paused():
-                        reply = self._serve_callback(body)
-                    channel.send(*self._reply(reply), clock)
+                    channel.send(*self._reply(self._serve_callback(body, clock.paused())), clock)
                 elif kind in (Kind.result, Kind.error):
                     break
                 else:
@@ -498,20 +603,20 @@ class WorkerLink(Link):
             self._drop()
             raise self._broken(str(e)) from None
         finally:
-            self._wall_left -= clock.spent()
+            self.wall.left -= clock.cost()
         return kind, body
 
     def _listener(self) -> Any:
         return self.process.listener.dup() if self.process.listener is not None else None
 
-    def _gauge_before(self) -> Any:
-        self.process.reset_peak()
-        return self.process.memory()[0], self.process.cpu_seconds()
-
-    def _gauge_after(self, before: Any, reading: Any) -> Measured:
-        resident, cpu = before
-        seconds = self.process.cpu_seconds() - cpu
-        return Measured(reading if type(reading) is int else 0, max(0, self.process.memory()[1] - resident), seconds)
+    def _gauge(self, reset: bool = False) -> Gauge:
+        try:
+            resident, high = self.process.memory()
+            if reset:
+                self.process.reset_peak()
+            return Gauge(resident, high, self.process.cpu_seconds())
+        except (OSError, KeyError):
+            raise self._died() from None
 
     def _reply(self, answer: tuple[Kind, bytearray]) -> tuple[Kind, int, bytearray]:
         kind, body = answer
@@ -520,8 +625,6 @@ class WorkerLink(Link):
     def _died(self) -> WorkerGone:
         status = self._drop(wait_seconds=1.0)
         signal_number = status & 0x7F if status is not None else 0
-        if status is not None and signal_number == 0 and (status >> 8) > 128:
-            signal_number = (status >> 8) - 128
         if signal_number == 9:
             return WorkerGone("Its process was killed: it used more memory or time than it may.", "memory")
         if signal_number == 11:

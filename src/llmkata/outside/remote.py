@@ -66,7 +66,7 @@ class Remote:
     """An object of the learner's that stays where it is. Attributes, calls, items and iteration are requests."""
 
     def __init__(self, link: Link, ident: int, type_name: str, class_key: int) -> None:
-        self.__dict__.update(_link=link, _id=ident, _type=type_name, _class_key=class_key)
+        self.__dict__.update(_link=link, _id=ident, _type=type_name, _class_key=class_key, _epoch=link.epoch)
         link.hold(ident)
 
     def __getattr__(self, name: str) -> Any:
@@ -101,10 +101,8 @@ class Remote:
         return iter(self._link.iterate(self))
 
     def __del__(self) -> None:
-        try:
+        if self._epoch == self._link.epoch:  # else the worker it came from is gone
             self._link.let_go(self._id)
-        except KeyError:  # the worker it came from is gone
-            pass
 
     def __repr__(self) -> str:
         return f"<{self._type} of the submission>"

@@ -18,6 +18,7 @@ from llmkata.checks.diagnose import choose, diagnose
 from llmkata.checks.marks import MARKS
 from llmkata.checks.misconceptions import Misconception
 from llmkata.checks.server import Server
+from llmkata.outside.remote import WorkerGone
 from llmkata.outside.submission import Submission
 from llmkata.records import CheckRecord, Diagnosis, Outcome
 
@@ -43,6 +44,11 @@ class _Check:
     gate: bool
     needs: tuple[str, ...]
     hints: list[str]
+
+    @property
+    def base(self) -> str:
+        """The name of the test function: without the case of a parametrised one."""
+        return self.name.split("[")[0]
 
 
 class KataPlugin:
@@ -70,20 +76,27 @@ class KataPlugin:
 
     def pytest_collection_modifyitems(self, config: Any, items: list[Any]) -> None:
         """Read marks; visible checks first, then correctness, then budgets; deselect what ``only`` leaves out."""
-        kept = []
+        foreign, read = [], []
         for item in items:
             run = self._find(item.path)
             if run is None:
-                kept.append(item)
-                continue
-            check = self._read(item, run)
-            if self._only and self._only not in check.id:
-                continue
-            self.runs[run.exercise.id] = run
+                foreign.append(item)
+            else:
+                read.append((item, self._read(item, run)))
+        for item, check in self._selected(read):
+            self.runs[check.run.exercise.id] = check.run
             self._checks[item.nodeid] = check
-            kept.append(item)
-        kept.sort(key=self._order)
-        items[:] = kept
+        items[:] = sorted([i for i in items if i in foreign or i.nodeid in self._checks], key=self._order)
+
+    def _selected(self, read: list[tuple[Any, _Check]]) -> list[tuple[Any, _Check]]:
+        """The checks whose id holds ``only``, the gates, and what they need."""
+        if not self._only:
+            return read
+        wanted = {check.base for _, check in read if self._only in check.id}
+        wanted |= {check.base for _, check in read if check.gate} if wanted else set()
+        while more := {name for _, check in read if check.base in wanted for name in check.needs} - wanted:
+            wanted |= more
+        return [(item, check) for item, check in read if check.base in wanted]
 
     def checks(self) -> list[_Check]:
         """The checks that were collected."""
@@ -129,7 +142,7 @@ class KataPlugin:
 
     @staticmethod
     def _blocker(check: _Check) -> str:
-        failed = [r.id.split("::")[1] for r in check.run.records if r.outcome is not Outcome.passed]
+        failed = [r.id.split("::")[1].split("[")[0] for r in check.run.records if r.outcome is not Outcome.passed]
         for name in failed:
             if name in check.needs or name in check.run.gates:
                 return f"needs {name}, which did not pass"
@@ -160,14 +173,15 @@ class KataPlugin:
         elif isinstance(error, pytest.skip.Exception):
             v_outcome, cause, evidence, judged = Outcome.not_judged, str(error), None, False
         else:
-            v = verdict(error, link, ctx.compared)
+            v = verdict(error, ctx.links, ctx.compared)
             v_outcome, cause, evidence, judged = v.outcome, v.cause, v.evidence, v.judged
         diagnosis = None
-        if v_outcome is Outcome.failed and self._diagnosing and link is not None and not is_not_started(error):
+        answered = link is not None and not isinstance(error, WorkerGone) and not is_not_started(error)
+        if v_outcome is Outcome.failed and self._diagnosing and answered:
             diagnosis = self._diagnose(item, check, error)
         printed = "".join(link.printed)[:_PRINT_CAP] if link is not None and not check.visible else ""
         if check.gate:
-            check.run.gates.add(check.name)
+            check.run.gates.add(check.base)
         return CheckRecord(
             id=check.id, title=check.title, task=check.task, tier=check.tier,
             max_points=check.points if judged else 0.0,
@@ -184,7 +198,7 @@ class KataPlugin:
             if not check.run.misconceptions:
                 return feedback.diagnose(self._context.link, check.id, check.run.exercise.feedback)
             return diagnose(self._context.link, check.run.misconceptions, check.run.ours)
-        except Exception as e:  # noqa: BLE001 - a diagnosis is a courtesy; its failure must not change a verdict
+        except (Exception, WorkerGone) as e:  # noqa: BLE001 - a courtesy; its failure must not change a verdict
             self._context.flags.append(f"the diagnosis failed: {type(e).__name__}: {e}"[:300])
             return None
         finally:
@@ -194,7 +208,7 @@ class KataPlugin:
         """A mistake whose answers are right is recognised by what it costs: the same budget, missed by as much."""
         here = self._context
         matches = [m for m in check.run.misconceptions
-                   if m.matches and m.caught_by.split("[")[0] == check.name and self._costs_as_much(item, check, m, error)]
+                   if m.matches and m.caught_by.split("[")[0] == check.base and self._costs_as_much(item, check, m, error)]
         self._context = here
         return choose(matches)
 

@@ -79,7 +79,7 @@ class ExerciseRun:
     def fresh(self) -> Link:
         """A link to a fresh worker (or module) of the submission; the caller closes it."""
         link = _patched(self._make(self.source, self.filename, self.exercise.slug), self.mistake)
-        link.spent = self.link.spent
+        link.spent, link.wall = self.link.spent, self.link.wall
         return link
 
     def other(self, what: str) -> Link:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from llmkata.checks.budgets import BudgetExceeded, NotJudged
+from llmkata.checks.budgets import NotJudged
 from llmkata.checks.compare import GraderFault, Mismatch
 from llmkata.checks.describe import describe_call
-from llmkata.outside.link import Link
+from llmkata.outside.link import Link, storable
 from llmkata.outside.process import TemplateFailed
 from llmkata.outside.remote import MissingName, RemoteError, WorkerGone
 from llmkata.records import Evidence, Outcome
@@ -21,17 +22,29 @@ class Verdict:
     """Outcome, cause and evidence of one check; ``judged`` is False where its points do not count at all."""
 
     def __init__(self, outcome: Outcome, cause: str, evidence: Evidence | None = None, judged: bool = True) -> None:
-        self.outcome, self.cause, self.evidence, self.judged = outcome, cause, evidence, judged
+        self.outcome, self.cause, self.judged = outcome, storable(cause), judged
+        self.evidence = evidence and Evidence(*(storable(t) for t in (
+            evidence.summary, evidence.call, evidence.expected, evidence.got, evidence.index)),
+            frames=[storable(f) for f in evidence.frames])
 
 
-def verdict(error: BaseException | None, link: Link | None, compared: int) -> Verdict:
-    """The verdict on a check that raised ``error`` (or nothing)."""
-    if link is not None and link.banned:
-        return Verdict(Outcome.failed, link.banned[0], _evidence(link.banned[0], link))
+def verdict(error: BaseException | None, links: Sequence[Link], compared: int) -> Verdict:
+    """The verdict on a check that raised ``error`` (or nothing) and asked the submission over ``links``.
+
+    Once the submission has answered, whatever the check stumbles over is a failure: an answer of an odd form must not
+    turn into "not judged", which costs nothing.
+    """
+    link = next((k for k in links if k.transcript.last_call is not None), None)
+    banned = [sentence for k in links for sentence in k.banned]
+    if banned:
+        return Verdict(Outcome.failed, banned[0], _evidence(banned[0], link))
     if error is None:
-        if not compared:
-            return Verdict(Outcome.not_judged, "This check compared nothing: a fault of the grader.", judged=False)
-        return Verdict(Outcome.passed, "")
+        if compared:
+            return Verdict(Outcome.passed, "")
+        if link is not None:
+            text = "The answer holds nothing that could be compared."
+            return Verdict(Outcome.failed, text, _evidence(text, link))
+        return Verdict(Outcome.not_judged, "This check compared nothing: a fault of the grader.", judged=False)
     if isinstance(error, NotJudged):
         return Verdict(Outcome.not_judged, str(error), judged=False)
     if isinstance(error, (GraderFault, TemplateFailed)):
@@ -45,12 +58,12 @@ def verdict(error: BaseException | None, link: Link | None, compared: int) -> Ve
     if isinstance(error, Mismatch):
         evidence = _evidence(error.summary, link, expected=error.expected, got=error.got, index=error.index)
         return Verdict(Outcome.failed, error.summary, evidence)
-    if isinstance(error, WireError):
-        return Verdict(Outcome.not_judged, f"The grader sent something that cannot cross: {error}", judged=False)
-    if link is not None and link.transcript.last_call is not None and isinstance(error, Exception):
+    if link is not None and isinstance(error, Exception):
         text = (f"The answer does not have the promised form, the check stumbled over it "
                 f"({type(error).__name__}: {_first_line(error)}).")
         return Verdict(Outcome.failed, text, _evidence(text, link))
+    if isinstance(error, WireError):
+        return Verdict(Outcome.not_judged, f"The grader sent something that cannot cross: {error}", judged=False)
     return Verdict(Outcome.not_judged, f"The grader failed: {type(error).__name__}: {_first_line(error)}", judged=False)
 
 
@@ -69,10 +82,10 @@ def _raised(error: RemoteError, link: Link | None) -> Verdict:
     return Verdict(Outcome.failed, text, _evidence(text, link, frames=error.where()))
 
 
-
 def _evidence(summary: str, link: Link | None, **more: Any) -> Evidence:
     call = ""
-    if link is not None and (last := link.transcript.last_call) is not None:
+    if link is not None:
+        last = link.transcript.last_call
         call = describe_call(last.what, last.args, last.kwargs)
     return Evidence(summary, call=call, **more)
 

@@ -79,7 +79,7 @@ class Encoder:
             self.out += tags.PATH
             self.string(str(v))
             return True
-        plain = _plain_relative(v)
+        plain = plain_relative(v)
         if plain is not None:
             return self._kin(type(v).__name__, plain, depth)
         return False
@@ -91,7 +91,7 @@ class Encoder:
         return True
 
 
-def _plain_relative(v: Any) -> Any | None:
+def plain_relative(v: Any) -> Any | None:
     """The plain value of a standard-library relative (its *exact* type is checked: subclasses of learners are not)."""
     import collections
 
