@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import gc
+import importlib
 import json
 import os
 import select
@@ -24,10 +25,9 @@ def warm(profile: str) -> None:
     """Import and touch what workers of ``profile`` use, so that each fork shares it."""
     import numpy  # noqa: F401
     import torch
-    import torch.testing  # noqa: F401  (0.6 s)
-    import torch.utils.flop_counter  # noqa: F401
+    import torch.testing
+    import torch.utils.flop_counter
 
-    from llmkata.bench import replay  # noqa: F401
     from llmkata.inside import sandbox, session, worker  # noqa: F401
 
     torch.set_num_threads(1)
@@ -57,48 +57,74 @@ def main(control_fd: int, profile: str) -> None:
     gc.freeze()
     first.send(b'{"ready": true}')
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    controls = {first.fileno(): first}
+    controls = {first.fileno(): _Control(first)}
     poll = select.poll()
     poll.register(first, select.POLLIN)
     while True:
         for fd, _ in poll.poll():
-            control = controls[fd]
-            message, fds = _receive(control)
-            if not message:
-                if control is first:
+            try:
+                there, attached = _answer(controls[fd], controls)
+            except OSError:  # whoever asked is gone
+                there, attached = False, None
+            if attached is not None:
+                controls[attached.fileno()] = _Control(attached)
+                poll.register(attached, select.POLLIN)
+            if not there:
+                if controls[fd].socket is first:
                     return
                 poll.unregister(fd)
                 controls.pop(fd).close()
-                continue
-            request = json.loads(message)
-            if request["op"] == "attach":
-                control = socket.socket(fileno=fds[0])
-                controls[fds[0]] = control
-                poll.register(control, select.POLLIN)
-            elif request["op"] == "fork":
-                _fork(control, controls, fds, request["policy"])
-            elif request["op"] == "reap":
-                _reap(control, request["pid"])
 
 
-def _fork(control: socket.socket, controls: dict[int, socket.socket], fds: list[int], policy: dict) -> None:
+class _Control:
+    """A control socket, and the workers forked at its word that were not reaped yet: they end with it."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self.socket = control
+        self.workers: set[int] = set()
+
+    def close(self) -> None:
+        self.socket.close()
+        for pid in self.workers:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def _answer(control: _Control, controls: dict[int, _Control]) -> tuple[bool, socket.socket | None]:
+    """Do what is asked -> (whether somebody is still there, a control socket that was handed over)."""
+    message, fds = _receive(control.socket)
+    if not message:
+        return False, None
+    request = json.loads(message)
+    if request["op"] == "attach":
+        return True, socket.socket(fileno=fds[0])
+    if request["op"] == "fork":
+        answer = _fork(control, controls, fds, request["policy"])
+    else:
+        answer = _reap(control, request["pid"])
+    control.socket.send(json.dumps(answer).encode())
+    return True, None
+
+
+def _fork(control: _Control, controls: dict[int, _Control], fds: list[int], policy: dict) -> dict:
     pid = os.fork()
     if pid == 0:
         for c in controls.values():
-            c.close()
+            c.socket.close()
         _child(fds, policy)
+    control.workers.add(pid)
     for fd in fds:
         os.close(fd)
-    control.send(json.dumps({"pid": pid}).encode())
+    return {"pid": pid}
 
 
-def _reap(control: socket.socket, pid: int) -> None:
+def _reap(control: _Control, pid: int) -> dict:
+    control.workers.discard(pid)
     try:
         _, status, usage = os.wait4(pid, 0)
-        answer = {"status": status, "cpu": usage.ru_utime + usage.ru_stime}
     except ChildProcessError:
-        answer = {"status": None, "cpu": 0.0}
-    control.send(json.dumps(answer).encode())
+        return {"status": None, "cpu": 0.0}
+    return {"status": status, "cpu": usage.ru_utime + usage.ru_stime}
 
 
 def _receive(control: socket.socket) -> tuple[bytes, list[int]]:
@@ -111,14 +137,10 @@ def _receive(control: socket.socket) -> tuple[bytes, list[int]]:
 
 
 def _child(fds: list[int], policy: dict) -> None:
-    if policy.get("role") == "bench":
-        from llmkata.bench.process import serve
-    else:
-        from llmkata.inside.worker import serve
-
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        serve(fds[0], fds[0], policy)
+        # What runs there is for the trusted side to say; nothing but ``inside`` is imported for a learner.
+        importlib.import_module(policy.get("role", "llmkata.inside.worker")).serve(fds[0], fds[0], policy)
     except BaseException:  # noqa: BLE001 - a forked child must never return into the template's loop
         import traceback
 

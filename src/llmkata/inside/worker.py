@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import sys
@@ -58,8 +59,8 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
-    first = Channel(read_fd, write_fd, TRUSTED).receive()[2]
-    serve(read_fd, write_fd, decode(first, limits=TRUSTED))
+    policy = decode(Channel(read_fd, write_fd, TRUSTED).receive()[2], limits=TRUSTED)
+    importlib.import_module(policy.get("role", __name__)).serve(read_fd, write_fd, policy)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ class Bench:
     """Runs programs one after the other; started on first use, replaced when it dies."""
 
     def __init__(self, policy: dict[str, Any] | None = None) -> None:
-        self._policy = dict(policy or {}, role="bench")
+        self._policy = dict(policy or {}, role="llmkata.bench.process")
         self._process: Process | None = None
         self._seq = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import shutil
@@ -14,7 +15,9 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import psutil
 
 from llmkata.wire import UNTRUSTED, Channel, Closed, Kind, Late, Until, decode, encode
 
@@ -49,7 +52,15 @@ def _environment(config_dir: str) -> dict[str, str]:
 
 
 class TemplateFailed(RuntimeError):
-    """A template did not start; the message holds what it printed."""
+    """A template or a worker of it did not start; the message holds what it printed."""
+
+
+def _tail(stderr: IO[bytes]) -> str:
+    if stderr.closed:
+        return ""
+    stderr.seek(0)
+    text = stderr.read()[-4000:].decode("utf-8", "replace").strip()
+    return f":\n{text}" if text else ""
 
 
 class Template:
@@ -88,10 +99,12 @@ class Template:
     def fork(self, policy: dict[str, Any]) -> tuple[int, socket.socket]:
         """Fork a worker -> (pid of its outermost process, our end of its channel)."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            return self._ask({"op": "fork", "policy": policy}, (theirs.fileno(),))["pid"], ours
-        finally:
-            theirs.close()
+        with theirs:
+            try:
+                return self._ask({"op": "fork", "policy": policy}, (theirs.fileno(),))["pid"], ours
+            except TemplateFailed:
+                ours.close()
+                raise
 
     def reap(self, pid: int) -> dict[str, Any]:
         """Wait for a forked worker that was killed or ended -> {"status": wait status, "cpu": seconds}."""
@@ -103,11 +116,18 @@ class Template:
     def branch(self) -> Template:
         """Another control socket to the same interpreter, for a child process about to be forked."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with self._lock:
+        with theirs, self._lock:
             self.wait_ready()
-            socket.send_fds(self._control, [b'{"op": "attach"}'], [theirs.fileno()])
-        theirs.close()
+            try:
+                socket.send_fds(self._control, [b'{"op": "attach"}'], [theirs.fileno()])
+            except OSError:
+                ours.close()
+                raise TemplateFailed(f"the template of profile {self.profile!r} ended{self.said()}") from None
         return Template(self.profile, ours, self.config_dir, True)
+
+    def ended(self) -> bool:
+        """Whether the interpreter is known to be gone."""
+        return False
 
     def close(self) -> None:
         """Give up this control socket."""
@@ -130,11 +150,11 @@ class StartedTemplate(Template):
         )
         theirs.close()
 
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
     def said(self) -> str:
-        if self._stderr.closed:
-            return ""
-        self._stderr.seek(0)
-        return ":\n" + self._stderr.read()[-4000:].decode("utf-8", "replace")
+        return _tail(self._stderr)
 
     def close(self) -> None:
         super().close()
@@ -148,7 +168,9 @@ _templates: dict[str, Template] = {}
 
 
 def template(profile: str) -> Template:
-    """The template of ``profile`` of this process, started on first use."""
+    """The template of ``profile`` of this process, started on first use and again where it ended."""
+    if profile in _templates and _templates[profile].ended():
+        _templates.pop(profile).close()
     if profile not in _templates:
         if not _templates:
             atexit.register(close_templates)
@@ -158,7 +180,7 @@ def template(profile: str) -> Template:
 
 def branches() -> dict[str, Template]:
     """A branch of every template of this process; made before a fork, adopted in the child."""
-    return {profile: t.branch() for profile, t in _templates.items()}
+    return {profile: template(profile).branch() for profile in list(_templates)}
 
 
 def adopt(inherited: dict[str, Template]) -> None:
@@ -182,14 +204,19 @@ class Process:
         self.ended: dict[str, Any] | None = None
         #: The listening socket of the ``server`` grant, inside the worker's own network.
         self.listener: socket.socket | None = None
-        self._launch(profile, dict(policy, scratch=self._scratch))
+        try:
+            self._launch(profile, dict(policy, scratch=self._scratch))
+        except TemplateFailed:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            raise
         try:
             if policy.get("grants", {}).get("server"):
                 self.listener = self._receive_listener()
             _, _, body = self.channel.receive(Until(hello_seconds))
-        except (Closed, Late):
+        except (Closed, Late, TimeoutError):
+            said = self._said()
             self.kill()
-            raise TemplateFailed(f"a worker did not start{self._template.said()}") from None
+            raise TemplateFailed(f"a worker did not start{said}") from None
         hello = decode(body, limits=UNTRUSTED)
         self.layers: list[str] = hello["layers"]
         self.missing: dict[str, str] = hello["missing"]
@@ -201,6 +228,9 @@ class Process:
         policy["read_paths"] = [*policy.get("read_paths", ()), self._template.config_dir]
         self.pid, self._socket = self._template.fork(policy)
         self.channel = Channel(self._socket.fileno(), self._socket.fileno(), UNTRUSTED)
+
+    def _said(self) -> str:
+        return self._template.said()
 
     def _receive_listener(self) -> socket.socket | None:
         self._socket.settimeout(30)
@@ -232,14 +262,15 @@ class Process:
         tells how it ended.
         """
         if self.ended is None:
-            until = time.monotonic() + wait_seconds
-            while time.monotonic() < until and not self._is_over():
-                time.sleep(0.005)
-            for pid in {getattr(self, "inner_pid", self.pid), self.pid}:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
+            # The inner process first: the outer one then ends as it did, with its CPU time. While the outer one runs,
+            # the inner one is not reaped, so its number is nobody else's.
+            for pid, seconds in ((None, wait_seconds), (getattr(self, "inner_pid", self.pid), 1.0), (self.pid, 1.0)):
+                if pid is not None and not self._is_over():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                until = time.monotonic() + seconds
+                while not self._is_over() and time.monotonic() < until:
+                    time.sleep(0.002)
             self.ended = self._reap()
             self._hang_up()
             if self.listener is not None:
@@ -275,6 +306,19 @@ class SpawnedProcess(Process):
 
     def _receive_listener(self) -> socket.socket | None:
         return None
+
+    def _said(self) -> str:
+        return _tail(self._stderr)
+
+    def cpu_seconds(self) -> float:
+        try:
+            times = psutil.Process(self.inner_pid).cpu_times()
+        except psutil.Error as e:
+            raise ProcessLookupError(str(e)) from None
+        return times.user + times.system
+
+    def _is_over(self) -> bool:
+        return self._process.poll() is not None
 
     def _reap(self) -> dict[str, Any]:
         code = self._process.wait()
