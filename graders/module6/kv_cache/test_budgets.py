@@ -87,31 +87,36 @@ def decoder(s, cfg, state):
     return s.run(make_decoder, cfg, state)
 
 
-def decode_step(cfg, mask=None, capacity=None, sliding=False):
-    """A scenario: a cache that was given `past`, then one decoded token, in the segment "decode"."""
+def decode_steps(cfg, cases, *, sliding=False):
+    """A scenario: for each case (name, mask) a cache that was given a past, then one decoded token in that segment."""
 
-    def scenario(s, state, past, ids):
-        model, c, length = decoder(s, cfg, state), s.DecoderConfig(**cfg), past[0][0].shape[2]
-        batch = ids.shape[0]
-        cache = s.SlidingKVCache(c, batch) if sliding else s.KVCache(c, batch, capacity or length + 1)
-        for layer, (k, v) in enumerate(past):
-            cache.append(layer, k, v)
-        with s.segment("decode"):
-            return model(ids, attention_mask=mask, cache=cache)
+    def scenario(s, state, pasts, ids):
+        model, c, logits = decoder(s, cfg, state), s.DecoderConfig(**cfg), []
+        for (name, mask), past, token in zip(cases, pasts, ids):
+            batch = token.shape[0]
+            cache = s.SlidingKVCache(c, batch) if sliding else s.KVCache(c, batch, past[0][0].shape[2] + 64)
+            for layer, (k, v) in enumerate(past):
+                cache.append(layer, k, v)
+            with s.segment(name):
+                logits.append(model(token, attention_mask=mask, cache=cache))
+        return logits
 
     return scenario
 
 
-def decode_oracle(reference, cfg, mask=None):
-    """What `decode_step` must return: each row with its padded keys taken out."""
+def decode_oracle(reference, cfg, cases):
+    """What `decode_steps` must return: each row with its padded keys taken out."""
 
-    def expect(state, past, ids):
-        rows = []
-        for row in range(ids.shape[0]):
-            real = slice(None) if mask is None else mask[row, :-1].nonzero().flatten()
-            kept = [tuple(t[row].transpose(0, 1)[real].double() for t in pair) for pair in past]
-            rows.append(reference.row_logits(cfg, state, ids[row], [kept[0][0].shape[0]], kept)[0])
-        return torch.stack(rows)
+    def expect(state, pasts, ids):
+        logits = []
+        for (_, mask), past, token in zip(cases, pasts, ids):
+            rows = []
+            for row in range(token.shape[0]):
+                real = slice(None) if mask is None else mask[row, :-1].nonzero().flatten()
+                kept = [tuple(t[row].transpose(0, 1)[real].double() for t in pair) for pair in past]
+                rows.append(reference.row_logits(cfg, state, token[row], [kept[0][0].shape[0]], kept)[0])
+            logits.append(torch.stack(rows))
+        return logits
 
     return expect
 
@@ -166,14 +171,20 @@ def test_flops_per_decoded_token(submission, reference, budget, torch_rng):
     """One decoded token costs 2·N + 2·d·V + 4·L·H·D·context FLOPs, at cached lengths 128 and 512."""
     # Contexts 129 and 513: 147 456 + 32 768 + 512·context = 246 272 and 442 880. Recomputing the sequence: 111 and 474
     # times that. The floor is the theory itself: nothing of it can be left out.
-    state = weights(torch_rng, SIZES)
+    cases = [("behind 128", None), ("behind 512", None)]
+    run = budget.replay(
+        decode_steps(SIZES, cases),
+        weights(torch_rng, SIZES),
+        [random_past(torch_rng, SIZES, 1, cached) for cached in (128, 512)],
+        [ids_of(torch_rng, 1, 1) for _ in cases],
+        expect=decode_oracle(reference, SIZES, cases),
+        tol=CLOSE,
+    )
     for cached in (128, 512):
-        past, ids = random_past(torch_rng, SIZES, 1, cached), ids_of(torch_rng, 1, 1)
-        run = budget.replay(decode_step(SIZES), state, past, ids, expect=decode_oracle(reference, SIZES), tol=CLOSE)
         theory = decode_theory(cached + 1)
         budget.require(
             f"FLOPs of a token behind {cached}",
-            run["decode"].flops,
+            run[f"behind {cached}"].flops,
             at_most=1.05 * theory,
             at_least=0.99 * theory,
             reference=theory,
@@ -197,26 +208,30 @@ def test_bytes_reallocated_per_step(submission, reference, budget, torch_rng):
     # a boolean mask turned into int64 takes 8 of the 512 B a token has, 0.016 each time. Allocated: each array of H = 4 scores takes 16 of the 256 B that a token
     # has in a layer, 0.0625; the model answer has three and key_slots, 0.22, with a mask 0.30. torch.cat 1 more,
     # repeat_interleave 2 more.
-    state = weights(torch_rng, SIZES)
-    padded = {n: torch.arange(n + 1)[None] >= torch.tensor([[0], [9]]) for n in (127, 1023)}
-    for what, batch, masks in (("1 row", 1, {}), ("2 rows", 2, {}), ("2 rows, left-padded", 2, padded)):
-        runs = {}
-        for n in (127, 1023):
-            past, ids = random_past(torch_rng, SIZES, batch, n), ids_of(torch_rng, batch, 1)
-            runs[n] = budget.replay(
-                decode_step(SIZES, masks.get(n)),
-                state,
-                past,
-                ids,
-                expect=decode_oracle(reference, SIZES, masks.get(n)),
-                tol=CLOSE,
-            )["decode"]
-        cache_growth = TOKEN_BYTES * batch * (1023 - 127)
+    lengths, kinds = (127, 1023), ("1 row", "2 rows", "2 rows, left-padded")
+    cases, pasts, ids = [], [], []
+    for kind in kinds:
+        for n in lengths:
+            mask = torch.arange(n + 1)[None] >= torch.tensor([[0], [9]]) if "padded" in kind else None
+            batch = 1 if kind == "1 row" else 2
+            cases.append((f"{kind} {n}", mask))
+            pasts.append(random_past(torch_rng, SIZES, batch, n))
+            ids.append(ids_of(torch_rng, batch, 1))
+    run = budget.replay(
+        decode_steps(SIZES, cases),
+        weights(torch_rng, SIZES),
+        pasts,
+        ids,
+        expect=decode_oracle(reference, SIZES, cases),
+        tol=CLOSE,
+    )
+    for kind in kinds:
+        cache_growth = TOKEN_BYTES * (1 if kind == "1 row" else 2) * (1023 - 127)
         for name, quantity, limit in (("moved", "bytes_moved", 0.15), ("allocated", "allocated_bytes", 0.6)):
-            short, long = (getattr(runs[n], quantity) for n in (127, 1023))
+            short, long = (getattr(run[f"{kind} {n}"], quantity) for n in lengths)
             slope = type(long)((long - short) / cache_growth, long.trust, long.spots)
             budget.require(
-                f"bytes {name} per byte of cache ({what})",
+                f"bytes {name} per byte of cache ({kind})",
                 slope,
                 at_most=limit,
                 unit="B/B",
@@ -233,22 +248,35 @@ def test_bytes_reallocated_per_step(submission, reference, budget, torch_rng):
 @hint("After the prefill each step feeds one token. Is the whole sequence, or the last token once more, fed somewhere?")
 def test_generation_scaling(submission, reference, budget, torch_rng):
     """The FLOPs of a generation grow linearly with the number of tokens, as generation_flops says."""
-    # Prompt 4, float64 (no near ties). Cached: 2·N·4 + 512·16 + 32 768 = 630 784 for the prompt, then decode steps at
-    # contexts 5, 6, ..: 1.18, 2.66 and 7.28 MFLOP for 4, 12 and 36 tokens, exponent 0.83. Without a cache 3.5, 18 and
-    # 125 MFLOP: exponent 1.63, and 17 times the cached count at 36.
-    state, ids = {name: w.double() for name, w in weights(torch_rng, SIZES).items()}, ids_of(torch_rng, 1, 4)
-    sizes, spent, limits = (4, 12, 36), [], []
-    for new in sizes:
-        run = budget.replay(
-            lambda s, state, ids, new=new: s.generate(decoder(s, SIZES, state), ids, max_new_tokens=new).tokens,
-            state,
-            ids,
-            expect=lambda state, ids, new=new: reference.greedy(SIZES, state, ids[0], new)[None],
-        )
-        theory = 2 * N * 4 + PAIR * 16 + VOCABULARY + sum(decode_theory(c) for c in range(5, 4 + new))
-        spent.append(run.flops)
-        limits.append(1.05 * theory)
-    budget.growth("FLOPs of a generation", sizes, spent, exponent_at_most=1.25, at_most=limits, unit="FLOP")
+    # One layer (N = 36 864), prompt 2, float64 (no near ties). Cached: 2·N·2 + 256·4 + 32 768 = 181 248 for the prompt,
+    # then decode steps at contexts 3, 4, ..: 0.29, 0.72 and 2.04 MFLOP for 2, 6 and 18 tokens, exponent 0.89. Without
+    # a cache 0.44, 2.2 and 15.2 MFLOP: exponent 1.61, and 7.4 times the cached count at 18.
+    cfg = {**SIZES, "n_layers": 1}
+    state, ids = {name: w.double() for name, w in weights(torch_rng, cfg).items()}, ids_of(torch_rng, 1, 2)
+    sizes = (2, 6, 18)
+
+    def scenario(s, state, ids):
+        model, generated = decoder(s, cfg, state), []
+        for new in sizes:
+            with s.segment(f"{new} tokens"):
+                generated.append(s.generate(model, ids, max_new_tokens=new).tokens)
+        return generated
+
+    def expect(state, ids):
+        longest = reference.greedy(cfg, state, ids[0], max(sizes))[None]
+        return [longest[:, : 2 + new] for new in sizes]
+
+    run = budget.replay(scenario, state, ids, expect=expect)
+    step = N + VOCABULARY  # 2·N of one layer is N of two
+    theory = [step * new + N + PAIR // 2 * (4 + sum(range(3, 2 + new))) for new in sizes]
+    budget.growth(
+        "FLOPs of a generation",
+        sizes,
+        [run[f"{new} tokens"].flops for new in sizes],
+        exponent_at_most=1.25,
+        at_most=[1.05 * flops for flops in theory],
+        unit="FLOP",
+    )
 
 
 @task(3)
@@ -259,12 +287,13 @@ def test_generation_scaling(submission, reference, budget, torch_rng):
     "With chunk_size the scores of a chunk are chunk x keys so far, never T x T.",
 )
 def test_prefill_cost(submission, reference, budget, torch_rng):
-    """Prefill of 512 tokens projects one token on the vocabulary; in chunks it is cheaper and needs little memory."""
-    t, chunk = 512, 32
-    # 2·N·T + 4·L·H·D·T² + 2·d·V = 75 497 472 + 134 217 728 + 32 768 = 209 747 968. Logits of all tokens: 16.7 M more,
-    # 1.08 times. Chunks of 32 see (16+1)/32 of the pairs, and 16 logit rows: 75 497 472 + 71 303 168 + 524 288 =
-    # 147 324 928, 0.70 times. A block-causal single pass is cheaper too; the floor is what no one can leave out:
-    # every token through the layers, half of the pairs.
+    """Prefill of 384 tokens projects one token on the vocabulary; in chunks it is cheaper and needs little memory."""
+    t, chunk = 384, 48
+    # 2·N·T + 4·L·H·D·T² + 2·d·V = 56 623 104 + 75 497 472 + 32 768 = 132 153 344. Logits of all tokens: 12.5 M more,
+    # 1.095 times. Chunks of 48 see (8+1)/16 of the pairs, and 8 logit rows: 56 623 104 + 42 467 328 + 262 144 =
+    # 99 352 576, 0.75 times. A block-causal single pass is cheaper too; the floor is what no one can leave out: every
+    # token through the layers, half of the pairs. Peak: weights 0.43 MB, cache 0.2 MB, arrays of 48·4·384 scores
+    # 0.3 MB each; scores and weights of a single pass would be 2·4·H·T² = 4.7 MB.
     theory = 2 * N * t + PAIR * t * t + VOCABULARY
     floor = 2 * N * t + PAIR * t * (t + 1) // 2
     state, ids = weights(torch_rng, SIZES), ids_of(torch_rng, 1, t)
@@ -282,16 +311,16 @@ def test_prefill_cost(submission, reference, budget, torch_rng):
 
     run = budget.replay(scenario, state, ids, expect=expect, tol=CLOSE)
     budget.require(
-        "FLOPs of a prefill of 512 tokens", run["whole"].flops, at_most=1.01 * theory, at_least=floor, reference=theory
+        "FLOPs of a prefill of 384 tokens", run["whole"].flops, at_most=1.01 * theory, at_least=floor, reference=theory
     )
     budget.require(
-        "FLOPs of a prefill in chunks of 32",
+        "FLOPs of a prefill in chunks of 48",
         run["chunks"].flops,
-        at_most=0.8 * theory,
+        at_most=0.85 * theory,
         at_least=floor,
-        reference=147_324_928,
+        reference=99_352_576,
     )
-    budget.require("peak bytes of a prefill in chunks of 32", run["chunks"].peak_bytes, at_most=2.4e6, unit="B")
+    budget.require("peak bytes of a prefill in chunks of 48", run["chunks"].peak_bytes, at_most=2.4e6, unit="B")
 
 
 @task(3)
@@ -301,15 +330,17 @@ def test_prefill_cost(submission, reference, budget, torch_rng):
     "Look at the two budgets above first: a cached step that costs O(1) passes over the weights is far inside this limit."
 )
 def test_cpu_time_ratio(submission, budget, seed):
-    """Generating with your cache takes at most two thirds of the processor time of recomputing at every step."""
-    # 8 passes over about 260 tokens against one, and 7 steps that cost mostly Python: measured 2.3 to 3.5 on a busy
-    # machine, 1 without a cache. The counts above are what matters; this shows that they are not counts alone.
-    prompt, new, models = 256, 8, {}
+    """Generating with your cache takes at most half the processor time of recomputing at every step."""
+    # 8 passes over about 390 tokens against one and 7 short steps. Measured against a baseline in blocks of queries: 3.5
+    # (explicit scores) to 5.5 (fused attention); without a cache 0.7 to 1.7. The counts above are what matters: here a
+    # fast attention can hide half of a missing cache.
+    prompt, new, models = 384, 8, {}
 
     def generate(s, i, use_cache):
         if s not in models:
             rng = torch.Generator().manual_seed(seed % 1000)
-            models[s] = decoder(s, SIZES, weights(rng, SIZES))
+            models[s] = s.Decoder(s.DecoderConfig(**SIZES))
+            models[s].load_state_dict(weights(rng, SIZES))
         ids = ids_of(torch.Generator().manual_seed(i), 1, prompt)
         return s.generate(models[s], ids, max_new_tokens=new, use_cache=use_cache).tokens
 
@@ -317,8 +348,8 @@ def test_cpu_time_ratio(submission, budget, seed):
         "CPU time without a cache over with it",
         candidate=lambda s, i: generate(s, i, True),
         baseline=lambda r, i: generate(r, i, False),
-        baseline_file="alternatives/one_buffer_fused.py",
-        at_least=1.5,
+        baseline_file="alternatives/blocks_and_shelves.py",
+        at_least=2.0,
     )
 
 
@@ -334,27 +365,25 @@ def test_sliding_is_constant(submission, reference, budget, torch_rng):
     # 2·N + 2·d·V + 4·L·H·D·64 = 147 456 + 32 768 + 32 768 = 212 992 FLOP. A full cache with a window mask takes
     # 311 808 and 705 024. The ring holds 512 · 64 = 32 768 B at any length.
     cfg = {**SIZES, "sliding_window": 64}
-    theory, state = decode_theory(64), weights(torch_rng, SIZES)
-    runs = {}
-    for n in (256, 1024):
-        past, ids = random_past(torch_rng, cfg, 1, n), ids_of(torch_rng, 1, 1)
-        runs[n] = budget.replay(
-            decode_step(cfg, sliding=True), state, past, ids, expect=decode_oracle(reference, cfg), tol=CLOSE
-        )["decode"]
+    theory, cases = decode_theory(64), [("behind 256", None), ("behind 1024", None)]
+    run = budget.replay(
+        decode_steps(cfg, cases, sliding=True),
+        weights(torch_rng, cfg),
+        [random_past(torch_rng, cfg, 1, n) for n in (256, 1024)],
+        [ids_of(torch_rng, 1, 1) for _ in cases],
+        expect=decode_oracle(reference, cfg, cases),
+        tol=CLOSE,
+    )
+    for name, _ in cases:
         budget.require(
-            f"FLOPs of a token behind {n} with a window of 64",
-            runs[n].flops,
+            f"FLOPs of a token {name} with a window of 64",
+            run[name].flops,
             at_most=1.05 * theory,
             at_least=0.99 * theory,
             reference=theory,
         )
-    budget.require(
-        "bytes moved behind 1024",
-        runs[1024].bytes_moved,
-        at_most=1.05 * runs[256].bytes_moved,
-        unit="B",
-        reference=float(runs[256].bytes_moved),
-    )
+    short, long = (run[name].bytes_moved for name, _ in cases)
+    budget.require("bytes moved behind 1024", long, at_most=1.05 * short, unit="B", reference=float(short))
 
 
 # --- task 6 -------------------------------------------------------------------------------------------------------
