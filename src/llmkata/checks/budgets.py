@@ -123,32 +123,31 @@ class Budget:
         """
         import torch
 
-        from llmkata.bench.replay import fresh as fresh_values
+        from llmkata.bench.fresh import fresh as fresh_values
 
         link = self._fresh()
         try:
-            link.open()
-            link.ask("record", "")
-            link.sent_tensors, link.received_tensors = [], []
+            link.begin_recording()
             returned = scenario(Submission(link), *inputs)
-            sent, received = link.sent_tensors, link.received_tensors
-            link.sent_tensors = link.received_tensors = None
-            program = link.ask("program", "")
+            program, recording = link.end_recording()
         finally:
             link.close()
         generator = torch.Generator().manual_seed(self._seed & 0x7FFFFFFF)
         leaves: dict[bytes, Any] = {}
         new_inputs = [_map(x, lambda t: leaves.setdefault(_digest(t), fresh_values(t, generator))) for x in inputs]
-        values = {str(i): _laid_out(leaves.get(_digest(t), t), t) for i, t in enumerate(sent)}
+        values = {str(i): _laid_out(leaves.get(_digest(t), t), t) for i, t in enumerate(recording.sent)}
         try:
             answer = self._bench.run(program, values, ["counts", *measure])
         except BenchRefused as e:
             raise Mismatch(f"The work cannot be counted: {e}.") from None
+        if answer["timeline"] != recording.timeline:
+            current().flags.append("the recorded program tells another order of events than the grader saw")
+            raise Mismatch("The work cannot be counted: the recorded program does not follow the calls that were made.")
         if expect is not None:
-            if len(answer["outputs"]) != len(received):
+            if len(answer["outputs"]) != len(recording.received):
                 raise Mismatch("The work cannot be counted: the tensors of the answer cannot be followed. Return them in "
                                "plain tuples, lists and dicts.")
-            numbers = {id(t): i for i, t in enumerate(received)}
+            numbers = {id(t): i for i, t in enumerate(recording.received)}
             replayed = _map(_plain(returned), lambda t: answer["outputs"][_number(numbers, t)])
             self._compare(replayed, expect(*new_inputs), tol, answer)
         return Run(answer["total"], answer["segments"])

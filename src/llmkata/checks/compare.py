@@ -21,6 +21,9 @@ TOLERANCES = {
 }
 
 
+_HALF = ("float16", "bfloat16")
+
+
 class GraderFault(Exception):
     """The grader, not the learner, is wrong (an expected value that is NaN, say). The check is not judged."""
 
@@ -35,9 +38,12 @@ class Mismatch(AssertionError):
 
 
 def check(condition: Any, sentence: str, *, got: Any = None, want: Any = None) -> None:
-    """A plain statement about an answer: fails with ``sentence`` (for the learner) unless ``condition`` is True."""
+    """A plain statement about an answer: fails with ``sentence`` (for the learner) unless ``condition`` is true.
+
+    An object of the learner's is never true: asking it would be asking the learner.
+    """
     current().compared += 1
-    if not bool(condition):
+    if isinstance(condition, Remote) or not bool(condition):
         raise Mismatch(sentence, got="" if got is None else describe(got),
                        expected="" if want is None else describe(want))
 
@@ -70,19 +76,25 @@ def _same(got: Any, want: Any, atol: Any, rtol: float | None, dtype: Any, equal_
                            got=describe(got))
         for k, w in want.items():
             _same(got[k], w, atol, rtol, dtype, equal_nan, f"{what}[{k!r}]")
+    elif isinstance(want, np.ndarray) and want.dtype.kind in "SU":
+        _same_texts(got, want, what)
     elif is_array(want) or isinstance(want, (float, complex, np.floating, np.complexfloating)) or (
             type(want) is int and (atol is not None or rtol is not None)):
         _same_numbers(got, want, atol, rtol, dtype, equal_nan, what)
     else:
         plain = got.item() if isinstance(got, np.generic) else got
         expected = want.item() if isinstance(want, np.generic) else want
-        if isinstance(plain, Remote) or type(plain) is not type(expected) and not _both_ints(plain, expected) \
-                or not bool(plain == expected):
+        if isinstance(plain, Remote) or type(plain) is not type(expected) or not bool(plain == expected):
             raise Mismatch(f"{what} is not what it should be.", expected=describe(want), got=describe(got))
 
 
-def _both_ints(a: Any, b: Any) -> bool:
-    return type(a) in (int, bool) and type(b) in (int, bool) and type(a) is type(b)
+def _same_texts(got: Any, want: np.ndarray, what: str) -> None:
+    if not isinstance(got, np.ndarray) or got.dtype.kind != want.dtype.kind or got.shape != want.shape:
+        raise Mismatch(f"{what} must be an array {want.shape} of text.", expected=describe(want), got=describe(got))
+    bad = np.argwhere(got != want)
+    if bad.size:
+        raise Mismatch(f"{what} differs in {len(bad)} of {got.size} elements.", expected=describe(want), got=describe(got),
+                       index=str(tuple(int(i) for i in bad[0])))
 
 
 def _same_numbers(got: Any, want: Any, atol: Any, rtol: float | None, dtype: Any, equal_nan: bool, what: str) -> None:
@@ -101,12 +113,18 @@ def _same_numbers(got: Any, want: Any, atol: Any, rtol: float | None, dtype: Any
             raise Mismatch(f"{what} has dtype {dtype_name(got.dtype)}, it must have {dtype_name(promised)}.",
                            expected=describe(want), got=describe(got))
         name = dtype_name(got.dtype)
+        if dtype is None and name in _HALF and dtype_name(want.dtype) not in _HALF:
+            name = "float32"  # half precision is not a licence where nobody asked for it
     else:
         if isinstance(got, bool) or not isinstance(got, (int, float, complex, np.number)) and not (
                 is_array(got) and getattr(got, "ndim", 1) == 0):
             raise Mismatch(f"{what} must be a number, it is {kind(got)}.", expected=describe(want), got=describe(got))
         name = "float64"
-    g, w = _wide(got), _wide(want)
+    w = _wide(want)
+    try:
+        g = _wide(got)
+    except GraderFault as e:  # the learner's, not ours
+        raise Mismatch(f"{what} holds {e}.", expected=describe(want), got=describe(got)) from None
     _compare_wide(g, w, name, atol, rtol, equal_nan, what, got, want)
 
 
@@ -115,22 +133,22 @@ def _compare_wide(g: np.ndarray, w: np.ndarray, name: str, atol: Any, rtol: floa
     default_r, default_a = TOLERANCES.get(name, (0.0, 0.0))
     rtol = default_r if rtol is None and atol is None else (rtol or 0.0)
     atol = default_a if atol is None else _wide(atol)
-    nan_w = np.isnan(w)
-    if nan_w.any() and not equal_nan:
+    nan_w, nan_g = np.isnan(w), np.isnan(g)
+    if nan_w.any() and not equal_nan and not nan_g.any():
+        # Where the answer holds NaN too, what is expected may have been computed from it: that is a wrong answer.
         raise GraderFault(f"the expected value of {what} holds NaN")
-    nan_g = np.isnan(g)
     with np.errstate(invalid="ignore", over="ignore"):
         tolerance = np.broadcast_to(atol + rtol * np.abs(np.where(np.isfinite(w), w, 0)), w.shape)
         error = np.abs(g - w)
         error = np.where(g == w, 0.0, error)  # equal infinities
-        error = np.where(nan_g & nan_w, 0.0, np.where(nan_g | nan_w, np.inf, error))
+        error = np.where(nan_g & nan_w & equal_nan, 0.0, np.where(nan_g | nan_w, np.inf, error))
     bad = ~(error <= tolerance)
     if bad.any():
         ratio = np.where(error == 0, 0.0, error / np.maximum(tolerance, 1e-300))
         worst = np.unravel_index(int(np.argmax(np.where(bad, np.nan_to_num(ratio, nan=np.inf, posinf=1e308), -1))), w.shape)
         at = tuple(int(i) for i in worst)
         place = f" at index {at}" if at else ""
-        if nan_g[worst] and not nan_w[worst]:
+        if nan_g[worst]:
             summary = f"{what} is NaN{place} ({int(nan_g.sum())} of {g.size} elements are)."
         else:
             # The numbers stand in the evidence: a cause is read where hidden values must not be.
@@ -199,11 +217,12 @@ def _wide(v: Any) -> np.ndarray:
         import torch
 
         v = v.detach()
-        v = v.to(torch.complex128 if v.is_complex() else torch.float64) if v.dtype != torch.int64 else v
+        if v.is_floating_point() or v.is_complex():
+            v = v.to(torch.complex128 if v.is_complex() else torch.float64)
         v = v.numpy()
     a = np.asarray(v)
-    if a.dtype.kind in "iu" and a.size and (np.abs(a.astype(np.float64)) > 2**53).any():
-        raise GraderFault("integers beyond 2**53 are compared as lists, not with same()")
+    if type(v) is int and abs(v) > 2**53 or a.dtype.kind in "iu" and a.size and (np.abs(a.astype(np.float64)) > 2**53).any():
+        raise GraderFault("integers beyond 2**53, which are compared as lists of numbers")
     return a.astype(np.complex128 if a.dtype.kind == "c" else np.float64)
 
 

@@ -15,7 +15,10 @@ _CAP = 600
 
 def describe(v: Any, depth: int = 0) -> str:
     """A short text for any value that crosses the boundary; never evaluates anything of the learner's."""
-    text = _describe(v, depth)
+    try:
+        text = _describe(v, depth)
+    except Exception as e:  # noqa: BLE001 - a value that cannot be shown must not decide anything
+        text = f"a {type(v).__name__} that cannot be shown ({type(e).__name__})"
     return text if len(text) <= _CAP else text[:_CAP] + " ..."
 
 
@@ -25,10 +28,13 @@ def _describe(v: Any, depth: int) -> str:
         dtype = str(v.dtype).removeprefix("torch.")
         if v.device.type == "meta":
             return f"tensor {tuple(v.shape)} {dtype} on meta"
-        return _numbers("tensor", tuple(v.shape), dtype, v.detach().to(torch.float64).numpy()
-                        if v.is_floating_point() else v.detach().numpy())
+        head = f"tensor {tuple(v.shape)} {dtype}"
+        if not 0 < v.numel() <= _FEW:  # asked first: a view of few bytes may have very many elements
+            return head
+        return f"{head} {_numbers(v.detach().to(torch.float64).numpy() if v.is_floating_point() else v.detach().numpy())}"
     if isinstance(v, np.ndarray):
-        return _numbers("array", v.shape, v.dtype.name, v)
+        head = f"array {v.shape} {v.dtype.name}"
+        return f"{head} {_numbers(v)}" if 0 < v.size <= _FEW else head
     if isinstance(v, Remote):
         return repr(v)
     if depth < 3 and isinstance(v, (tuple, list)):
@@ -41,14 +47,15 @@ def _describe(v: Any, depth: int) -> str:
         return f"{v:.6g}"
     if callable(v) and not isinstance(v, type):
         return getattr(v, "__name__", "function")
+    if isinstance(v, (str, bytes)):
+        return repr(v[: _CAP + 1])
+    if isinstance(v, (tuple, list, dict, set, frozenset)):
+        return f"a {type(v).__name__} of {len(v)} items" if len(v) > _FEW or depth >= 3 else repr(v)
     return repr(v)
 
 
-def _numbers(word: str, shape: tuple[int, ...], dtype: str, values: np.ndarray) -> str:
-    head = f"{word} {shape} {dtype}"
-    if values.size == 0 or values.size > _FEW:
-        return head
-    return f"{head} {np.array2string(values, precision=4, separator=', ', max_line_width=100, threshold=_FEW)}"
+def _numbers(values: np.ndarray) -> str:
+    return np.array2string(values, precision=4, separator=", ", max_line_width=100, threshold=_FEW)
 
 
 def describe_call(what: str, args: tuple, kwargs: dict[str, Any]) -> str:

@@ -9,8 +9,12 @@ Wrong implementations and the model answer are ours: they run in this process, w
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from llmkata.outside.link import Link
@@ -31,13 +35,57 @@ _FLOOR = 0.2
 _FAILED = object()
 
 
+class _TooLong(BaseException):
+    """A wrong implementation of ours does not come to an end on what the learner's failed on."""
+
+
+@contextlib.contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """Interrupt, after ``seconds`` and every second from then on, what runs in this process without a deadline."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(*_: Any) -> None:
+        raise _TooLong
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@dataclass(frozen=True)
+class Raised:
+    """An exception in the place of an answer. Equal by type: messages and lines differ from file to file."""
+
+    type_name: str
+    message: str = field(compare=False)
+
+    def tells(self, other: Any) -> bool:
+        """Whether it is evidence for the mistake that raised ``other``: a ValueError alone has many reasons."""
+        return isinstance(other, Raised) and self.message == other.message
+
+
 def diagnose(learner: Link, misconceptions: Sequence[Misconception], ours: Callable[[Misconception | None], Link],
              ) -> Diagnosis | None:
     """Name the mistake behind the last check of ``learner``, or None. ``ours(None)`` is the model answer's link."""
     transcript = learner.transcript
     if not transcript.complete or not misconceptions:
         return None
-    until = time.monotonic() + _ALLOWANCE
+    try:
+        with _alarm(_ALLOWANCE):
+            return _named(learner, misconceptions, ours, time.monotonic() + _ALLOWANCE)
+    except _TooLong:
+        return None
+
+
+def _named(learner: Link, misconceptions: Sequence[Misconception], ours: Callable[[Misconception | None], Link],
+           until: float) -> Diagnosis | None:
+    transcript = learner.transcript
     requests = [e.request for e in transcript.exchanges]
     answers = [answer_of(learner, e.answer) for e in transcript.exchanges]
     wrong_by = [distance(a, r) for a, r in zip(answers, _replay(ours(None), learner, requests, until))]
@@ -61,11 +109,11 @@ def choose(matches: Sequence[Misconception]) -> Diagnosis | None:
 
 
 def answer_of(link: Link, data: bytes) -> Any:
-    """The value of an answer of a transcript; of an error its type (messages and lines differ from file to file)."""
+    """The value of an answer of a transcript, ``Raised`` where it was an error."""
     value = link.peek(data)
     inner = value.get("value") if isinstance(value, dict) else None
     if isinstance(inner, dict) and "bases" in inner and "frames" in inner:
-        return ("raised", inner["type"])
+        return Raised(inner["type"], inner["message"])
     return inner
 
 
@@ -73,7 +121,7 @@ def _ask(link: Link, request: bytes) -> Any:
     try:
         return link.send(request)
     except RemoteError as e:
-        return ("raised", e.type_name)
+        return Raised(e.type_name, e.message)
     except WorkerGone:
         return _FAILED
     except Exception:  # noqa: BLE001 - a call-back of the check that refuses this implementation's calls
@@ -98,10 +146,12 @@ def _matches(link: Link, learner: Link, requests: Sequence[bytes], answers: Sequ
     for request, answer, wrong in zip(requests, answers, wrong_by):
         if time.monotonic() > until:
             return False
-        off = distance(answer, _ask(link, request))
+        theirs = _ask(link, request)
+        off = distance(answer, theirs)
         if off > 1.0:
             return False
-        apart = apart or (wrong >= _FLOOR and wrong > _APART * off)
+        tells = answer.tells(theirs) if isinstance(answer, Raised) else True
+        apart = apart or (tells and wrong >= _FLOOR and wrong > _APART * off)
     return apart
 
 

@@ -23,7 +23,7 @@ from llmkata.outside.transcript import Exchange
 from llmkata.records import Diagnosis
 
 from .compare import distance
-from .diagnose import answer_of
+from .diagnose import Raised, answer_of
 
 SCHEMA = "llmkata/feedback/v1"
 #: Wrong answers larger than this (all of one check and mistake) are left out.
@@ -56,6 +56,12 @@ def diagnose(link: Link, check: str, path: Path) -> Diagnosis | None:
 def _same(link: Link, exchanges: Sequence[Exchange], stored: list[list[str]] | None) -> bool:
     if not stored or len(stored) != len(exchanges):
         return False
-    return all(
-        digest(e.request) == request and distance(answer_of(link, e.answer), answer_of(link, base64.b64decode(answer))) <= 1.0
-        for e, (request, answer) in zip(exchanges, stored))
+    return all(digest(e.request) == request and _same_answer(answer_of(link, e.answer),
+                                                             answer_of(link, base64.b64decode(answer)))
+               for e, (request, answer) in zip(exchanges, stored))
+
+
+def _same_answer(learners: Any, stored: Any) -> bool:
+    if isinstance(learners, Raised):
+        return learners.tells(stored)
+    return distance(learners, stored) <= 1.0

@@ -5,18 +5,20 @@ Data are drawn as small integers first (shapes, a seed) and built from them, so 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import inspect
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import hypothesis
 import numpy as np
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.errors import Flaky, Unsatisfiable
+from hypothesis.internal.conjecture import engine
 from hypothesis.stateful import run_state_machine_as_test
 
 from .compare import GraderFault, Mismatch
@@ -27,8 +29,10 @@ _SHRINK_RUNS, _SHRINK_SECONDS = 200, 2.0
 
 
 def _settings(examples: int, **more: Any) -> settings:
+    # derandomize is off in so many words: Hypothesis turns it on where the variable CI is set, and it ignores seeds.
     return settings(max_examples=examples, database=None, deadline=None, report_multiple_bugs=False, print_blob=False,
-                    phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck), **more)
+                    derandomize=False, phases=(Phase.generate, Phase.shrink),
+                    suppress_health_check=list(HealthCheck), **more)
 
 
 class _Allowance:
@@ -98,7 +102,19 @@ def run_machine(machine: Callable[[Any], Any], *, submission: Any, steps: int = 
         return machine(submission)
 
     hypothesis.seed(context.seed)(make)
-    _run(lambda: run_state_machine_as_test(make, settings=_settings(examples, stateful_step_count=steps)))
+    with _bounded_shrinking():
+        _run(lambda: run_state_machine_as_test(make, settings=_settings(examples, stateful_step_count=steps)))
+
+
+@contextlib.contextmanager
+def _bounded_shrinking() -> Iterator[None]:
+    """Hypothesis shrinks a state machine for up to five minutes, and has no setting for it."""
+    before = engine.MAX_SHRINKING_SECONDS
+    engine.MAX_SHRINKING_SECONDS = _SHRINK_SECONDS
+    try:
+        yield
+    finally:
+        engine.MAX_SHRINKING_SECONDS = before
 
 
 def _run(test: Callable[[], None]) -> None:

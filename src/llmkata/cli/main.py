@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from llmkata.cli.audit import audit
 from llmkata.cli.check import check
 from llmkata.cli.common import UNUSABLE, UsageFault, prog
 from llmkata.cli.demo import demo
@@ -18,9 +19,11 @@ from llmkata.cli.grade import grade
 from llmkata.cli.hint import hint
 from llmkata.cli.list import list_exercises
 from llmkata.cli.report import report
+from llmkata.cli.reset import give_up, reset
 from llmkata.cli.start import start
 from llmkata.cli.sync import sync
 from llmkata.cli.version import version
+from llmkata.cli.watch import watch
 
 
 class Sections(TyperGroup):
@@ -68,9 +71,12 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
 
 
 for _section, _commands in {
-    "Learn": {"start": start, "list": list_exercises, "check": check, "hint": hint},
+    "Learn": {
+        "start": start, "list": list_exercises, "watch": watch, "check": check, "hint": hint, "reset": reset,
+        "give-up": give_up,
+    },
     "Grade": {"grade": grade, "report": report, "demo": demo},
-    "Write exercises": {"sync": sync},
+    "Write exercises": {"audit": audit, "sync": sync},
     "This installation": {"doctor": doctor, "version": version},
 }.items():
     for _name, _function in _commands.items():

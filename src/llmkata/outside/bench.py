@@ -18,9 +18,11 @@ class BenchRefused(Exception):
 
 
 class Bench:
-    """Runs programs one after the other; started on first use, replaced when it dies."""
+    """Runs programs one after the other; started on first use from the template of ``profile``, which is warm already,
+    and replaced when it dies."""
 
-    def __init__(self, policy: dict[str, Any] | None = None) -> None:
+    def __init__(self, policy: dict[str, Any] | None = None, profile: str = "base") -> None:
+        self._profile = profile
         self._policy = dict(policy or {}, role="llmkata.bench.process")
         self._process: Process | None = None
         self._seq = 0
@@ -33,7 +35,7 @@ class Bench:
         except WireError as e:
             raise BenchRefused(f"what was recorded is no program ({e})") from None
         if self._process is None:
-            self._process = start_process("base", self._policy)
+            self._process = start_process(self._profile, self._policy)
         self._seq += 1
         patience = Until(_SECONDS)
         try:

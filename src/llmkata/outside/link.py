@@ -28,6 +28,16 @@ REQUEST_SECONDS = 10.0
 _PRINT_CAP = 20_000
 
 
+@dataclass
+class Recording:
+    """What crossed while a program was recorded: tensors each way, and the order of everything this side took part in
+    (``in N``, ``out``, ``begin SEGMENT``, ``end SEGMENT``)."""
+
+    sent: list[Any] = field(default_factory=list)
+    received: list[Any] = field(default_factory=list)
+    timeline: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class Measured:
     """What was read of one call: the instrument inside (self-reported), peak bytes and CPU seconds from outside."""
@@ -111,10 +121,8 @@ class Link:
         self.spent: dict[str, WorkerGone] = {}
         #: Source run in the module after it was imported (a known mistake in the model answer), see Session._patch.
         self.patch: dict[str, Any] | None = None
-        #: The tensors that crossed outwards while a program is recorded, in order.
-        self.sent_tensors: list[Any] | None = None
-        #: The tensors that came back meanwhile, in the order in which the worker noted them as outputs.
-        self.received_tensors: list[Any] | None = None
+        #: What crossed since ``begin_recording``; None while no program is recorded.
+        self.recording: Recording | None = None
         self._callbacks: dict[int, Callable] = {}
         self._callback_ids = itertools.count(1)
         self._callback_error: BaseException | None = None
@@ -247,8 +255,10 @@ class Link:
             raise self._callback_error
         if kind is Kind.error:
             raise self._remote_error(value)
-        if self.received_tensors is not None and "torch" in sys.modules:
-            self.received_tensors.extend(_tensors(value, sys.modules["torch"]))
+        if self.recording is not None:
+            for t in _tensors(value, sys.modules.get("torch")):
+                self.recording.received.append(t)
+                self.recording.timeline.append("out")
         return value
 
     def _plain(self, op: str, **fields: Any) -> Any:
@@ -379,10 +389,29 @@ class Link:
             self._released.append(ident)
 
     def _note_sent(self, tree: Any) -> None:
-        if self.sent_tensors is not None:
-            torch = sys.modules.get("torch")
-            if torch is not None:
-                self.sent_tensors.extend(_tensors(tree, torch))
+        if self.recording is not None:
+            for t in _tensors(tree, sys.modules.get("torch")):
+                self.recording.timeline.append(f"in {len(self.recording.sent)}")
+                self.recording.sent.append(t)
+
+    # -- recording a program -----------------------------------------------------------------------------------------
+
+    def begin_recording(self) -> None:
+        """From now on the worker writes down every torch operator it dispatches."""
+        self.open()
+        self.ask("record", "")
+        self.recording = Recording()
+
+    def mark_segment(self, name: str, *, end: bool) -> None:
+        """Begin or end a named part of the recorded program; nothing where none is recorded."""
+        if self.recording is not None:
+            self.ask("segment", "", name=name, end=end)
+            self.recording.timeline.append(f"{'end' if end else 'begin'} {name}")
+
+    def end_recording(self) -> tuple[Any, Recording]:
+        """-> (the program as plain untrusted data, what crossed meanwhile)."""
+        recording, self.recording = self.recording, None
+        return self.ask("program", ""), recording
 
     # -- to be implemented -----------------------------------------------------------------------------------------
 
@@ -449,6 +478,8 @@ def _is_names(names: Any) -> bool:
 
 def _tensors(tree: Any, torch: Any) -> Any:
     """Tensors of a tree in the order in which the worker meets them (args, kwargs, cotangents; fields of records)."""
+    if torch is None:
+        return
     if isinstance(tree, torch.Tensor):
         yield tree
     elif isinstance(tree, (tuple, list)):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import builtins
+import dis
 import inspect
 import textwrap
 from collections.abc import Callable
@@ -21,7 +23,13 @@ def probe(fn: Callable) -> Callable:
     tree.decorator_list = []
     if fn.__code__.co_freevars:
         raise ProbeError(f"{_place(fn)}: the probe closes over {', '.join(fn.__code__.co_freevars)}; pass it as an argument")
-    foreign = sorted(_globals_used(fn.__code__) - set(dir(__import__("builtins"))))
+    for argument in [*tree.args.posonlyargs, *tree.args.args, *tree.args.kwonlyargs, tree.args.vararg, tree.args.kwarg]:
+        if argument is not None:
+            argument.annotation = None
+    tree.returns = None
+    in_defaults = {n.id for d in (*tree.args.defaults, *tree.args.kw_defaults) if d is not None
+                   for n in ast.walk(d) if isinstance(n, ast.Name)}
+    foreign = sorted((_globals_used(fn.__code__) | in_defaults) - set(dir(builtins)))
     if foreign:
         raise ProbeError(f"{_place(fn)}: the probe uses {', '.join(foreign)} of the grader; import inside it or pass it")
     fn.__kata_probe__ = (fn.__name__, ast.unparse(tree))
@@ -41,8 +49,6 @@ def _place(fn: Callable) -> str:
 
 
 def _globals_used(code: object) -> set[str]:
-    import dis
-
     names = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     for const in code.co_consts:
         if inspect.iscode(const):

@@ -77,11 +77,8 @@ class Submission:
     @contextlib.contextmanager
     def segment(self, name: str) -> Any:
         """Mark a part of a recorded scenario; without a recording it does nothing."""
-        recording = self._link.sent_tensors is not None
-        if recording:
-            self._link.ask("segment", "", name=name, end=False)
+        self._link.mark_segment(name, end=False)
         try:
             yield
         finally:
-            if recording:
-                self._link.ask("segment", "", name=name, end=True)
+            self._link.mark_segment(name, end=True)

@@ -1,0 +1,65 @@
+"""``kata reset`` and ``kata give-up``: back to the stub, or on to the solution; nothing is lost, both are recorded."""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmkata.cli.common import course_of, exercise_of, fail, prog, shown, state_dir
+
+if TYPE_CHECKING:
+    from llmkata.course import Exercise
+
+_ExerciseArgument = Annotated[str, typer.Argument(help="For example module2/self_attention, or 2.1.", metavar="EXERCISE")]
+_YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def reset(context: typer.Context, exercise: _ExerciseArgument, yes: _YesOption = False) -> None:
+    """Put the stub back; your file is kept beside it as a dated copy."""
+    found = exercise_of(course_of(context), exercise)
+    if not yes and not typer.confirm(f"Put the stub of {found.id} back? Your file is kept as a dated copy."):
+        raise typer.Exit(1)
+    typer.echo(f"Your file is now {shown(reset_exercise(found))}.")
+
+
+def reset_exercise(exercise: Exercise) -> Path:
+    """Move the learner's file to a dated copy and write the stub -> the copy."""
+    from llmkata.authoring.stub import cut_stub
+
+    stub = _pristine(exercise)
+    text = stub if stub is not None else cut_stub(exercise.solution.read_text("utf-8"))
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    copy = exercise.stub.with_name(f"{exercise.slug}.{stamp}.bak.py")
+    if exercise.stub.exists():
+        shutil.move(exercise.stub, copy)
+    exercise.stub.write_text(text, "utf-8")
+    return copy
+
+
+def _pristine(exercise: Exercise) -> str | None:
+    """The stub as it was given out: kept by a release under .kata/stubs; None in a clone, where it is cut anew."""
+    kept = exercise.root / ".kata" / "stubs" / f"module{exercise.module}" / f"{exercise.slug}.py"
+    if kept.exists():
+        return kept.read_text("utf-8")
+    if not exercise.solution.exists():
+        fail(f"the stub of {exercise.id} is not kept in this repository", "git checkout -- " + shown(exercise.stub))
+    return None
+
+
+def give_up(context: typer.Context, exercise: _ExerciseArgument, yes: _YesOption = False) -> None:
+    """Open the solution without having passed (self-study edition). It is recorded."""
+    course = course_of(context)
+    found = exercise_of(course, exercise)
+    if not found.solution.exists():
+        fail("this edition comes without solutions", f"{prog()} hint {found.id}")
+    if not yes and not typer.confirm(f"Open the solution of {found.id}? It is recorded on your card."):
+        raise typer.Exit(1)
+    state = state_dir(course)
+    state.mkdir(parents=True, exist_ok=True)
+    with (state / "given_up.txt").open("a", encoding="utf-8") as f:
+        f.write(f"{datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')} {found.id}\n")
+    typer.echo(shown(found.solution))
