@@ -9,11 +9,19 @@ from __future__ import annotations
 
 import builtins
 import fnmatch
+import re
 import sys
 from types import ModuleType
 from typing import Any
 
 from torch.overrides import TorchFunctionMode
+
+
+def _family(name: str) -> re.Pattern[str]:
+    """The names by which torch knows a function: ``torch.nn.functional.scaled_dot_product_attention`` is also
+    ``_scaled_dot_product_flash_attention_for_cpu``, ``softmax`` also ``softmax_`` and ``_log_softmax``."""
+    words = map(re.escape, name.rsplit(".", 1)[-1].strip("_").split("_"))
+    return re.compile(rf"(?:^|_){'_(?:[a-z0-9]+_)*'.join(words)}(?:_|$)")
 
 
 class BannedCall(Exception):
@@ -28,8 +36,8 @@ class Guard(TorchFunctionMode):
         super().__init__()
         self.violations: list[str] = []
         self._modules, self._allow_in = modules, frozenset(allow_in)
-        self._patterns = {f"*{name.rsplit('.', 1)[-1]}*": (name, text) for name, text in functions.items()}
-        self._patterns |= {pattern: (pattern, text) for pattern, text in operators.items()}
+        self._functions = [(_family(name), (name, text)) for name, text in functions.items()]
+        self._operators = [(pattern, (pattern, text)) for pattern, text in operators.items()]
         self._seen: dict[Any, tuple[str, str] | None] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -42,10 +50,10 @@ class Guard(TorchFunctionMode):
 
     def _match(self, func: Any) -> tuple[str, str] | None:
         name = getattr(func, "__name__", "") or str(func)
-        for pattern, hit in self._patterns.items():
-            if fnmatch.fnmatch(name, pattern):
+        for family, hit in self._functions:
+            if family.search(name):
                 return hit
-        return None
+        return next((hit for pattern, hit in self._operators if fnmatch.fnmatch(name, pattern)), None)
 
     def _refuse(self, name: str, text: str) -> None:
         self.violations.append(f"{name} is not allowed in this exercise. {text}")
@@ -58,11 +66,13 @@ class Guard(TorchFunctionMode):
         real = builtins.__import__
 
         def guarded(name: str, *args: Any, **kwargs: Any) -> Any:
-            top = name.split(".")[0]
-            if top in self._modules:
+            fromlist = args[2] if len(args) > 2 else kwargs.get("fromlist")
+            asked = [name, *(f"{name}.{part}" for part in fromlist or ())]
+            banned = next((m for m in self._modules if any(f"{a}.".startswith(f"{m}.") for a in asked)), None)
+            if banned is not None:
                 code = sys._getframe(1).f_code
                 if code.co_filename == label and code.co_name not in self._allow_in:
-                    self._refuse(top, self._modules[top])
+                    self._refuse(banned, self._modules[banned])
             return real(name, *args, **kwargs)
 
         module.__dict__["__builtins__"] = {**vars(builtins), "__import__": guarded}

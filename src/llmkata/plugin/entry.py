@@ -22,6 +22,13 @@ def _register(config: Any, root: Path) -> None:
     wanted = [Path(str(a).split("::")[0]).absolute() for a in config.args] or [config.rootpath]
     if not any(w == d or d in w.parents or w == root for w in wanted for d in inside):
         return
+    import pytest
+
+    from llmkata.course import CourseError
+
     from .learner import learner_plugin
 
-    config.pluginmanager.register(learner_plugin(root), "kata")
+    try:
+        config.pluginmanager.register(learner_plugin(root), "kata")
+    except CourseError as e:
+        raise pytest.UsageError(str(e)) from None

@@ -44,7 +44,7 @@ class ExerciseRun:
 
     def __post_init__(self) -> None:
         self.link = _patched(self._make(self.source, self.filename, self.exercise.slug), self.mistake)
-        self.bench = Bench({"isolation": self.setting.isolation})
+        self.bench = Bench({"isolation": self.setting.isolation}, self.exercise.profile)
         #: Names of the checks seen so far that everything later hangs on.
         self.gates: set[str] = set()
         self._ours: dict[str | None, Link] = {}
