@@ -140,6 +140,7 @@ class Budget:
             answer = self._bench.run(program, values, ["counts", *measure])
         except BenchRefused as e:
             raise Mismatch(f"The work cannot be counted: {e}.") from None
+        link.banned.extend(_banned(program["operators"], link.forbid))
         if answer["timeline"] != recording.timeline:
             current().flags.append("the recorded program tells another order of events than the grader saw")
             raise Mismatch("The work cannot be counted: the recorded program does not follow the calls that were made.")
@@ -306,6 +307,16 @@ def quantity(value: float, unit: str) -> str:
             if abs(value) >= size:
                 return f"{value / size:.4g} {prefix}FLOP"
     return f"{value:.4g} {unit}".rstrip()
+
+
+def _banned(operators: Sequence[str], forbid: dict[str, Any] | None) -> list[str]:
+    """What the program dispatched although the exercise bans it: in the learner's process the guard can be switched off."""
+    if not forbid:
+        return []
+    from llmkata.inside.forbid import Bans
+
+    bans = Bans(forbid["functions"], forbid["operators"])
+    return [sentence for name in operators if (sentence := bans.on(name.split(".")[0]))]
 
 
 def _digest(t: Any) -> bytes:

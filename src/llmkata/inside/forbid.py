@@ -24,6 +24,25 @@ def _family(name: str) -> re.Pattern[str]:
     return re.compile(rf"(?:^|_){'_(?:[a-z0-9]+_)*'.join(words)}(?:_|$)")
 
 
+class Bans:
+    """Which names of torch's functions and operators an exercise bans."""
+
+    def __init__(self, functions: dict[str, str], operators: dict[str, str]) -> None:
+        self._functions = [(_family(name), _sentence(name, text)) for name, text in functions.items()]
+        self._operators = [(pattern, _sentence(pattern, text)) for pattern, text in operators.items()]
+
+    def on(self, name: str) -> str | None:
+        """The sentence that teaches, for a banned name; None for others."""
+        for family, sentence in self._functions:
+            if family.search(name):
+                return sentence
+        return next((sentence for pattern, sentence in self._operators if fnmatch.fnmatch(name, pattern)), None)
+
+
+def _sentence(name: str, text: str) -> str:
+    return f"{name} is not allowed in this exercise. {text}"
+
+
 class BannedCall(Exception):
     """The exercise asks for this to be written by hand. The message teaches."""
 
@@ -36,28 +55,20 @@ class Guard(TorchFunctionMode):
         super().__init__()
         self.violations: list[str] = []
         self._modules, self._allow_in = modules, frozenset(allow_in)
-        self._functions = [(_family(name), (name, text)) for name, text in functions.items()]
-        self._operators = [(pattern, (pattern, text)) for pattern, text in operators.items()]
-        self._seen: dict[Any, tuple[str, str] | None] = {}
+        self._bans = Bans(functions, operators)
+        self._seen: dict[Any, str | None] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         hit = self._seen.get(func, False)
         if hit is False:
-            hit = self._seen[func] = self._match(func)
+            hit = self._seen[func] = self._bans.on(getattr(func, "__name__", "") or str(func))
         if hit is not None:
-            self._refuse(*hit)
+            self._refuse(hit)
         return func(*args, **(kwargs or {}))
 
-    def _match(self, func: Any) -> tuple[str, str] | None:
-        name = getattr(func, "__name__", "") or str(func)
-        for family, hit in self._functions:
-            if family.search(name):
-                return hit
-        return next((hit for pattern, hit in self._operators if fnmatch.fnmatch(name, pattern)), None)
-
-    def _refuse(self, name: str, text: str) -> None:
-        self.violations.append(f"{name} is not allowed in this exercise. {text}")
-        raise BannedCall(self.violations[-1])
+    def _refuse(self, sentence: str) -> None:
+        self.violations.append(sentence)
+        raise BannedCall(sentence)
 
     def fit_imports(self, module: ModuleType, label: str) -> None:
         """Give ``module`` builtins whose ``__import__`` refuses the banned modules (``allow_in``: given functions)."""
@@ -72,7 +83,7 @@ class Guard(TorchFunctionMode):
             if banned is not None:
                 code = sys._getframe(1).f_code
                 if code.co_filename == label and code.co_name not in self._allow_in:
-                    self._refuse(banned, self._modules[banned])
+                    self._refuse(_sentence(banned, self._modules[banned]))
             return real(name, *args, **kwargs)
 
         module.__dict__["__builtins__"] = {**vars(builtins), "__import__": guarded}
