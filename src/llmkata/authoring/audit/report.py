@@ -1,0 +1,103 @@
+"""What an audit says: the figures of an exercise, and each thing that is not as it must be."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Mistakes(msgspec.Struct):
+    rejected: int = 0
+    named: int = 0
+    total: int = 0
+
+
+class Alternatives(msgspec.Struct):
+    passed: int = 0
+    total: int = 0
+    #: How many were given the name of a mistake, after a failure forced on them too.
+    named: int = 0
+
+
+class Mutants(msgspec.Struct):
+    killed: int = 0
+    survived: int = 0
+    equivalent: int = 0
+    total: int = 0
+
+
+class Figures(msgspec.Struct):
+    """One exercise in ``kata audit --json``."""
+
+    exercise: str
+    #: Share of the points that the model answer and the stub earn (of several runs: the least, the most).
+    solution: float = 0.0
+    stub: float = 0.0
+    misconceptions: Mistakes = msgspec.field(default_factory=Mistakes)
+    alternatives: Alternatives = msgspec.field(default_factory=Alternatives)
+    mutants: Mutants = msgspec.field(default_factory=Mutants)
+    #: Largest error/tolerance of the model answer and the alternatives.
+    headroom: float = 0.0
+    #: Checks that correct code did not pass, over all runs.
+    false_alarms: int = 0
+    #: Checks whose verdict or count changed between runs that must agree.
+    flips: int = 0
+    #: CPU seconds of hidden grading of the model answer.
+    seconds: float = 0.0
+
+
+class Fault(msgspec.Struct, frozen=True, order=True):
+    """One thing to put right: which bar, where (file and line, a check, a name), what."""
+
+    bar: str
+    where: str
+    what: str
+
+
+class Audit(msgspec.Struct):
+    """An exercise's figures and faults; clean where there are none."""
+
+    figures: Figures
+    faults: list[Fault] = []
+    #: Worth knowing, no fault: what cannot run on this machine, the raw mutation score.
+    notes: list[str] = []
+
+    def fault(self, bar: str, where: str, what: str) -> None:
+        self.faults.append(Fault(bar, where, what))
+
+    @property
+    def clean(self) -> bool:
+        return not self.faults
+
+
+def to_text(audit: Audit, quick: bool) -> str:
+    """A paragraph for the terminal: figures first, then every fault."""
+    f = audit.figures
+    a, m, x = f.alternatives, f.misconceptions, f.mutants
+    rows = [
+        ("solution", f"{100 * f.solution:.4g} % of the points, stub {100 * f.stub:.4g} %"),
+        ("alternatives", f"{a.passed} of {a.total} pass, {a.named} named"),
+        ("misconceptions", f"{m.rejected} of {m.total} rejected, {m.named} named"),
+        ("headroom", f"{f.headroom:.3g} of the tolerance at most (limit 0.2)"),
+        ("hidden grading", f"{f.seconds:.2f} s of CPU (limit 5 s)"),
+    ]
+    if not quick:
+        open_ = x.total - x.equivalent
+        score = f", {100 * x.killed / open_:.1f} % of the rest killed" if open_ else ""
+        rows += [("mutants", f"{x.killed} of {x.total} killed, {x.survived} survived, {x.equivalent} declared "
+                             f"equivalent{score}"),
+                 ("stability", f"{f.false_alarms} false alarms, {f.flips} flips")]
+    lines = [f"{f.exercise}: {'clean' if audit.clean else f'{len(audit.faults)} faults'}"]
+    lines += [f"  {name:15s} {text}" for name, text in rows]
+    lines += [f"  note: {note}" for note in audit.notes]
+    bar = ""
+    for fault in sorted(audit.faults):
+        if fault.bar != bar:
+            bar = fault.bar
+            lines.append(f"  NOT CLEAN: {bar}")
+        lines.append(f"    {fault.where}: {fault.what}")
+    return "\n".join(lines)
+
+
+def to_json(audits: list[Audit]) -> str:
+    """One array with an object per exercise."""
+    return msgspec.json.encode([a.figures for a in audits]).decode()
