@@ -504,7 +504,7 @@ def summarise_attention(weights: Tensor, query_mask: Tensor | None = None) -> At
 
 
 def new_figure(n_maps: int, n_queries: int, n_keys: int) -> tuple[Figure, list]:
-    """Given: an Agg figure outside pyplot (nothing to close) with ``n_maps`` axes side by side, sized for the tokens."""
+    """Given: an Agg figure outside pyplot (nothing to close), ``n_maps`` axes side by side, sized for the tokens."""
     width, height = max(2.6, 0.32 * n_keys), max(2.6, 0.32 * n_queries)
     figure = Figure(figsize=(n_maps * width + 1.2, height + 0.8), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)

@@ -153,7 +153,7 @@ def attention(q, k, v, *, mask=None, is_causal=False, scale=None):
     "exp_without_maximum",
     replaces="attention",
     caught_by="test_extreme_logits",
-    feedback="exp overflows for scores above 88 in float32, and inf/inf is NaN: subtract each row's maximum before exp.",
+    feedback="exp overflows for scores above 88 in float32, and inf/inf is NaN: subtract each row's maximum first.",
 )
 def attention(q, k, v, *, mask=None, is_causal=False, scale=None):
     mass = masked_scores(q, k, mask, is_causal, scale, NEG_INF).exp()
@@ -227,7 +227,7 @@ def forward(self, x, key_padding_mask=None, *, return_weights=False):
     "entropy_in_bits",
     replaces="summarise_attention",
     caught_by="test_summary",
-    feedback="Your entropy is in bits: only with nats (natural logarithm) is exp(entropy) the effective number of keys.",
+    feedback="Your entropy is in bits: only in nats (natural logarithm) is exp(entropy) the effective number of keys.",
 )
 def summarise_attention(weights, query_mask=None):
     right = original(weights, query_mask)
@@ -471,7 +471,7 @@ def streaming_backward(q, k, v, padding, causal, scale, block_q, block_k, out, l
     "lse_gradient_sign",
     replaces="streaming_backward",
     caught_by="test_streaming_backward",
-    feedback="The gradient of lse enters with the wrong sign: ∂lse/∂s_j = P_j, so dS = P ∘ (dP - rowsum(dO ∘ O) + dLSE).",
+    feedback="The gradient of lse has the wrong sign: ∂lse/∂s_j = P_j, so dS = P ∘ (dP - rowsum(dO ∘ O) + dLSE).",
 )
 def streaming_backward(q, k, v, padding, causal, scale, block_q, block_k, out, lse, d_out, d_lse):
     return original(q, k, v, padding, causal, scale, block_q, block_k, out, lse, d_out, -d_lse)

@@ -457,7 +457,7 @@ def test_figure_of_heads(submission, torch_rng):
     for head, one in enumerate(facts["maps"]):
         judge_map(one, weights[head], tokens[2:], tokens, f"head {head}")
         check(one["title"] == f"head {head}", "Titles of the heads.", got=one["title"], want=f"head {head}")
-    check(facts["other_axes"] == 1, "One colour bar for all heads, and no axes besides.", got=facts["other_axes"], want=1)
+    check(facts["other_axes"] == 1, "One colour bar for all, and no axes besides.", got=facts["other_axes"], want=1)
 
 
 @probe
