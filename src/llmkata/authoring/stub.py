@@ -28,6 +28,7 @@ import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _MARKER = re.compile(r"#+\s*(BEGIN|END)\s+(SOLUTION|HIDDEN)\b\s*(.*?)\s*$")
 _TASK = re.compile(r"task\s+(\d+)\s*:\s*(\S.*)$")
@@ -118,6 +119,22 @@ def cut_stub(source: str) -> str:
     stub = "\n".join(kept).rstrip("\n") + "\n"
     _require_importable(stub, raises, origin)
     return stub
+
+
+def pristine_stub(exercise: Any) -> str | None:
+    """The stub as it is given out: cut from the solution, or kept by a release under ``.kata/stubs``. None where
+    neither is there. The file in ``exercises/`` is the learner's to change and tells nothing.
+    """
+    if exercise.solution.is_file():
+        return cut_stub(exercise.solution.read_text(encoding="utf-8"))
+    kept = exercise.root / ".kata" / "stubs" / f"module{exercise.module}" / f"{exercise.slug}.py"
+    return kept.read_text(encoding="utf-8") if kept.is_file() else None
+
+
+def is_stub(exercise: Any, source: bytes) -> bool:
+    """Whether a submission is the stub as it is given out."""
+    stub = pristine_stub(exercise)
+    return stub is not None and is_untouched(stub, source.decode("utf-8", "replace"))
 
 
 def is_untouched(stub_source: str, submission_source: str) -> bool:

@@ -28,26 +28,17 @@ def reset(context: typer.Context, exercise: _ExerciseArgument, yes: _YesOption =
 
 def reset_exercise(exercise: Exercise) -> Path:
     """Move the learner's file to a dated copy and write the stub -> the copy."""
-    from llmkata.authoring.stub import cut_stub
+    from llmkata.authoring.stub import pristine_stub
 
-    stub = _pristine(exercise)
-    text = stub if stub is not None else cut_stub(exercise.solution.read_text("utf-8"))
+    text = pristine_stub(exercise)
+    if text is None:
+        fail(f"the stub of {exercise.id} is not kept in this repository", f"git checkout -- {shown(exercise.stub)}")
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     copy = exercise.stub.with_name(f"{exercise.slug}.{stamp}.bak.py")
     if exercise.stub.exists():
         shutil.move(exercise.stub, copy)
     exercise.stub.write_text(text, "utf-8")
     return copy
-
-
-def _pristine(exercise: Exercise) -> str | None:
-    """The stub as it was given out: kept by a release under .kata/stubs; None in a clone, where it is cut anew."""
-    kept = exercise.root / ".kata" / "stubs" / f"module{exercise.module}" / f"{exercise.slug}.py"
-    if kept.exists():
-        return kept.read_text("utf-8")
-    if not exercise.solution.exists():
-        fail(f"the stub of {exercise.id} is not kept in this repository", "git checkout -- " + shown(exercise.stub))
-    return None
 
 
 def give_up(context: typer.Context, exercise: _ExerciseArgument, yes: _YesOption = False) -> None:

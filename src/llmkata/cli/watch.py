@@ -37,9 +37,8 @@ def watch(
 
 def _hint(w: Watch) -> str | None:
     from llmkata.cli.hints import remember_level
-    from llmkata.watch.judge import first_failure
 
-    failing = first_failure(w.record) if w.record else None
+    failing = w.failing()
     if failing is None:
         return "No check fails."
     if not failing.hints:

@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from llmkata.authoring.stub import is_untouched
+from llmkata.authoring.stub import is_stub
 from llmkata.course import Course, Exercise
 from llmkata.grading.folder import (
     Entry,
@@ -200,7 +200,7 @@ def _choose(candidates: list[Entry], exercise: Exercise, submission: Submission,
 
 def _prefer(reads: list[tuple[Entry, Submission]], exercise: Exercise, submission: Submission) -> Submission:
     """One of several files for an exercise: not the untouched stub, then by place; two left over are nobody's guess."""
-    worked = [(e, r) for e, r in reads if r.source is None or not _is_stub(r.source, exercise)] or reads
+    worked = [(e, r) for e, r in reads if r.source is None or not is_stub(exercise, r.source)] or reads
     best = min(rank(e, exercise) for e, _ in worked)
     left = [(e, r) for e, r in worked if rank(e, exercise) == best]
     if len({r.source for _, r in left}) > 1:
@@ -210,10 +210,6 @@ def _prefer(reads: list[tuple[Entry, Submission]], exercise: Exercise, submissio
     chosen = left[0][1]
     others = ", ".join(e.shown for e, _ in reads if e.shown != chosen.file)
     return replace(chosen, notes=[*submission.notes, *chosen.notes, f"{chosen.file} was used, not {others}"])
-
-
-def _is_stub(source: bytes, exercise: Exercise) -> bool:
-    return exercise.stub.is_file() and is_untouched(exercise.stub.read_text(encoding="utf-8"), source.decode("utf-8"))
 
 
 def _read(entry: Entry, submission: Submission, course: Course) -> Submission:

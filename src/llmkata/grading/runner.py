@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llmkata.authoring.stub import is_untouched
+from llmkata.authoring.stub import is_stub
 from llmkata.records import CheckRecord, Evidence, ExerciseRecord, Outcome, Provenance, State
 
 from .provenance import grader_hash, result_key
@@ -39,7 +39,7 @@ def grade_one(course: Any, exercise: Any, source: bytes, *, learner: str = "you"
         learner=learner, exercise=exercise.id, state=State.graded, files=[file] if file else [],
         submission_sha=hashlib.sha256(source).hexdigest(), key=result_key(exercise, source, seed, isolation),
         graded_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
-    if exercise.stub.exists() and is_untouched(exercise.stub.read_text("utf-8"), source.decode("utf-8", "replace")):
+    if is_stub(exercise, source):
         record.state = State.not_started
         record.cause = "The file is the stub as it was given out."
         return record

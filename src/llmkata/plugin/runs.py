@@ -11,7 +11,7 @@ from typing import Any
 
 from llmkata.checks.budgets import Budget
 from llmkata.checks.misconceptions import Misconception, load
-from llmkata.outside.bench import Bench
+from llmkata.outside.bench import Bench, BenchRefused
 from llmkata.outside.link import REQUEST_SECONDS, Link, LoopbackLink, WorkerLink
 from llmkata.records import CheckRecord
 
@@ -30,6 +30,22 @@ class Setting:
     limits: Any = None
 
 
+class LocalBench:
+    """The bench of the loopback transport: recorded programs run in this process, as everything does there."""
+
+    def run(self, program: dict[str, Any], inputs: dict[str, Any], measure: list[str]) -> dict[str, Any]:
+        """As ``Bench.run``."""
+        from llmkata.bench.replay import run
+
+        try:
+            return run(program, inputs, measure=measure)
+        except ValueError as e:
+            raise BenchRefused(str(e)) from None
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
 @dataclass
 class ExerciseRun:
     """Links and oracles of one exercise. ``source`` is the submission, ``filename`` what its frames are called."""
@@ -44,7 +60,8 @@ class ExerciseRun:
 
     def __post_init__(self) -> None:
         self.link = _patched(self._make(self.source, self.filename, self.exercise.slug), self.mistake)
-        self.bench = Bench({"isolation": self.setting.isolation}, self.exercise.profile)
+        local = self.setting.transport == "loopback"
+        self.bench = LocalBench() if local else Bench({"isolation": self.setting.isolation}, self.exercise.profile)
         #: Names of the checks seen so far that everything later hangs on.
         self.gates: set[str] = set()
         self._ours: dict[str | None, Link] = {}

@@ -1,4 +1,5 @@
 """Judges the current file in a fork of a warm process, so that a verdict costs milliseconds and a crash costs nothing.
+Checks arrive one by one (a line of JSON each), so that the first failing one is on the screen at once.
 
 The warm process has imported torch and the checks of the exercise; the fork imports the learner's file. A save while
 a fork is at work ends it and starts another.
@@ -9,7 +10,10 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
+
+import msgspec
 
 from llmkata.records import CheckRecord, Evidence, ExerciseRecord, State, decode, encode
 
@@ -67,19 +71,18 @@ class Judge:
             null = os.open(os.devnull, os.O_RDWR)
             for fd in (0, 1, 2):
                 os.dup2(null, fd)
-            record = missing if source is None else self._judged(source)
-            with os.fdopen(write, "wb") as out:
-                out.write(encode(record))
+            record = missing if source is None else self._judged(source, lambda c: _send(write, b"C", encode(c)))
+            _send(write, b"R", encode(record))
             os._exit(0)
         os.close(write)
         self._pipe, self._said, self._until = read, bytearray(), time.monotonic() + PATIENCE
 
-    def _judged(self, source: bytes) -> ExerciseRecord:
+    def _judged(self, source: bytes, on_check: Callable[[CheckRecord], None]) -> ExerciseRecord:
         from llmkata.grading.runner import grade_one
 
         try:
             return grade_one(self.course, self.exercise, source, file=str(self.exercise.stub), transport="loopback",
-                             visible_only=True)
+                             visible_only=True, on_check=on_check)
         except BaseException as e:  # noqa: BLE001 - the fork must answer
             return _broken(self.exercise, State.infrastructure, f"The checks could not run: {type(e).__name__}: {e}")
 
@@ -98,10 +101,17 @@ class Judge:
         os.close(self._pipe)
         _, status = os.waitpid(self._pid, 0)
         self._pid, self._pipe = None, -1
-        if self._said:
-            return decode(bytes(self._said))
+        final = [line[1:] for line in self._said.splitlines() if line.startswith(b"R")]
+        if final:
+            return decode(final[0])
         how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "an exit inside your file"
         return _broken(self.exercise, State.unreadable, f"Running your file ended the process ({how}).")
+
+    def so_far(self) -> ExerciseRecord:
+        """The checks that have arrived from the run under way, as a record that is not complete."""
+        whole = self._said[: self._said.rfind(b"\n") + 1]
+        checks = [msgspec.json.decode(line[1:], type=CheckRecord) for line in whole.splitlines() if line.startswith(b"C")]
+        return ExerciseRecord(learner="you", exercise=self.exercise.id, state=State.graded, checks=checks)
 
     def seconds_left(self) -> float:
         """Seconds until the run is given up."""
@@ -114,6 +124,12 @@ class Judge:
             os.waitpid(self._pid, 0)
             os.close(self._pipe)
             self._pid, self._pipe = None, -1
+
+
+def _send(fd: int, kind: bytes, data: bytes) -> None:
+    line = memoryview(kind + data + b"\n")
+    while line:
+        line = line[os.write(fd, line):]
 
 
 def _leads(pid: int) -> bool:

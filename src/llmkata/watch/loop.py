@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from llmkata.records import ExerciseRecord
+from llmkata.records import CheckRecord, ExerciseRecord
 
 from .judge import Judge, first_failure
 from .keys import keys, read_key
@@ -32,6 +32,8 @@ class Watch:
         self.interactive = sys.stdin.isatty() and console.is_terminal
         self.over = False
         self.note = ""
+        #: The first failure of the run under way, as soon as it is known.
+        self._early: CheckRecord | None = None
         self._resized, self._resizer = os.pipe()
         os.set_blocking(self._resizer, False)
         self._follower: subprocess.Popen | None = None
@@ -79,6 +81,9 @@ class Watch:
             record = self.judge.poll()
             if record is not None:
                 self._take(record)
+            elif (early := self.judge.so_far()) and first_failure(early) != self._early:
+                self._early = first_failure(early)
+                self._draw()
         if saves in ready:
             if not os.read(saves, 4096):
                 raise RuntimeError("the process that watches for saves ended; try kata watch --poll")
@@ -107,6 +112,7 @@ class Watch:
         self._draw()
 
     def _judge(self) -> None:
+        self._early = None
         self.judge.start()
         self._draw()
 
@@ -125,9 +131,14 @@ class Watch:
         self.on_record(record)
         self._draw()
 
+    def failing(self) -> CheckRecord | None:
+        """The check on the screen."""
+        return self._early or (first_failure(self.record) if self.record is not None else None)
+
     def _draw(self) -> None:
         busy = self.judge.running or self.record is None
-        shown = screen(self.course, self.exercise, self.record, hints=self.hints, note=self.note, busy=busy,
+        record = self.judge.so_far() if busy and self._early is not None else self.record
+        shown = screen(self.course, self.exercise, record, hints=self.hints, note=self.note, busy=busy,
                        path=str(self.exercise.stub), width=self.console.width)
         if self.interactive:
             self.console.clear()
