@@ -27,6 +27,8 @@ from .trial import Number, Result, Seen, Trial, bare
 
 #: Counted, not clocked or weighed: the same on every run.
 _EXACT = {Trust.replayed, Trust.handed_in, Trust.self_reported}
+#: pytest's search for exceptions in finalizers collects garbage twice over all that is imported: 1 s a run.
+_OPTIONS = ("-p", "no:unraisableexception")
 #: Beginnings of the causes of a check that was not judged because the grader went wrong.
 _FAULTS = ("The grader", "This check compared nothing")
 
@@ -92,7 +94,7 @@ def _judge(course: Any, exercise: Any, trial: Trial, names: tuple[str, ...], our
     try:
         run.link.open()
         plugin = _Observer(run, trial, names)
-        problem = run_pytest(files(exercise, trial.checks), exercise.root, plugin, *(["-x"] if trial.stop else []))
+        problem = run_pytest(files(exercise, trial.checks), exercise.root, plugin, *_OPTIONS, *(["-x"] * trial.stop))
         result.checks += plugin.seen
         if problem:
             result.problem, result.fault = problem, True

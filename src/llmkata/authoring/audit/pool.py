@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -98,6 +99,9 @@ def _warm(exercise: Any, diagnosing: bool) -> dict[Any, Any]:
     ours = open_mistakes(exercise) if diagnosing and exercise.solution.exists() else {}
     for profile in dict.fromkeys(["base", exercise.profile]):
         template(profile).wait_ready()
+    # What is there now stays: forks need not walk (and so copy) it when they collect garbage.
+    gc.collect()
+    gc.freeze()
     return ours
 
 
