@@ -132,13 +132,15 @@ def models(draw, windows=(None, 1, 3, 8)):
     return cfg, draw(st.integers(0, 99))
 
 
+PADDING = st.sampled_from(["none", "left", "anywhere"])
+
+
 @st.composite
 def forward_cases(draw):
+    """Sizes and a seed; `inputs` makes tensors of them, so that a case stays small and can be read."""
     cfg, seed = draw(models())
     batch, length = draw(st.integers(1, 3)), draw(st.integers(1, 20))
-    mask = padding(draw(st.sampled_from(["none", "left", "anywhere"])), seed, batch, length)
-    keep = draw(st.sampled_from([0, 0, 1, min(3, length)]))
-    return cfg, seed, tokens(seed, batch, length), mask, keep
+    return cfg, seed, batch, length, draw(PADDING), draw(st.sampled_from([0, 0, 1, min(3, length)]))
 
 
 @st.composite
@@ -149,9 +151,11 @@ def chunk_cases(draw, windows=(None, 1, 3, 8), total=15):
     chunks = []
     while sum(chunks) < length:
         chunks.append(min(draw(st.integers(1, 6)), length - sum(chunks)))
-    batch = draw(st.integers(1, 2))
-    mask = padding(draw(st.sampled_from(["none", "left", "anywhere"])), seed, batch, length)
-    return cfg, seed, tokens(seed, batch, length), mask, chunks
+    return cfg, seed, draw(st.integers(1, 2)), length, draw(PADDING), chunks
+
+
+def inputs(seed, batch, length, kind):
+    return tokens(seed, batch, length), padding(kind, seed, batch, length)
 
 
 def feed_in_chunks(model, cache, ids, mask, chunks):
@@ -355,7 +359,8 @@ def test_fork_is_isolated(submission, torch_rng):
 @sk.given(forward_cases(), examples=16)
 def test_forward_matches_reference(submission, reference, case):
     """Without a cache the logits equal an oracle that recomputes each row alone with its padding deleted."""
-    cfg, seed, ids, mask, keep = case
+    cfg, seed, *sizes, keep = case
+    ids, mask = inputs(seed, *sizes)
     state = weights(cfg, seed)
     got = decoder(submission, cfg, state)(ids, attention_mask=mask, logits_to_keep=keep)
     check(bool(torch.isfinite(got).all()), "Some logits are not finite (at padding they may be anything finite).")
@@ -378,7 +383,8 @@ def test_forward_matches_reference(submission, reference, case):
 @sk.given(chunk_cases(), examples=10)
 def test_incremental_equals_full(submission, case):
     """15 tokens fed through the cache in pieces of 1 to 6 give the logits of one full pass."""
-    cfg, seed, ids, mask, chunks = case
+    cfg, seed, *sizes, chunks = case
+    ids, mask = inputs(seed, *sizes)
     model = decoder(submission, cfg, weights(cfg, seed))
     full = model(ids, attention_mask=mask)
     cache = kv_cache(submission, cfg, ids.shape[0], 4)
@@ -709,7 +715,8 @@ def ring_lengths(window):
 @sk.given(chunk_cases(windows=(1, 3, 5, 8), total=ring_lengths), examples=12)
 def test_sliding_cache(submission, reference, case):
     """Fed in any pieces, up to five windows long, the ring gives the oracle's logits and never grows."""
-    cfg, seed, ids, mask, chunks = case
+    cfg, seed, *sizes, chunks = case
+    ids, mask = inputs(seed, *sizes)
     state = weights(cfg, seed)
     model = decoder(submission, cfg, state)
     cache = submission.SlidingKVCache(submission.DecoderConfig(**cfg), ids.shape[0], dtype=F64)

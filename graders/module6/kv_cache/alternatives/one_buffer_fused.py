@@ -156,7 +156,7 @@ class KVCache:
         """Write k, v (B, K, t, D) behind the layer's slots; return all its keys and values, (B, K, length, D) each.
 
         Written in place, without autograd. What is returned are views of the buffers, not copies. A full buffer at
-        least doubles, so that single-token appends copy O(1) tokens on average. t = 0 is allowed.
+        least doubles, so that single-token appends copy O(1) tokens on average.
         Errors: a shape that does not fit -> ValueError naming both shapes.
         """
         self.check_append(k, v)
