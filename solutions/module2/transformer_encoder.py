@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Sizes and variants of an encoder.
+    """Sizes and variants of an encoder. No layers at all (n_layers 0) is an encoder, too.
 
     Raises:
         ValueError: d_model is not divisible by n_heads.

@@ -52,7 +52,7 @@ class FlopBreakdown:
 def encoder_flops(cfg, lengths):
     matrices = cfg.n_layers * 2 * cfg.d_model
     weights = (3 if cfg.activation == "swiglu" else 2) * cfg.d_ff
-    n, n2 = sum(lengths), sum(map(lambda x: x**2, lengths))
+    n, n2 = sum(lengths), sum(x**2 for x in lengths)
     a, b, c = matrices * 4 * cfg.d_model * n, matrices * 2 * n2, matrices * weights * n
     return FlopBreakdown(projections=a, scores=b, feed_forward=c, total=a + b + c)
 
