@@ -18,8 +18,11 @@ from llmkata.cli.demo import demo
 from llmkata.cli.grade import grade
 from llmkata.cli.hint import hint
 from llmkata.cli.list import list_exercises
+from llmkata.cli.next import next_step, open_exercise
+from llmkata.cli.replay import replay
 from llmkata.cli.report import report
 from llmkata.cli.reset import give_up, reset
+from llmkata.cli.scorecard import scorecard
 from llmkata.cli.start import start
 from llmkata.cli.sync import sync
 from llmkata.cli.version import version
@@ -72,8 +75,8 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
 
 for _section, _commands in {
     "Learn": {
-        "start": start, "list": list_exercises, "watch": watch, "check": check, "hint": hint, "reset": reset,
-        "give-up": give_up,
+        "start": start, "list": list_exercises, "next": next_step, "open": open_exercise, "watch": watch, "check": check,
+        "hint": hint, "replay": replay, "reset": reset, "give-up": give_up, "scorecard": scorecard,
     },
     "Grade": {"grade": grade, "report": report, "demo": demo},
     "Write exercises": {"audit": audit, "sync": sync},

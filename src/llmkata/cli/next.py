@@ -1,0 +1,48 @@
+"""``kata next`` and ``kata open``: what to work on, and where it is."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from typing import Annotated
+
+import typer
+
+from llmkata.cli.common import course_of, exercise_of, fail, prog, shown
+
+
+def next_step(context: typer.Context) -> None:
+    """Say which exercise comes next, and the command to start it."""
+    from llmkata.cli.own import next_exercise, own_records
+
+    course = course_of(context)
+    exercise = next_exercise(course, own_records(course))
+    if exercise is None:
+        typer.echo("Everything that is available is mastered.")
+        return
+    typer.echo(f"{exercise.number} {exercise.title}\n{exercise.mission}")
+    typer.echo(f"brief  {shown(exercise.brief)}\nfile   {shown(exercise.stub)}\nloop   {prog()} watch {exercise.id}")
+
+
+def open_exercise(
+    context: typer.Context,
+    exercise: Annotated[str, typer.Argument(help="For example module2/self_attention, or 2.1.", metavar="EXERCISE")],
+    edit: Annotated[bool, typer.Option("--edit", "-e", help="Open the file in $VISUAL or $EDITOR.")] = False,
+    brief: Annotated[bool, typer.Option("--brief", "-b", help="Print the brief.")] = False,
+) -> None:
+    """Say where an exercise is; print its brief or open your file when asked."""
+    found = exercise_of(course_of(context), exercise)
+    if brief:
+        typer.echo(found.brief.read_text("utf-8"))
+    else:
+        typer.echo(f"brief  {shown(found.brief)}\nfile   {shown(found.stub)}\nchecks {shown(found.visible_checks)}")
+    if edit:
+        editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
+        if not editor:
+            fail("neither VISUAL nor EDITOR is set", f"EDITOR=nano {prog()} open {found.id} --edit")
+        try:
+            status = subprocess.run([*shlex.split(editor), str(found.stub)]).returncode
+        except OSError as error:
+            fail(f"{editor} cannot be started: {error.strerror}", f"EDITOR=nano {prog()} open {found.id} --edit")
+        raise typer.Exit(status)
