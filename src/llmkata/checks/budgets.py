@@ -322,7 +322,8 @@ def _banned(operators: Sequence[str], forbid: dict[str, Any] | None) -> list[str
 def _digest(t: Any) -> bytes:
     import torch
 
-    flat = t.detach().contiguous().flatten()
+    # A copy: the one element of x[::2] counts as contiguous, and yet cannot be viewed as bytes.
+    flat = t.detach().clone(memory_format=torch.contiguous_format).flatten()
     data = flat.view(torch.uint8).numpy().tobytes() if t.numel() else b""
     return hashlib.blake2b(data + str((tuple(t.shape), t.dtype)).encode(), digest_size=16).digest()
 
