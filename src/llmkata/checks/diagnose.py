@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -88,14 +89,42 @@ def _named(learner: Link, misconceptions: Sequence[Misconception], ours: Callabl
     transcript = learner.transcript
     requests = [e.request for e in transcript.exchanges]
     answers = [answer_of(learner, e.answer) for e in transcript.exchanges]
-    wrong_by = [distance(a, r) for a, r in zip(answers, _replay(ours(None), learner, requests, until))]
+    right = ours(None)
+    with _functions_run(right.filename) as ran:
+        replayed = _replay(right, learner, requests, until)
+    wrong_by = [distance(a, r) for a, r in zip(answers, replayed)]
     if max(wrong_by, default=0.0) < _FLOOR:
         return None
     matches = []
     for m in misconceptions:
-        if m.matches is None and time.monotonic() < until and _matches(ours(m), learner, requests, answers, wrong_by, until):
+        if m.matches is not None or time.monotonic() > until or not _reached(m, ran):
+            continue
+        if _matches(ours(m), learner, requests, answers, wrong_by, until):
             matches.append(m)
     return choose(matches)
+
+
+@contextlib.contextmanager
+def _functions_run(filename: str) -> Iterator[set[str]]:
+    """Collects the qualified names of the functions of ``filename`` that run meanwhile."""
+    ran: set[str] = set()
+
+    def note(frame: Any, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code.co_filename == filename:
+            ran.add(frame.f_code.co_qualname)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        yield ran
+    finally:
+        sys.setprofile(before)
+
+
+def _reached(m: Misconception, ran: set[str]) -> bool:
+    """Whether something that ``m`` replaces takes part in these requests: what never runs explains nothing. A class
+    may matter without a function of its own running (its fields), so it always counts."""
+    return any(target in ran or target[0].isupper() and "." not in target for target in m.replaces)
 
 
 def choose(matches: Sequence[Misconception]) -> Diagnosis | None:

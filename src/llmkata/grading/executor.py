@@ -7,6 +7,7 @@ says so. Forks share what costs seconds (torch, the graders' imports, the templa
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import select
 import time
@@ -86,6 +87,9 @@ def _warm(course: Any, submissions: list[Submission]) -> None:
     for profile in dict.fromkeys(e.profile for e in exercises):
         template(profile).wait_ready()
     template("base").wait_ready()
+    # What is here now is shared by all forks and never collected in them.
+    gc.collect()
+    gc.freeze()
 
 
 def _graded(course: Any, submissions: list[Submission], workers: int, seed: int | None, isolation: str) -> Any:

@@ -139,7 +139,9 @@ def run_pytest(files: list[Path], root: Path, plugin: Any, *more: str) -> str:
     faults = Faults()
     arguments = [*map(str, files), "--rootdir", str(root), "-c", os.devnull, "--noconftest", "--import-mode=importlib",
                  "--assert=plain", "--capture=no", "-p", "no:cacheprovider", "-p", "no:terminal", "-p", "no:tmpdir",
-                 "-p", "no:warnings", "-p", "no:logging", "-p", "no:faulthandler", *more]
+                 "-p", "no:warnings", "-p", "no:logging", "-p", "no:faulthandler",
+                 # Collects all of torch's garbage several times at the end of every run.
+                 "-p", "no:unraisableexception", "-p", "no:threadexception", *more]
     with _no_foreign_plugins(), _quiet() as printed:
         status = pytest.main(arguments, plugins=[faults, _Named(plugin)])
     if faults.said or status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED,
