@@ -230,7 +230,7 @@ def _array(e: Encoder, a: np.ndarray) -> bool:
     offset = 0 if a.size == 0 else sum(-(n - 1) * s for n, s in zip(a.shape, a.strides) if s < 0)
     e.out += tags.ARRAY
     e.string(a.dtype.str)
-    _geometry(e, a.shape, a.strides)
+    _geometry(e, a.shape, a.strides if a.size else (0,) * a.ndim)
     e.out += _u64.pack(offset) + _u64.pack(span)
     if span:
         e.out += ctypes.string_at(flipped.__array_interface__["data"][0], span)
