@@ -8,7 +8,7 @@ from typing import Any
 from llmkata.inside.worker import enter_sandbox
 from llmkata.wire import TRUSTED, Closed, Kind, decode, encode
 
-from .replay import run
+from .recorded import run_recorded
 
 
 def serve(read_fd: int, write_fd: int, policy: dict[str, Any]) -> None:
@@ -19,7 +19,7 @@ def serve(read_fd: int, write_fd: int, policy: dict[str, Any]) -> None:
             _, seq, body = channel.receive()
             request = decode(body, limits=TRUSTED)
             try:
-                answer = encode(run(request["program"], request["inputs"], measure=request["measure"]))
+                answer = encode(run_recorded(request["program"], request["inputs"], request["measure"]))
                 kind = Kind.result
             except Exception as e:  # noqa: BLE001 - the program is untrusted; whatever it broke is its refusal
                 answer, kind = encode(str(e) or type(e).__name__), Kind.error

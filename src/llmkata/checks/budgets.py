@@ -140,7 +140,7 @@ class Budget:
             answer = self._bench.run(program, values, ["counts", *measure])
         except BenchRefused as e:
             raise Mismatch(f"The work cannot be counted: {e}.") from None
-        link.banned.extend(_banned(program["operators"], link.forbid))
+        link.banned.extend(_banned(answer["names"], link.forbid))
         if answer["timeline"] != recording.timeline:
             current().flags.append("the recorded program tells another order of events than the grader saw")
             raise Mismatch("The work cannot be counted: the recorded program does not follow the calls that were made.")

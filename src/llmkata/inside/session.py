@@ -225,9 +225,10 @@ class Session:
     def _segment(self, r: dict) -> None:
         getattr(self._recorder, "end" if r["end"] else "begin")(r["name"])
 
-    def _program(self, _: dict) -> dict:
+    def _program(self, _: dict) -> bytes:
+        """The recorded program, encoded: the grader passes it on to the bench without reading it."""
         recorder, self._recorder = self._recorder, None
-        return recorder.finish()
+        return bytes(self.encode(recorder.finish()))
 
     def _note_inputs(self, tree: Any) -> None:
         if self._recorder is not None:

@@ -27,13 +27,12 @@ class Bench:
         self._process: Process | None = None
         self._seq = 0
 
-    def run(self, program: dict[str, Any], inputs: dict[str, Any], measure: list[str]) -> dict[str, Any]:
-        """-> {"outputs": [tensor, ...], "counts": {...}, ...} as ``bench.replay.run`` gives it. Raises BenchRefused."""
+    def run(self, program: bytes, inputs: dict[str, Any], measure: list[str]) -> dict[str, Any]:
+        """-> what ``bench.recorded.run_recorded`` gives. Raises BenchRefused."""
+        if type(program) is not bytes:
+            raise BenchRefused("what was recorded is no program")
         encoder = Encoder(refuse, TRUSTED)
-        try:
-            encoder.value({"program": program, "inputs": inputs, "measure": measure})
-        except WireError as e:
-            raise BenchRefused(f"what was recorded is no program ({e})") from None
+        encoder.value({"program": program, "inputs": inputs, "measure": measure})
         if self._process is None:
             self._process = start_process(self._profile, self._policy)
         self._seq += 1

@@ -409,7 +409,7 @@ class Link:
             self.recording.timeline.append(f"{'end' if end else 'begin'} {name}")
 
     def end_recording(self) -> tuple[Any, Recording]:
-        """-> (the program as plain untrusted data, what crossed meanwhile)."""
+        """-> (the encoded program, untrusted and unread; what crossed meanwhile)."""
         recording, self.recording = self.recording, None
         return self.ask("program", ""), recording
 

@@ -33,12 +33,12 @@ class Setting:
 class LocalBench:
     """The bench of the loopback transport: recorded programs run in this process, as everything does there."""
 
-    def run(self, program: dict[str, Any], inputs: dict[str, Any], measure: list[str]) -> dict[str, Any]:
+    def run(self, program: bytes, inputs: dict[str, Any], measure: list[str]) -> dict[str, Any]:
         """As ``Bench.run``."""
-        from llmkata.bench.replay import run
+        from llmkata.bench.recorded import run_recorded
 
         try:
-            return run(program, inputs, measure=measure)
+            return run_recorded(program, inputs, measure)
         except ValueError as e:
             raise BenchRefused(str(e)) from None
 
