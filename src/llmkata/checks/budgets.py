@@ -316,7 +316,7 @@ def _banned(operators: Sequence[str], forbid: dict[str, Any] | None) -> list[str
     from llmkata.inside.forbid import Bans
 
     bans = Bans(forbid["functions"], forbid["operators"])
-    return [sentence for name in operators if (sentence := bans.on(name.split(".")[0]))]
+    return [sentence for name in operators if (sentence := bans.on(name))]
 
 
 def _digest(t: Any) -> bytes:

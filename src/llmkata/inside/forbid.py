@@ -32,7 +32,8 @@ class Bans:
         self._operators = [(pattern, _sentence(pattern, text)) for pattern, text in operators.items()]
 
     def on(self, name: str) -> str | None:
-        """The sentence that teaches, for a banned name; None for others."""
+        """The sentence that teaches, for a banned name (``mm`` or ``mm.default``); None for others."""
+        name = name.partition(".")[0]
         for family, sentence in self._functions:
             if family.search(name):
                 return sentence

@@ -10,7 +10,7 @@ from llmkata.wire.encode import refuse
 from .process import Process, start_process
 
 _SECONDS = 60.0
-_ANSWER = {"outputs", "total", "segments", "constants", "reads"}
+_ANSWER = {"outputs", "total", "segments", "constants", "reads", "timeline", "names"}
 
 
 class BenchRefused(Exception):
