@@ -423,6 +423,18 @@ def run_packed(self, x, padding_mask):
 
 
 @misconception(
+    "padded_tensors",
+    replaces="TransformerEncoder.run_packed",
+    caught_by="test_skewed_batch_peak",
+    matches="peak_bytes",
+    feedback="You hold tensors of B · T rows (with d_ff numbers in each) where N rows are tokens: pack before the first "
+    "layer, unpack after the last.",
+)
+def run_packed(self, x, padding_mask):
+    return self.run_padded(x, padding_mask)
+
+
+@misconception(
     "padded_scores",
     replaces="EncoderLayer.forward_packed",
     caught_by="test_flops_unpadded",
@@ -431,6 +443,8 @@ def run_packed(self, x, padding_mask):
     "short ones. Attend sequence by sequence, or by groups of one length.",
 )
 def forward_packed(self, values, lengths):
+    if not lengths:
+        return original(self, values, lengths)
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     index = mask.flatten().nonzero().squeeze(-1)
 
@@ -451,6 +465,8 @@ def forward_packed(self, values, lengths):
     "than padding would be. Split q, k and v by the lengths instead.",
 )
 def forward_packed(self, values, lengths):
+    if not lengths:
+        return original(self, values, lengths)
     owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
 
     def attention(y):

@@ -441,7 +441,7 @@ def padding_changes_nothing(submission, torch_rng, unpad):
         same(before[~mask], torch.zeros_like(before[~mask]), atol=0.0, rtol=0.0, what="output at padding")
 
         def unchanged(after, real, what, before=before):
-            same(after[real], before[real], atol=1e-5, rtol=0.0, what=f"output at real tokens after {what}")
+            same(after[real], before[real], atol=3e-5, rtol=0.0, what=f"output at real tokens after {what}")
 
         for extra in (1, 9):
             wider = torch.cat([x, normal(torch_rng, 3, extra, 8, dtype=torch.float32)], dim=1)

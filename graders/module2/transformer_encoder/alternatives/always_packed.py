@@ -223,3 +223,13 @@ def load_bert(encoder, directory):
         state[f"layers.{i}.qkv.{kind}"] = torch.cat(three)
     encoder.load_state_dict(state)
     return encoder
+
+
+def copy_torch_layer(dst, src):
+    names = {"self_attn.in_proj_": "qkv.", "self_attn.out_proj": "out", "linear1": "ff.up", "linear2": "ff.down"}
+    state = {}
+    for name, value in src.state_dict().items():
+        for theirs, mine in names.items():
+            name = name.replace(theirs, mine)
+        state[name] = value
+    dst.load_state_dict(state)

@@ -256,3 +256,17 @@ def load_bert(encoder, directory):
             both(f"{mine}.norm2", f"{theirs}.output.LayerNorm")
     encoder.load_state_dict(state)
     return encoder
+
+
+def copy_torch_layer(dst, src):
+    attention = src.self_attn
+    dst.qkv.weight.data.copy_(attention.in_proj_weight)
+    dst.qkv.bias.data.copy_(attention.in_proj_bias)
+    for mine, theirs in (
+        (dst.out, attention.out_proj),
+        (dst.ff.up, src.linear1),
+        (dst.ff.down, src.linear2),
+        (dst.norm1, src.norm1),
+        (dst.norm2, src.norm2),
+    ):
+        mine.load_state_dict(theirs.state_dict())
