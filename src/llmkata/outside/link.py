@@ -18,7 +18,7 @@ from llmkata.wire import TRUSTED, UNTRUSTED, Closed, Decoder, Encoder, Hooks, Ki
 
 from .process import Process, start_process
 from .remote import Record, Remote, RemoteError, RemoteFunction, WorkerGone
-from .transcript import Exchange, Transcript
+from .transcript import Call, Exchange, Transcript
 
 #: Seconds a single request may take unless the exercise says otherwise.
 REQUEST_SECONDS = 10.0
@@ -243,23 +243,38 @@ class Link:
     def send(self, request: bytes, what: str = "", args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         """Send an encoded request (also one of another link's transcript) and return the value of its answer."""
         self._callback_error = None
+        if what:
+            self.transcript.last_call = Call(what, args, kwargs or {})
         try:
             kind, answer = self._talk(request)
         except WorkerGone as gone:
-            if what and gone.kind in ("late", "memory"):
-                self.spent[what] = WorkerGone(f"{gone.cause} (in an earlier check; `{what}` is not run again)", gone.kind)
+            self._spend(what, gone)
             raise
         value = self._read(answer)
-        self.transcript.add(Exchange(bytes(request), kind, bytes(answer), what, args, kwargs or {}))
+        self.transcript.add(Exchange(bytes(request), kind, bytes(answer)))
         if self._callback_error is not None:
             raise self._callback_error
         if kind is Kind.error:
-            raise self._remote_error(value)
+            error = self._remote_error(value)
+            gone = self._exhausted(error) if error.out_of_memory else None
+            if gone is None:
+                raise error
+            self._spend(what, gone)
+            raise gone
         if self.recording is not None:
             for t in _tensors(value, sys.modules.get("torch")):
                 self.recording.received.append(t)
                 self.recording.timeline.append("out")
         return value
+
+    def _spend(self, what: str, gone: WorkerGone) -> None:
+        """A function that reached a limit is not run again: it would reach it in every check."""
+        if what and gone.kind in ("late", "memory"):
+            self.spent[what] = WorkerGone(f"{gone.cause} (in an earlier check; `{what}` is not run again)", gone.kind)
+
+    def _exhausted(self, error: RemoteError) -> WorkerGone | None:
+        """What it means that the learner's code ran out of memory; None: an exception as any other."""
+        return None
 
     def _plain(self, op: str, **fields: Any) -> Any:
         """A housekeeping request that is no part of the transcript."""
@@ -652,6 +667,12 @@ class WorkerLink(Link):
     def _reply(self, answer: tuple[Kind, bytearray]) -> tuple[Kind, int, bytearray]:
         kind, body = answer
         return kind, self._seq, body
+
+    def _exhausted(self, error: RemoteError) -> WorkerGone:
+        self._drop()  # what filled the memory may still be held
+        limit = f"{self.policy['memory_bytes'] >> 20:,} MiB of memory" if "memory_bytes" in self.policy else "memory"
+        where = f" at line {error.frames[-1][0]}" if error.frames else ""
+        return WorkerGone(f"It used up the {limit} it may take{where}.", "memory")
 
     def _died(self) -> WorkerGone:
         status = self._drop(wait_seconds=1.0)

@@ -20,6 +20,11 @@ class RemoteError(Exception):
         """Whether the learner's exception is a (subclass of the) builtin ``error``."""
         return error.__name__ in self.bases
 
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether memory could not be had: MemoryError (NumPy's too), or what torch's allocator raises."""
+        return self.is_a(MemoryError) or (self.type_name == "RuntimeError" and "DefaultCPUAllocator" in self.message)
+
     def where(self) -> list[str]:
         """Own frames as ``file:line in function: text``, innermost last."""
         return [f"{self.label}:{line}" + (f" in {function}" if function else "") + f": {text}"

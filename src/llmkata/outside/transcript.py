@@ -13,11 +13,17 @@ _CAP = 64 << 20
 
 @dataclass(slots=True)
 class Exchange:
-    """One request and its answer, as bytes, with the call in words."""
+    """One request and its answer, as bytes."""
 
     request: bytes
     kind: Kind
     answer: bytes
+
+
+@dataclass(slots=True)
+class Call:
+    """A call of learner code, for the evidence."""
+
     what: str
     args: tuple
     kwargs: dict[str, Any]
@@ -31,6 +37,8 @@ class Transcript:
         self._example_start: int | None = None
         self._bytes = 0
         self.complete = True
+        #: The last call of learner code that was asked for, answered or not.
+        self.last_call: Call | None = None
 
     def add(self, exchange: Exchange) -> None:
         """Keep one exchange."""
@@ -47,8 +55,3 @@ class Transcript:
         del self.exchanges[self._example_start:]
         self._bytes = sum(len(e.request) + len(e.answer) for e in self.exchanges)
         self.complete = True
-
-    @property
-    def last_call(self) -> Exchange | None:
-        """The last call of learner code, for the evidence."""
-        return next((e for e in reversed(self.exchanges) if e.what), None)
