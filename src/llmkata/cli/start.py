@@ -13,16 +13,13 @@ def start(context: typer.Context) -> None:
 
     from llmkata.cli.board import board, next_step, summary
     from llmkata.cli.own import own_records
-    from llmkata.cli.verify import changed_since_passed, reverified
+    from llmkata.cli.verify import reverified
     from llmkata.reports.terminal import console
 
     course = course_of(context)
     records = own_records(course)
     out = console()
-    said: list[str] = []
-    if changed_since_passed(course, records):
-        out.print("checking what you edited since it was passed...", style="dim")
-        records, said = reverified(course, records)
+    records, said = reverified(course, records, lambda text: out.print(text, style="dim"))
     lines = [Text(course.title, style="bold"), Text(), *board(course, records, course.modules)]
     lines += [Text(), summary(course, records), Text(), *next_step(course, records)]
     lines += [Text(), *map(Text, said)] if said else []

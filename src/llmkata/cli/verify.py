@@ -1,13 +1,21 @@
-"""Progress is re-verified, not believed: a passed exercise whose file changed is judged again before it is shown."""
+"""Progress is re-verified, not believed: a passed exercise whose file changed is judged again before it is shown.
+
+What came of it is kept in ``.kata/verified.json`` under the hash of the file and of the checks, so that it is done once
+for each edit. The file only saves time: deleting it loses nothing.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import select
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 if TYPE_CHECKING:
-    from llmkata.course import Course
+    from llmkata.course import Course, Exercise
     from llmkata.records import ExerciseRecord
 
 
@@ -16,36 +24,87 @@ def changed_since_passed(course: Course, records: dict[str, ExerciseRecord]) -> 
     from llmkata.gradebook import Standing, standing
 
     out = []
-    for ident, record in records.items():
-        exercise = course.exercise(ident)
-        if standing(record) in (Standing.passed, Standing.mastered) and exercise.stub.is_file():
+    for exercise in course.available:
+        record = records.get(exercise.id)
+        if record is not None and standing(record) in (Standing.passed, Standing.mastered) and exercise.stub.is_file():
             if hashlib.sha256(exercise.stub.read_bytes()).hexdigest() != record.submission_sha:
-                out.append(ident)
+                out.append(exercise.id)
     return out
 
 
-def reverified(course: Course, records: dict[str, ExerciseRecord]) -> tuple[dict[str, ExerciseRecord], list[str]]:
-    """-> (records with broken exercises as they are now, a sentence for each exercise that was judged again).
+def reverified(
+    course: Course, records: dict[str, ExerciseRecord], say: Callable[[str], None] = lambda text: None
+) -> tuple[dict[str, ExerciseRecord], list[str]]:
+    """-> (records with broken exercises as they are now, a sentence for each exercise that was edited since).
 
     The visible checks are run in a process of their own; they cannot vouch for the hidden ones, and the sentence says so.
+    ``say`` is told before anything slow.
     """
-    from llmkata.cli.common import prog
+    from llmkata.cli.common import prog, state_dir
     from llmkata.records import Outcome, State
-    from llmkata.watch.judge import Judge
 
     records, said = dict(records), []
+    kept = _Kept(state_dir(course) / "verified.json")
     for ident in changed_since_passed(course, records):
-        judge = Judge(course, course.exercise(ident))
-        judge.start()
-        record = None
-        while record is None:
-            select.select([judge], [], [], judge.seconds_left() + 0.1)
-            record = judge.poll()
-        broken = record.state is not State.graded or any(c.outcome is Outcome.failed for c in record.checks)
-        if broken:
+        exercise = course.exercise(ident)
+        record = kept.get(exercise)
+        if record is None:
+            say(f"checking {ident}, which was edited since it was passed...")
+            record = _judged(exercise)
+            kept.put(exercise, record)
+        if record.state is State.infrastructure:
+            said.append(f"{ident} was edited since it was passed and could not be checked again: {record.cause}")
+        elif record.state is not State.graded or any(c.outcome is Outcome.failed for c in record.checks):
             records[ident] = record
             said.append(f"{ident} was passed and is broken since your last edit: {prog()} check {ident}")
         else:
             said.append(f"{ident} was edited since it was passed; its visible checks still pass. All of them: "
                         f"{prog()} check {ident}")
     return records, said
+
+
+def _judged(exercise: Exercise) -> ExerciseRecord:
+    from llmkata.watch.judge import Judge
+
+    judge = Judge(exercise)
+    try:
+        return judge.verdict()
+    finally:
+        judge.close()
+
+
+class _Kept:
+    """Verdicts by exercise, each with the hash of what it was reached on."""
+
+    def __init__(self, path: Path) -> None:
+        from llmkata.records import ExerciseRecord
+
+        self.path = path
+        self._type = dict[str, tuple[str, ExerciseRecord]]
+        try:
+            self._known = msgspec.json.decode(path.read_bytes(), type=self._type)
+        except (OSError, msgspec.DecodeError):
+            self._known = {}
+
+    def get(self, exercise: Exercise) -> ExerciseRecord | None:
+        """The verdict on the file and the checks as they are now."""
+        key, record = self._known.get(exercise.id, ("", None))
+        return record if key == _key(exercise) else None
+
+    def put(self, exercise: Exercise, record: ExerciseRecord) -> None:
+        """Keep a verdict; one that the grader failed on is not kept."""
+        from llmkata.records import State
+
+        if record.state is State.infrastructure:
+            return
+        self._known[exercise.id] = (_key(exercise), record)
+        partial = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        partial.write_bytes(msgspec.json.encode(self._known))
+        partial.replace(self.path)
+
+
+def _key(exercise: Exercise) -> str:
+    digest = hashlib.sha256()
+    for path in (exercise.stub, exercise.visible_checks):
+        digest.update(hashlib.sha256(path.read_bytes() if path.is_file() else b"").digest())
+    return digest.hexdigest()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmkata.cli.common import course_of, exercise_of, fail, prog, state_dir
+from llmkata.cli.common import course_of, exercise_of, fail, prog, shown, state_dir
 
 if TYPE_CHECKING:
     from llmkata.course import Course, Exercise
@@ -35,12 +35,16 @@ def watch(
     loop.run()
 
 
+#: Exercises listed before and after the current one.
+_AROUND = 8
+
+
 def _hint(w: Watch) -> str | None:
     from llmkata.cli.hints import remember_level
 
     failing = w.failing()
     if failing is None:
-        return "No check fails."
+        return "No check has failed."
     if not failing.hints:
         return "This check has no hint; the brief may help."
     w.hints = min(w.hints + 1, len(failing.hints))
@@ -57,37 +61,50 @@ def _next(w: Watch) -> str | None:
 def _list(w: Watch) -> str:
     from llmkata.cli.own import own_records
     from llmkata.gradebook import standing
+    from llmkata.reports.terminal import SIGNS
 
-    records = own_records(w.course)
-    return "\n".join(f"{'>' if e is w.exercise else ' '} {e.number} {e.title}: {standing(records.get(e.id)).value}"
-                     for e in w.course.available)
+    records, lines = own_records(w.course), []
+    here = list(w.course.available).index(w.exercise)
+    for e in w.course.available[max(here - _AROUND, 0) : here + _AROUND + 1]:
+        where = standing(records.get(e.id))
+        lines.append(f"{'>' if e is w.exercise else ' '} {SIGNS[where][0]} {e.number:>4} {e.title}: {where.value}")
+    return "\n".join([*lines, f"All of them: {prog()} list"])
 
 
 def _check(w: Watch) -> str:
     """All checks, in the sandboxed process an instructor uses; the verdict is recorded."""
-    import subprocess
     import sys
 
-    done = subprocess.run([sys.executable, "-m", "llmkata.cli.main", "check", w.exercise.id], capture_output=True,
-                          text=True, cwd=w.course.root)
-    return done.stdout + done.stderr
+    w.errand([sys.executable, "-m", "llmkata.cli.main", "check", w.exercise.id, "--json"], lambda *said: _checked(w, *said))
+    return "checking everything, as an instructor does..."
+
+
+def _checked(w: Watch, out: bytes, err: bytes) -> None:
+    import msgspec
+
+    from llmkata.records import decode
+    from llmkata.reports.policy import allowed
+
+    try:
+        record = decode(out)
+    except msgspec.DecodeError:  # a message in place of a record
+        w.note = err.decode("utf-8", "replace")
+        return
+    level = w.course.policy.feedback.hidden
+    record.checks = [c if c.visibility == "visible" else allowed(c, level, "learner") for c in record.checks]
+    points = f", {record.points:.4g} of {record.max_points:.4g} points" if record.max_points else ""
+    w.show(record, f"checks, hidden ones too{points},")
+    w.note = f"All checks were run{points}; recorded. The next save runs the visible ones again."
 
 
 def _reset(w: Watch) -> str:
     from llmkata.cli.reset import reset_exercise
 
-    w.console.print("Put the stub back? Your file is kept as a dated copy. y/n")
-    if not _yes():
-        return "Nothing was changed."
-    return f"Your file is now {reset_exercise(w.exercise)}."
+    def answered(key: str) -> str:
+        return f"Your file is now {shown(reset_exercise(w.exercise))}." if key == "y" else "Nothing was changed."
 
-
-def _yes() -> bool:
-    import sys
-
-    from llmkata.watch.keys import read_key
-
-    return sys.stdin.isatty() and read_key(sys.stdin.fileno()) == "y"
+    w.asking = answered
+    return "Put the stub back? Your file is kept as a dated copy. y/n"
 
 
 def _solution(w: Watch) -> str:
@@ -99,7 +116,7 @@ def _solution(w: Watch) -> str:
     passed = w.record is not None and w.record.state is State.graded and first_failure(w.record) is None
     if not passed:
         return f"The solution opens once all visible checks pass; or: {prog()} give-up {w.exercise.id}"
-    return f"For comparison: {w.exercise.solution}"
+    return f"For comparison: {shown(w.exercise.solution)}"
 
 
 def _quit(w: Watch) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,13 +23,15 @@ from .provenance import grader_hash, result_key
 def grade_one(course: Any, exercise: Any, source: bytes, *, learner: str = "you", file: str = "",
               only: str | None = None, isolation: str = "full", seed: int | None = None, transport: str = "worker",
               on_check: Callable[[CheckRecord], None] | None = None, visible_only: bool = False,
-              diagnosing: bool = True, disable: tuple[str, ...] = (), mistake: Any = None) -> ExerciseRecord:
+              diagnosing: bool = True, disable: tuple[str, ...] = (), mistake: Any = None,
+              checks: str = "") -> ExerciseRecord:
     """Grade ``source`` (UTF-8 Python) -> its record. Never raises for anything the submission does.
 
     ``only``: run checks whose id holds this text, and what they need. ``isolation``: "full" or "process".
     ``transport``: "worker" (sandboxed process) or "loopback" (this process; for the learner's own eyes).
     ``disable``: sandbox layers to leave out, for negative controls. ``mistake``: a Misconception put into ``source``
-    (the model answer) after it is imported, for the audit.
+    (the model answer) after it is imported, for the audit. ``checks``: source of a check file to run in place of those
+    of the exercise (the cells of a notebook).
     """
     from llmkata.plugin.core import KataPlugin, interpreter
     from llmkata.plugin.runs import ExerciseRun, Setting
@@ -50,7 +53,8 @@ def grade_one(course: Any, exercise: Any, source: bytes, *, learner: str = "you"
     try:
         if _importable(run, record):
             plugin = KataPlugin(lambda path: run, seed, only=only, on_record=on_check, diagnosing=diagnosing)
-            problem = run_pytest(check_files(exercise, visible_only), exercise.root, plugin)
+            with _files(exercise, visible_only, checks) as files:
+                problem = run_pytest(files, exercise.root, plugin)
             if problem:
                 record.state, record.cause = State.infrastructure, problem
             elif not run.records:
@@ -89,6 +93,17 @@ def check_files(exercise: Any, visible_only: bool) -> list[Path]:
     """The check files of an exercise, visible ones first."""
     hidden = [] if visible_only else sorted(exercise.graders_dir.glob("test_*.py"))
     return [p for p in (exercise.visible_checks, *hidden) if p.exists()]
+
+
+@contextlib.contextmanager
+def _files(exercise: Any, visible_only: bool, checks: str) -> Iterator[list[Path]]:
+    if not checks:
+        yield check_files(exercise, visible_only)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / exercise.visible_checks.name  # the ids, and the seeds with them, are those of the file
+        path.write_text(checks, "utf-8")
+        yield [path]
 
 
 def _importable(run: Any, record: ExerciseRecord) -> bool:

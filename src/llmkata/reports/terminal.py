@@ -41,6 +41,8 @@ OUTCOMES = {"passed": ("✓", "green"), "failed": ("✗", "red"), "not judged": 
 MOST_COLUMNS = 6
 #: Lines of expected and got that are shown each.
 MOST_LINES = 12
+#: Operators that are named below a missed budget.
+MOST_SPOTS = 4
 
 
 def console(file: IO[str] | None = None, width: int | None = None) -> Console:
@@ -122,14 +124,14 @@ def check_report(
     if card.cause:
         parts.append(Text(card.cause))
     if card.evidence:
-        parts.append(_indented(_frames(card.evidence.frames, source), 2))
+        parts.append(_indented(frames_text(card.evidence.frames, source), 2))
     for task in card.tasks:
         parts.append(_task_line(task))
         for check in task.checks:
             if check.outcome != "passed":
                 parts.append(_indented(_check(card, check, source), 2, below=1))
             elif check.measures:
-                parts.append(_indented(Group(*(_measure(m) for m in check.measures)), 4))
+                parts.append(_indented(Group(*(measure_text(m) for m in check.measures)), 4))
     parts += [Text(f"Note: {note}", style="dim") for note in card.notes]
     if card.ignored:
         parts.append(Text(f"Without a part in grading: {', '.join(card.ignored)}", style="dim"))
@@ -154,7 +156,7 @@ def _cell(known: Entry | None) -> Text:
 
 def _stub(course: Course, record: ExerciseRecord) -> str:
     exercise = _exercise(course, record)
-    return str(_relative(exercise.stub)) if exercise else line(record.exercise)
+    return str(relative(exercise.stub)) if exercise else line(record.exercise)
 
 
 def _exercise(course: Course, record: ExerciseRecord) -> Exercise | None:
@@ -182,11 +184,11 @@ def _check(card: ExerciseCard, check: CheckCard, source: Path | str | None) -> R
     if evidence:
         if evidence.summary and line(evidence.summary) != check.cause:
             parts.append(Text(evidence.summary))
-        labelled = {"input": evidence.call, "expected": evidence.expected, "got": evidence.got, "worst at": evidence.index}
-        parts += [_labelled(name, text) for name, text in labelled.items() if text]
+        rows = {"input": evidence.call, "expected": evidence.expected, "got": evidence.got, "worst at": evidence.index}
+        parts += [labelled(name, text) for name, text in rows.items() if text]
         if evidence.frames:
-            parts.append(_frames(evidence.frames, source))
-    parts += [_measure(m) for m in check.measures]
+            parts.append(frames_text(evidence.frames, source))
+    parts += [measure_text(m) for m in check.measures]
     if check.hints:
         more = f" (1 of {len(check.hints)}; kata hint {card.id} opens the next)" if len(check.hints) > 1 else ""
         parts.append(Text.assemble(("Hint: ", "cyan"), check.hints[0], (more, "dim")))
@@ -199,7 +201,8 @@ def _indented(content: RenderableType, by: int, below: int = 0) -> Padding:
     return Padding(content, (0, 0, below, by), expand=False)
 
 
-def _labelled(name: str, text: str) -> RenderableType:
+def labelled(name: str, text: str) -> RenderableType:
+    """A row of evidence: its name in a column, its text beside it; long texts are cut."""
     lines = text.split("\n")
     if len(lines) > MOST_LINES:
         lines = [*lines[:MOST_LINES], f"… {len(text.splitlines()) - MOST_LINES} more lines"]
@@ -213,7 +216,7 @@ def _labelled(name: str, text: str) -> RenderableType:
 _FRAME = re.compile(r"^(?P<file>[^:\n]+):(?P<line>\d+)(?P<rest>.*)$", re.DOTALL)
 
 
-def _frames(frames: list[str], source: Path | str | None) -> Text:
+def frames_text(frames: list[str], source: Path | str | None) -> Text:
     """Frames, innermost last. One in the graded file gets its path as seen from here, and a link terminals open."""
     lines = []
     path = Path(source) if source else None
@@ -222,12 +225,12 @@ def _frames(frames: list[str], source: Path | str | None) -> Text:
         if path is None or match is None or match["file"] != path.name:
             lines.append(Text(f"at {frame}"))
             continue
-        place = f"{_relative(path)}:{match['line']}"
+        place = f"{relative(path)}:{match['line']}"
         lines.append(Text.assemble("at ", (place, f"link {path.resolve().as_uri()}"), match["rest"]))
     return Text("\n").join(lines)
 
 
-def _relative(path: Path) -> Path:
+def relative(path: Path) -> Path:
     """The path as one would type it here; unchanged where it lies elsewhere."""
     try:
         return path.resolve().relative_to(Path.cwd())
@@ -235,8 +238,9 @@ def _relative(path: Path) -> Path:
         return path
 
 
-def _measure(measure: Measure, width: int = 30) -> Text:
-    """A budget as text: ``██████▒▒▒▒│``, the part beyond the limit in another shade, the limit as a stroke."""
+def measure_text(measure: Measure, width: int = 30) -> Text:
+    """A budget as text: ``██████▒▒▒▒│``, the part beyond the limit in another shade, the limit as a stroke. Where it was
+    missed, below it the operators and lines that took most."""
     drawn = bar(measure)
     cells = [" "] * (width + 1)
     for i in range(width):
@@ -252,7 +256,13 @@ def _measure(measure: Measure, width: int = 30) -> Text:
               (("at most", measure.at_most), ("at least", measure.at_least)) if value is not None]
     style = "green" if measure.ok else "red"
     remarks = [*limits, drawn.verdict, measure.trust.value, *(["log scale"] if drawn.log else [])]
+    if measure.reference is not None:
+        remarks.append(f"model answer {amount(measure.reference, measure.unit)}")
     text = Text("✓ " if measure.ok else "✗ ", style=style)
     text.append(f"{measure.name}: {amount(measure.value, measure.unit)}", style="none")
     text.append(f" ({', '.join(remarks)})", style="dim")
-    return text.append("\n  ").append("".join(cells).rstrip(), style=style)
+    text.append("\n  ").append("".join(cells).rstrip(), style=style)
+    for spot in measure.spots[:MOST_SPOTS] if not measure.ok else ():
+        at = f"  line {spot.line}" if spot.line is not None else ""
+        text.append(f"\n  {amount(spot.value, measure.unit):>12}  {line(spot.label)}{at}")
+    return text

@@ -1,13 +1,17 @@
-"""Says ``s`` on stdout whenever a file was saved. A process of its own: the loop forks, and must have no threads."""
+"""Says ``s`` on stdout whenever a file was saved. A process of its own, which ends with whoever started it: what watches
+files may hang on a network mount, and the loop must not.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from pathlib import Path
 
 
 def follow(path: Path, poll: bool) -> None:
-    """Until stdout is closed. Editors replace files, so the folder is watched and the file's stamp compared."""
+    """For ever. Editors replace files, so the folder is watched and the file's stamp compared."""
     from watchfiles import watch
 
     last = _stamp(path)
@@ -28,8 +32,11 @@ def _stamp(path: Path) -> tuple[int, int] | None:
         return None
 
 
+def _end_with_the_loop() -> None:
+    sys.stdin.read()
+    os._exit(0)
+
+
 if __name__ == "__main__":
-    try:
-        follow(Path(sys.argv[1]), sys.argv[2] == "poll")
-    except (KeyboardInterrupt, BrokenPipeError):
-        pass
+    threading.Thread(target=_end_with_the_loop, daemon=True).start()
+    follow(Path(sys.argv[1]), sys.argv[2] == "poll")

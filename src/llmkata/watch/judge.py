@@ -1,117 +1,123 @@
-"""Judges the current file in a fork of a warm process, so that a verdict costs milliseconds and a crash costs nothing.
-Checks arrive one by one (a line of JSON each), so that the first failing one is on the screen at once.
-
-The warm process has imported torch and the checks of the exercise; the fork imports the learner's file. A save while
-a fork is at work ends it and starts another.
+"""Asks the warm process of :mod:`.warm` for verdicts. Checks arrive one by one, so that the first failing one is on the
+screen at once; a new request ends the run under way.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
 import signal
+import subprocess
+import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from llmkata.records import CheckRecord, Evidence, ExerciseRecord, State, decode, encode
+from llmkata.records import CheckRecord, ExerciseRecord, Outcome, State, decode
 
-#: Seconds after which a run is given up.
-PATIENCE = 30.0
+from .warm import CAN_FORK, Request, broken
+
+#: Seconds after which a run is given up, and after which a process that is not warm yet is.
+PATIENCE, WARMING = 30.0, 300.0
+
+#: What a reader thread puts into the queue: the process it reads from, and a line (empty: there will be no more).
+Said = tuple[subprocess.Popen, bytes]
 
 
 class Judge:
-    """One exercise; ``start`` begins a run, ``poll`` gives its record when there is one."""
+    """One exercise. ``start`` begins a run; what the process says comes into ``events`` and is handed to ``take``.
 
-    def __init__(self, course: Any, exercise: Any) -> None:
-        self.course, self.exercise = course, exercise
-        self._pid: int | None = None
-        self._pipe = -1
-        self._said = bytearray()
+    ``forking`` is a matter of the platform: without it a process judges once, and the next one warms up meanwhile.
+    """
+
+    def __init__(self, exercise: Any, events: queue.SimpleQueue | None = None, *, forking: bool = CAN_FORK) -> None:
+        self.exercise, self.events, self._forking = exercise, events or queue.SimpleQueue(), forking
+        self._errors = tempfile.TemporaryFile()
+        self._process: subprocess.Popen | None = None
+        self._spare: subprocess.Popen | None = None
+        self._warm: set[subprocess.Popen] = set()
+        self._run: int | None = None
+        #: Runs that were ended and have not said so yet.
+        self._stale = 0
+        self._checks: list[CheckRecord] = []
+        self._record: ExerciseRecord | None = None
         self._until = 0.0
-        self._warm = False
+        self.running = False
 
-    @property
-    def running(self) -> bool:
-        """Whether a run is under way."""
-        return self._pid is not None
+    def start(self, request: Request | None = None) -> None:
+        """Judge the file as it is now, or as ``request`` says; a run under way is ended."""
+        self._end_run()
+        if self._process is None or self._process.poll() is not None:
+            self._process, self._spare = self._spare or self._spawn(), None
+            self._stale = 0
+        process = self._process
+        self._checks, self._record, self._run, self.running = [], None, None, True
+        self._until = time.monotonic() + (PATIENCE if process in self._warm else WARMING)
+        with contextlib.suppress(OSError):  # it has died; the reader says so
+            process.stdin.write(msgspec.json.encode(request or Request()) + b"\n")
+            process.stdin.flush()
+        if not self._forking:
+            self._spare = self._spare or self._spawn()
 
-    def fileno(self) -> int:
-        """The descriptor that becomes readable when the run has something to say."""
-        return self._pipe
+    def take(self, said: Said) -> ExerciseRecord | None:
+        """What a line of the process means: the record, once it is complete."""
+        process, line = said
+        kind, data = line[:1], line[2:].rstrip(b"\n")
+        if kind == b"W":
+            self._warm.add(process)
+            if process is self._process and self.running:
+                self._until = time.monotonic() + PATIENCE
+        elif process is not self._process:
+            pass
+        elif self._stale and line:
+            if kind == b"P":
+                _kill(int(data))
+            self._stale -= kind == b"E"
+        elif not self.running:
+            pass
+        elif kind == b"P":
+            self._run = int(data)
+        elif kind == b"C":
+            self._checks.append(msgspec.json.decode(data, type=CheckRecord))
+        elif kind == b"R":
+            self._record = decode(data)
+        else:  # E, or nothing more
+            self.running, self._run = False, None
+            if not self._forking or not line:
+                self._drop()
+            return self._record or self._lost(data, warm=process in self._warm)
+        return None
 
-    def warm(self) -> None:
-        """Import what every run needs, once (seconds). Raises RuntimeError where the checks cannot be collected."""
-        if not self._warm:
-            os.environ.setdefault("OMP_NUM_THREADS", "1")
-            import torch
-
-            from llmkata.grading.runner import collect
-
-            torch.set_num_threads(1)
-            collect(self.course, self.exercise)
-            self._warm = True
-
-    def start(self) -> None:
-        """Judge the file as it is now; a run under way is ended."""
+    def overdue(self) -> ExerciseRecord | None:
+        """A record that says so where the run takes too long; the run is ended."""
+        if not self.running or self.seconds_left() > 0:
+            return None
+        warm = self._process in self._warm
         self.stop()
-        self.warm()
-        try:
-            source = self.exercise.stub.read_bytes()
-        except OSError as e:
-            source = None
-            missing = _broken(self.exercise, State.missing, f"{self.exercise.stub} cannot be read: {e.strerror}")
-        read, write = os.pipe()
-        self._pid = os.fork()
-        if self._pid == 0:
-            os.close(read)
-            os.setsid()
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            null = os.open(os.devnull, os.O_RDWR)
-            for fd in (0, 1, 2):
-                os.dup2(null, fd)
-            record = missing if source is None else self._judged(source, lambda c: _send(write, b"C", encode(c)))
-            _send(write, b"R", encode(record))
-            os._exit(0)
-        os.close(write)
-        self._pipe, self._said, self._until = read, bytearray(), time.monotonic() + PATIENCE
+        if not warm:
+            self._drop()
+            return broken(self.exercise, State.infrastructure, f"torch and the checks took more than {WARMING:g} s to import.")
+        return broken(self.exercise, State.unreadable,
+                      f"The checks did not finish within {PATIENCE:g} s: is there a loop that never ends?")
 
-    def _judged(self, source: bytes, on_check: Callable[[CheckRecord], None]) -> ExerciseRecord:
-        from llmkata.grading.runner import grade_one
-
-        try:
-            return grade_one(self.course, self.exercise, source, file=str(self.exercise.stub), transport="loopback",
-                             visible_only=True, on_check=on_check)
-        except BaseException as e:  # noqa: BLE001 - the fork must answer
-            return _broken(self.exercise, State.infrastructure, f"The checks could not run: {type(e).__name__}: {e}")
-
-    def poll(self) -> ExerciseRecord | None:
-        """The record, once it is complete; one that says so when the run took too long or died."""
-        if self._pid is None:
-            return None
-        if time.monotonic() > self._until:
-            self.stop()
-            return _broken(self.exercise, State.unreadable,
-                           f"The checks did not finish within {PATIENCE:g} s: is there a loop that never ends?")
-        chunk = os.read(self._pipe, 1 << 20)
-        if chunk:
-            self._said += chunk
-            return None
-        os.close(self._pipe)
-        _, status = os.waitpid(self._pid, 0)
-        self._pid, self._pipe = None, -1
-        final = [line[1:] for line in self._said.splitlines() if line.startswith(b"R")]
-        if final:
-            return decode(final[0])
-        how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "an exit inside your file"
-        return _broken(self.exercise, State.unreadable, f"Running your file ended the process ({how}).")
+    def verdict(self, request: Request | None = None) -> ExerciseRecord:
+        """Judge and wait."""
+        self.start(request)
+        while True:
+            try:
+                record = self.take(self.events.get(timeout=self.seconds_left() + 0.05))
+            except queue.Empty:
+                record = self.overdue()
+            if record is not None:
+                return record
 
     def so_far(self) -> ExerciseRecord:
         """The checks that have arrived from the run under way, as a record that is not complete."""
-        whole = self._said[: self._said.rfind(b"\n") + 1]
-        checks = [msgspec.json.decode(line[1:], type=CheckRecord) for line in whole.splitlines() if line.startswith(b"C")]
-        return ExerciseRecord(learner="you", exercise=self.exercise.id, state=State.graded, checks=checks)
+        return ExerciseRecord(learner="you", exercise=self.exercise.id, state=State.graded, checks=list(self._checks))
 
     def seconds_left(self) -> float:
         """Seconds until the run is given up."""
@@ -119,33 +125,84 @@ class Judge:
 
     def stop(self) -> None:
         """End the run under way."""
-        if self._pid is not None:
-            os.killpg(self._pid, signal.SIGKILL) if _leads(self._pid) else os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
-            os.close(self._pipe)
-            self._pid, self._pipe = None, -1
+        self._end_run()
+        self.running = False
 
+    def close(self) -> None:
+        """End everything."""
+        self.stop()
+        self._drop()
+        if self._spare is not None:
+            _finish(self._spare)
+        self._errors.close()
 
-def _send(fd: int, kind: bytes, data: bytes) -> None:
-    line = memoryview(kind + data + b"\n")
-    while line:
-        line = line[os.write(fd, line):]
+    def _end_run(self) -> None:
+        if not self.running:
+            return
+        if not self._forking:
+            self._drop()
+            return
+        self._stale += 1
+        if self._run is not None:
+            _kill(self._run)
 
+    def _drop(self) -> None:
+        if self._process is not None:
+            if self._run is not None:
+                _kill(self._run)
+            _finish(self._process)
+            self._warm.discard(self._process)
+            self._process = None
 
-def _leads(pid: int) -> bool:
-    try:
-        return os.getpgid(pid) == pid
-    except ProcessLookupError:
-        return False
+    def _spawn(self) -> subprocess.Popen:
+        exercise = self.exercise
+        process = subprocess.Popen(
+            [sys.executable, "-m", "llmkata.watch.warm", str(exercise.root), exercise.id, "fork" if self._forking else "once"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+            start_new_session=True)  # Ctrl-C is for the loop
+        threading.Thread(target=_read, args=(process, self.events), daemon=True).start()
+        return process
 
-
-def _broken(exercise: Any, state: State, cause: str) -> ExerciseRecord:
-    return ExerciseRecord(learner="you", exercise=exercise.id, state=state, cause=cause, evidence=Evidence(cause))
+    def _lost(self, ended: bytes, *, warm: bool) -> ExerciseRecord:
+        if not warm:
+            self._errors.seek(0)
+            tail = self._errors.read()[-1500:].decode("utf-8", "replace").strip()
+            return broken(self.exercise, State.infrastructure, f"The process that judges did not start: {tail}")
+        code = int(ended or b"1")
+        how = f"signal {_signal_name(-code)}" if code < 0 else "an exit inside your file"
+        return broken(self.exercise, State.unreadable, f"Running your file ended the process ({how}).")
 
 
 def first_failure(record: ExerciseRecord) -> CheckRecord | None:
     """The check to work on: the first, in the order of the tasks, that did not pass though it was judged."""
-    from llmkata.records import Outcome
-
     failed = [c for c in record.checks if c.outcome is Outcome.failed]
     return min(failed, key=lambda c: c.task, default=None)
+
+
+def _read(process: subprocess.Popen, events: queue.SimpleQueue) -> None:
+    for line in process.stdout:
+        events.put((process, line))
+    events.put((process, b""))
+
+
+def _kill(pid: int) -> None:
+    """End a run and what it started (it leads a group of its own where there are groups)."""
+    with contextlib.suppress(OSError):
+        if hasattr(os, "killpg"):
+            os.killpg(pid, signal.SIGKILL)
+        else:
+            os.kill(pid, signal.SIGTERM)
+
+
+def _finish(process: subprocess.Popen) -> None:
+    process.kill()
+    process.wait()
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)

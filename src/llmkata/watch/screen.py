@@ -1,85 +1,185 @@
-"""What ``kata watch`` shows: the first failing check on top, the progress bar at the bottom, one line of keys."""
+"""What ``kata watch`` shows: the first failing check on top, the progress bar at the bottom, one line of keys.
+
+The screen is as high as the window: what does not fit between top and bottom is cut, and told.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.segment import Segment, Segments
 from rich.text import Text
 
+from llmkata.gradebook.standing import task_done
 from llmkata.records import CheckRecord, ExerciseRecord, Outcome, State
+from llmkata.reports.terminal import frames_text, labelled, measure_text, relative
 from llmkata.reports.text import plain
 
 from .judge import first_failure
 
-KEYS = "h hint   n next   l list   c check all   r reset   s solution   q quit"
+KEYS = (("h", "hint"), ("n", "next"), ("l", "list"), ("c", "check all"), ("r", "reset"), ("s", "solution"), ("q", "quit"))
+#: Columns of the text; wider windows leave the rest free.
+WIDEST = 120
 
 
-def screen(course: Any, exercise: Any, record: ExerciseRecord | None, *, hints: int, note: str, path: str,
-           busy: bool, width: int) -> RenderableType:
-    """The whole screen. ``record`` is None before the first verdict; ``hints`` levels of the failing check are open."""
-    parts: list[RenderableType] = [Text(f"{exercise.number} {exercise.title}", style="bold")]
-    if record is None:
-        parts.append(Text("checking..."))
-    else:
-        parts += _verdict(record, hints)
-    if busy and record is not None:
-        parts.append(Text("checking...", style="dim"))
-    if note:
-        parts += [Text(""), Text(plain(note))]
-    parts += [Text(""), _bar(exercise, record, width), Text(f"{path}", style="dim"), Text(KEYS, style="dim")]
-    return Group(*parts)
+@dataclass
+class View:
+    """What is to be shown."""
+
+    exercise: Any
+    #: None before the first verdict.
+    record: ExerciseRecord | None
+    #: Whether a run is under way.
+    busy: bool
+    #: Opened hints of the failing check.
+    hints: int = 0
+    #: Something said below the verdict: a list, an answer to a key.
+    note: str = ""
+    #: What the verdict covers, as "visible checks".
+    scope: str = "visible checks"
+    #: Whether keys can be pressed.
+    keys: bool = True
+    #: When the verdict was reached, as "14:03:27".
+    at: str = ""
 
 
-def _verdict(record: ExerciseRecord, hints: int) -> list[RenderableType]:
-    if record.state is State.not_started:
-        return [Text("Not started yet: read the brief, open the file, begin with task 1.")]
-    if record.state is not State.graded:
-        lines = [Text(plain(record.cause), style="red")]
-        return lines + [Text("  " + plain(f), style="cyan") for f in (record.evidence.frames if record.evidence else ())]
-    failing = first_failure(record)
+def paint(view: View, console: Console, height: int) -> str:
+    """The whole screen, ``height`` lines, ready to be written over what is there. In a low window evidence gives way
+    to what must be seen: the check that fails, its hints, the answer to a key, the bar."""
+    width = min(console.width, WIDEST)
+    head, evidence, tail = (_lines(console, part, width) for part in _parts(view))
+    bottom = _lines(console, foot(view, width), width)
+    room = max(height - len(bottom), 1)
+    left = room - len(head) - len(tail)
+    if len(evidence) > left:
+        hidden = len(evidence) - max(left - 1, 0)
+        evidence = evidence[: max(left - 1, 0)] + [[Segment(f"  … {hidden} more lines in a higher window")]]
+    top = (head + evidence + tail)[:room]
+    lines = [*top, *([[]] * (room - len(top))), *bottom][:height]
+    return "\r\n".join(_ansi(console, line) + "\x1b[K" for line in lines)
+
+
+def body(view: View) -> list[RenderableType]:
+    """What stands above the progress bar."""
+    return [part for group in _parts(view) for part in group]
+
+
+def _parts(view: View) -> tuple[list[RenderableType], list[RenderableType], list[RenderableType]]:
+    """What must be seen, evidence, and what must be seen below it."""
+    head = Text(f"{view.exercise.number} {view.exercise.title}", style="bold")
+    note = [Text(""), Text(plain(view.note))] if view.note else []
+    if view.record is None:
+        return [head, Text("checking...")], [], note
+    head.append(f"  {'checking...' if view.busy else view.at}", style="not bold dim")
+    failing = first_failure(view.record) if view.record.state is State.graded else None
     if failing is None:
-        return [Text("All visible checks pass.", style="green bold"),
-                Text("Press c for the hidden ones, n for the next exercise.")]
-    return _failing(failing, hints)
+        return [head], _verdict(view), note
+    first, *evidence = _failing(failing, view)
+    return [head, first], evidence, [*_hints(failing, view), *note]
 
 
-def _failing(c: CheckRecord, hints: int) -> list[RenderableType]:
-    if c.cause.startswith("not started"):
-        return [Text(f"task {c.task} is next: {plain(c.title)}"), Text("  " + plain(c.cause), style="dim")]
-    out: list[RenderableType] = [Text(f"✗ task {c.task}: {plain(c.title)}", style="red bold")]
-    if c.diagnosis is not None:
-        out.append(Text("  → " + plain(c.diagnosis.feedback), style="yellow"))
-    out.append(Text("  " + plain(c.cause)))
-    e = c.evidence
-    if e is not None:
-        rows = (("call", e.call), ("expected", e.expected), ("got", e.got), ("worst at", e.index))
-        out += [Text(f"  {label:>9} {plain(value)}") for label, value in rows if value]
-        out += [Text("  " + plain(f), style="cyan") for f in e.frames]
-    for m in c.measures:
-        if not m.ok:
-            limit = f"at most {m.at_most:.6g}" if m.at_most is not None else f"at least {m.at_least:.6g}"
-            out.append(Text(f"  {plain(m.name)}: {m.value:.6g} {m.unit}, {limit}"))
-    out += [Text(f"  hint {i + 1}: {plain(h)}", style="magenta") for i, h in enumerate(c.hints[:hints])]
-    if len(c.hints) > hints:
-        out.append(Text(f"  h opens hint {hints + 1} of {len(c.hints)}", style="dim"))
-    return out
+def foot(view: View, width: int) -> list[RenderableType]:
+    """Progress, file, keys."""
+    path = view.exercise.stub
+    place = Text(str(relative(path)), style=f"dim link {path.as_uri()}")
+    bar = progress(view.exercise, view.record, width)
+    wide = width >= 72
+    keys = Text("   " if wide else "  ").join(
+        Text.assemble((key, "bold"), f" {word if wide else word.split()[0]}", style="dim") for key, word in KEYS)
+    return [Text(""), bar, place] + ([keys] if view.keys else [])
 
 
-def _bar(exercise: Any, record: ExerciseRecord | None, width: int) -> Text:
-    total = len(exercise.tasks)
-    done = tasks_done(exercise, record)
-    cells = max(10, min(40, width - 24))
+def progress(exercise: Any, record: ExerciseRecord | None, width: int) -> Text:
+    """``[#####-----] 1/4 tasks   ✓1 ✗2 ○3 ○4``."""
+    states = task_states(exercise, record)
+    done, total = sum(sign == "✓" for _, sign, _ in states), len(states)
+    tail = "  ".join(f"{sign}{number}" for number, sign, _ in states)
+    cells = max(8, min(40, width - len(tail) - 18))
     filled = cells * done // total if total else 0
-    return Text("[" + "#" * filled + "-" * (cells - filled) + f"] {done}/{total} tasks")
+    text = Text(f"[{'#' * filled}{'-' * (cells - filled)}] {done}/{total} tasks   ")
+    for number, sign, style in states:
+        text.append(f"{sign}{number}", style=style).append("  ")
+    text.rstrip()
+    return text
 
 
-def tasks_done(exercise: Any, record: ExerciseRecord | None) -> int:
-    """Tasks all of whose checks passed (those not judged here do not count against one)."""
-    if record is None:
-        return 0
-    by_task: dict[int, list[CheckRecord]] = {}
-    for c in record.checks:
-        if c.outcome is not Outcome.not_judged:
-            by_task.setdefault(c.task, []).append(c)
-    return sum(all(c.outcome is Outcome.passed for c in checks) for checks in by_task.values())
+def task_states(exercise: Any, record: ExerciseRecord | None) -> list[tuple[int, str, str]]:
+    """(number, sign, style) of each task: ✓ done, ✗ a check fails, ○ not begun, – cannot be judged here."""
+    checks: dict[int, list[CheckRecord]] = {task.number: [] for task in exercise.tasks}
+    for check in record.checks if record is not None else ():
+        checks.setdefault(check.task, []).append(check)
+    return [(number, *_task_state(group)) for number, group in sorted(checks.items())]
+
+
+def _task_state(checks: list[CheckRecord]) -> tuple[str, str]:
+    judged = [c for c in checks if c.outcome is not Outcome.not_judged]
+    if task_done(checks):
+        return "✓", "green"
+    if all(c.cause.startswith("not started") for c in judged):
+        return ("○", "dim") if judged or not checks else ("–", "dim")
+    return "✗", "red"
+
+
+def _verdict(view: View) -> list[RenderableType]:
+    """Of a record without a failed check."""
+    record, exercise = view.record, view.exercise
+    if record.state is State.not_started:
+        return [Text("Nothing written yet. Read the brief, open the file, begin with task 1; this screen follows each save."),
+                Text(f"  brief {relative(exercise.brief)}", style=f"link {exercise.brief.as_uri()}")]
+    if record.state is not State.graded:
+        parts: list[RenderableType] = [Text(f"✗ {plain(record.cause)}", style="red")]
+        if record.evidence is not None and record.evidence.frames:
+            parts.append(Padding(frames_text(record.evidence.frames, exercise.stub), (0, 0, 0, 2)))
+        return parts
+    done: list[RenderableType] = [Text(f"✓ All {view.scope} pass.", style="green bold")]
+    skipped = [c for c in record.checks if c.outcome is Outcome.not_judged]
+    done += [Text(f"  – not judged: {plain(c.title)} {plain(c.cause)}", style="dim") for c in skipped]
+    if view.keys:
+        done.append(Text("c checks everything as an instructor does; n goes on to the next exercise."))
+    done += [Padding(measure_text(m), (0, 0, 0, 2)) for c in record.checks for m in c.measures]
+    return done
+
+
+def _failing(c: CheckRecord, view: View) -> list[RenderableType]:
+    name = c.id.rpartition("::")[2]
+    if c.cause.startswith("not started"):
+        parts: list[RenderableType] = [Text(f"○ Task {c.task} is next: {plain(c.title)}", style="bold"),
+                                       Text("  " + plain(c.cause).removeprefix("not started: "), style="dim")]
+        if c.evidence is not None and c.evidence.frames:
+            parts.append(Padding(frames_text(c.evidence.frames, view.exercise.stub), (0, 0, 0, 2)))
+        return parts
+    inner: list[RenderableType] = []
+    if c.diagnosis is not None:
+        inner.append(Text("→ " + plain(c.diagnosis.feedback), style="bold yellow"))
+    inner.append(Text(plain(c.cause)))
+    if (e := c.evidence) is not None:
+        rows = (("input", e.call), ("expected", e.expected), ("got", e.got), ("worst at", e.index))
+        inner += [labelled(label, plain(text)) for label, text in rows if text]
+        if e.frames:
+            inner.append(frames_text(e.frames, view.exercise.stub))
+    inner += [measure_text(m) for m in c.measures]
+    top = Text(f"✗ Task {c.task}: {plain(c.title)}", style="red bold")
+    return [top, *(Padding(part, (0, 0, 0, 2)) for part in inner),
+            Text(f"  only this check: kata check {view.exercise.id} --only {name}", style="dim")]
+
+
+def _hints(c: CheckRecord, view: View) -> list[RenderableType]:
+    opened = [Text(f"  hint {i + 1}: {plain(h)}", style="magenta") for i, h in enumerate(c.hints[: view.hints])]
+    if view.keys and len(c.hints) > view.hints:
+        opened.append(Text(f"  h opens hint {view.hints + 1} of {len(c.hints)}", style="dim"))
+    return opened
+
+
+def _lines(console: Console, parts: list[RenderableType], width: int) -> list[list[Segment]]:
+    options = console.options.update(width=width, height=None)
+    return [line for part in parts for line in console.render_lines(part, options, pad=False)]
+
+
+def _ansi(console: Console, line: list[Segment]) -> str:
+    with console.capture() as written:
+        console.print(Segments(line), end="", crop=False)
+    return written.get()

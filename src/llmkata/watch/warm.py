@@ -1,0 +1,134 @@
+"""The process that judges: warm (torch and the checks are imported), asked over a pipe, one run at a time.
+
+``python -m llmkata.watch.warm COURSE EXERCISE fork`` says ``W`` when it is warm. A request is a line of JSON on standard
+input, see :class:`Request`; what it says is one line each on what was its standard output::
+
+    P <process id>      the process that judges this request (kill it to end the run)
+    C <CheckRecord>     a check is judged
+    R <ExerciseRecord>  the whole verdict
+    E <how it ended>    always the last: an exit status, negative for a signal
+
+Where processes can fork, each run is a fork: it starts in milliseconds, and a crash costs nothing. Elsewhere (Windows)
+the process serves one request and ends; whoever asks has another one warm.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from llmkata.records import CheckRecord, Evidence, ExerciseRecord, State, encode
+
+CAN_FORK = hasattr(os, "fork")
+#: CPU time of one run; whoever waits gives it up earlier.
+CPU_SECONDS = 90
+
+
+class Request(msgspec.Struct):
+    """What is to be judged: a source, against the visible checks or those of ``checks``, a file given as text."""
+
+    #: Base64 of the submission; "" for the file of the exercise as it is.
+    source: str = ""
+    #: Source of a check file in place of the exercise's own.
+    checks: str = ""
+    #: Run the checks whose name holds this text.
+    only: str = ""
+    hidden: bool = False
+
+
+def broken(exercise: Any, state: State, cause: str) -> ExerciseRecord:
+    """A record of a run that came to no verdict."""
+    return ExerciseRecord(learner="you", exercise=exercise.id, state=state, cause=cause, evidence=Evidence(cause))
+
+
+def main(root: str, ident: str, how: str) -> None:
+    """Until standard input ends; ``how`` is "fork", or "once" for one request."""
+    out, requests = os.dup(1), os.fdopen(os.dup(0), "rb")
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1):
+        os.dup2(null, fd)
+    course, exercise, cause = _warmed(root, ident)
+    if cause:
+        _say(out, b"R", encode(broken(exercise, State.infrastructure, cause)))
+        _say(out, b"E", b"0")
+        return
+    _say(out, b"W", b"")
+    for line in requests:
+        request = msgspec.json.decode(line, type=Request)
+        if how == "once":
+            _say(out, b"P", str(os.getpid()).encode())
+            _say(out, b"R", encode(_judged(course, exercise, request, out)))
+            _say(out, b"E", b"0")
+            return
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()  # whatever the learner's code starts dies with it
+            _limit()
+            requests.close()
+            os.dup2(null, 2)
+            _say(out, b"P", str(os.getpid()).encode())
+            _say(out, b"R", encode(_judged(course, exercise, request, out)))
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        _say(out, b"E", str(os.waitstatus_to_exitcode(status)).encode())
+
+
+def _limit() -> None:
+    """A run that nobody is left to end (the loop was killed) ends all the same."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+
+
+def _warmed(root: str, ident: str) -> tuple[Any, Any, str]:
+    """-> (course, exercise, "" or why nothing can be judged); torch and the check files' imports are in memory."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = "1"
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    from llmkata.course import load_course
+
+    course = load_course(Path(root))
+    exercise = course.exercise(ident)
+    import torch
+
+    from llmkata.grading.runner import collect
+
+    torch.set_num_threads(1)
+    try:
+        collect(course, exercise)
+    except RuntimeError as e:
+        return course, exercise, str(e)
+    return course, exercise, ""
+
+
+def _judged(course: Any, exercise: Any, request: Request, out: int) -> ExerciseRecord:
+    from llmkata.grading.runner import grade_one
+
+    def say_check(record: CheckRecord) -> None:
+        _say(out, b"C", encode(record))
+
+    try:
+        source = base64.b64decode(request.source) if request.source else exercise.stub.read_bytes()
+    except OSError as e:
+        return broken(exercise, State.missing, f"{exercise.stub} cannot be read: {e.strerror}")
+    try:
+        return grade_one(course, exercise, source, file=str(exercise.stub), transport="loopback",
+                         visible_only=not request.hidden, only=request.only or None, on_check=say_check,
+                         checks=request.checks)
+    except BaseException as e:  # noqa: BLE001 - there must be an answer
+        return broken(exercise, State.infrastructure, f"The checks could not run: {type(e).__name__}: {e}")
+
+
+def _say(fd: int, kind: bytes, data: bytes) -> None:
+    rest = memoryview(kind + b" " + data + b"\n")
+    while rest:
+        rest = rest[os.write(fd, rest):]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
