@@ -22,7 +22,9 @@ PROFILES = ("base", "matplotlib", "transformers")
 
 
 def warm(profile: str) -> None:
-    """Import and touch what workers of ``profile`` use, so that each fork shares it."""
+    """Import and touch what workers of ``profile`` use, so that each fork shares it. Raises ValueError for another."""
+    if profile not in PROFILES:
+        raise ValueError(f"no profile is called {profile!r}; there are {', '.join(PROFILES)}")
     import numpy  # noqa: F401
     import torch
     import torch.testing
