@@ -10,15 +10,14 @@ from typing import Any
 from llmkata.authoring.stub import StubError, cut_stub, regions
 
 from .answers import alternatives
-from .mistakes import mistakes
 from .report import Audit
 
 #: Points of all hidden checks of an exercise.
 POINTS = 100.0
 
 
-def judge_contract(exercise: Any, audit: Audit) -> None:
-    """Faults in what the files promise one another; nothing is run."""
+def judge_contract(exercise: Any, missed: set[str], quick: bool, audit: Audit) -> None:
+    """Faults in what the files promise one another. ``missed``: checks whose budget some known mistake missed."""
     from .judge import collected
     from .lint import lint
 
@@ -31,7 +30,7 @@ def judge_contract(exercise: Any, audit: Audit) -> None:
         return
     _tasks(exercise, checks, audit)
     _points(checks, audit)
-    _budgets(exercise, checks, audit)
+    _budgets(exercise, missed, quick, audit)
     audit.faults += lint(exercise)
 
 
@@ -137,13 +136,12 @@ def _points(checks: list[Any], audit: Audit) -> None:
         audit.fault("contract", "points", f"the hidden checks sum to {total:g} points, not {POINTS:g}")
 
 
-def _budgets(exercise: Any, checks: list[Any], audit: Audit) -> None:
+def _budgets(exercise: Any, missed: set[str], quick: bool, audit: Audit) -> None:
     """Each budget has its figure in a comment, and a known mistake that misses it."""
     path = exercise.graders_dir / "test_budgets.py"
     if not path.exists():
         audit.fault("contract", _relative(exercise, path), "is missing")
         return
-    missed = {m.caught_by.split("[")[0] for m in mistakes(exercise)}
     source = path.read_text("utf-8")
     lines = source.splitlines()
     for node in ast.parse(source).body:
@@ -153,5 +151,8 @@ def _budgets(exercise: Any, checks: list[Any], audit: Audit) -> None:
         comments = [line.partition("#")[2] for line in lines[node.lineno - 1 : node.end_lineno] if "#" in line]
         if not any(re.search(r"\d", c) for c in comments):
             audit.fault("contract", where, "no comment says how its limit was computed")
-        if node.name not in missed:
-            audit.fault("contract", where, "no misconception is caught by it: a naive solution must miss each budget")
+        if node.name not in missed and not quick:
+            audit.fault("contract", where, "no misconception misses it: a naive solution must fail each budget")
+        elif node.name not in missed:
+            audit.notes.append(f"{node.name}: no misconception that misses this budget names it in caught_by; the full "
+                               "audit looks whether another one does")

@@ -8,7 +8,7 @@ from llmkata.checks.misconceptions import Misconception, load
 from llmkata.records import Outcome
 
 from .report import Audit
-from .trial import Result, Seen, Trial
+from .trial import Result, Seen, Trial, bare
 
 #: Least error/tolerance by which a mistake must be off.
 APART = 5.0
@@ -83,6 +83,11 @@ def confusion(known: list[Misconception], trials: list[Trial], results: dict[Tri
             if check.outcome is Outcome.failed:
                 row.setdefault(check.named, []).append(check.name)
     return table
+
+
+def missed(trials: list[Trial], results: dict[Trial, Result]) -> set[str]:
+    """The checks that some mistake failed by missing a budget."""
+    return {bare(c.name) for t in trials for c in results[t].checks if c.budget}
 
 
 def _confusion(known: list[Misconception], family: dict[str, str], table: dict[str, dict[str, list[str]]],

@@ -60,6 +60,8 @@ class Audit(msgspec.Struct):
     faults: list[Fault] = []
     #: Worth knowing, no fault: what cannot run on this machine, the raw mutation score.
     notes: list[str] = []
+    #: Mutants that no hidden check notices: ``file:line function: change``.
+    survivors: list[str] = []
 
     def fault(self, bar: str, where: str, what: str) -> None:
         self.faults.append(Fault(bar, where, what))
@@ -89,6 +91,8 @@ def to_text(audit: Audit, quick: bool) -> str:
     lines = [f"{f.exercise}: {'clean' if audit.clean else f'{len(audit.faults)} faults'}"]
     lines += [f"  {name:15s} {text}" for name, text in rows]
     lines += [f"  note: {note}" for note in audit.notes]
+    if audit.survivors:
+        lines += ["  survivors:", *(f"    {text}" for text in audit.survivors)]
     bar = ""
     for fault in sorted(audit.faults):
         if fault.bar != bar:

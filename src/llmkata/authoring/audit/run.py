@@ -12,9 +12,12 @@ from llmkata.grading.provenance import tree_hash
 
 from .answers import answer_trials, judge_answers, time_trials
 from .contract import judge_contract
-from .mistakes import judge_mistakes, mistake_trials, mistakes
+from .mistakes import judge_mistakes, missed, mistake_trials, mistakes
+from .mutants import judge_mutants, mutant_trials
+from .mutation.engine import Mutant
 from .pool import perform
 from .report import Audit, Figures
+from .stability import judge_stability, stability_trials
 from .trial import Result, Trial
 
 
@@ -27,10 +30,13 @@ class Plan(msgspec.Struct):
     answers: list[Trial]
     known: list[Misconception]
     mistakes: list[Trial]
+    mutants: list[Mutant] = []
+    mutated: list[Trial] = []
+    stability: list[Trial] = []
 
     @property
     def trials(self) -> list[Trial]:
-        return [*self.answers, *self.mistakes]
+        return [*self.answers, *self.mistakes, *self.mutated, *self.stability]
 
 
 def audit_exercises(course: Any, exercises: Sequence[Any], *, quick: bool, workers: int,
@@ -49,14 +55,22 @@ def audit_exercises(course: Any, exercises: Sequence[Any], *, quick: bool, worke
 
 def _plan(exercise: Any, quick: bool) -> Plan:
     known = mistakes(exercise)
-    return Plan(exercise, _state(exercise), answer_trials(exercise, quick), known,
+    plan = Plan(exercise, _state(exercise), answer_trials(exercise, quick), known,
                 mistake_trials(exercise, known, quick))
+    if not quick:
+        plan.mutants, plan.mutated = mutant_trials(exercise)
+        plan.stability = stability_trials(plan.answers[0])
+    return plan
 
 
 def _judge(plan: Plan, results: dict[Trial, Result], quick: bool, audit: Audit) -> None:
     judge_answers(plan.answers, results, audit)
     judge_mistakes(plan.known, plan.mistakes, results, quick, audit)
-    judge_contract(plan.exercise, audit)
+    if not quick:
+        judge_mutants(plan.exercise, plan.mutants, plan.mutated, results, audit)
+        alone = [t for t in plan.answers if t.alone and t.what == plan.answers[0].what]
+        judge_stability(plan.answers[0], [*plan.stability, *alone], results, audit)
+    judge_contract(plan.exercise, missed(plan.mistakes, results), quick, audit)
     if _state(plan.exercise) != plan.state:
         audit.fault("files", plan.exercise.id, "its files changed while they were audited; run the audit again")
 
