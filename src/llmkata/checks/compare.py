@@ -29,7 +29,10 @@ class GraderFault(Exception):
 
 
 class Mismatch(AssertionError):
-    """What was returned is not what was promised. ``ratio`` is error/tolerance, infinite where none applies."""
+    """What was returned is not what was promised. ``ratio`` is error/tolerance, infinite where none applies; ``pair`` is
+    (got, want) of the values compared, where there are two."""
+
+    pair: tuple[Any, Any] | None = None
 
     def __init__(self, summary: str, *, expected: str = "", got: str = "", index: str = "",
                  ratio: float = math.inf) -> None:
@@ -57,7 +60,11 @@ def same(got: Any, want: Any, *, atol: Any = None, rtol: float | None = None, dt
     compared item by item. Raises Mismatch; GraderFault when ``want`` itself holds NaN.
     """
     current().compared += 1
-    _same(got, want, atol, rtol, dtype, equal_nan, what)
+    try:
+        _same(got, want, atol, rtol, dtype, equal_nan, what)
+    except Mismatch as e:
+        e.pair = (got, want)
+        raise
 
 
 def _same(got: Any, want: Any, atol: Any, rtol: float | None, dtype: Any, equal_nan: bool, what: str) -> None:

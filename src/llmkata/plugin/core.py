@@ -23,7 +23,7 @@ from llmkata.outside.submission import Submission
 from llmkata.records import CheckRecord, Diagnosis, Outcome
 
 from .runs import ExerciseRun
-from .verdict import is_not_started, verdict
+from .verdict import is_not_started, verdict, with_symptom
 
 _PRINT_CAP = 2000
 
@@ -179,6 +179,8 @@ class KataPlugin:
         answered = link is not None and not isinstance(error, WorkerGone) and not is_not_started(error)
         if v_outcome is Outcome.failed and self._diagnosing and answered:
             diagnosis = self._diagnose(item, check, error)
+            if diagnosis is None:
+                cause = with_symptom(cause, error)
         printed = "".join(link.printed)[:_PRINT_CAP] if link is not None and not check.visible else ""
         if check.gate:
             check.run.gates.add(check.base)

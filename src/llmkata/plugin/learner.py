@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from llmkata.course import load_course
-from llmkata.records import Outcome
+from llmkata.gradebook.standing import excused
+from llmkata.records import CheckRecord, Outcome
 
 from .core import KataPlugin
 from .runs import ExerciseRun, Setting
@@ -39,7 +40,8 @@ class LearnerPlugin(KataPlugin):
         """An untouched stub is no success: skipped checks alone do not exit with 0."""
         super().pytest_sessionfinish()
         records = [r for run in self.runs.values() for r in run.records]
-        if session is not None and exitstatus == 0 and any(r.outcome is not Outcome.passed for r in records):
+        open_ = any(r.outcome is not Outcome.passed for r in records if not excused(r))
+        if session is not None and exitstatus == 0 and open_:
             session.exitstatus = 1
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
@@ -49,20 +51,29 @@ class LearnerPlugin(KataPlugin):
             if not run.records:
                 continue
             t.section(f"{run.exercise.number} {run.exercise.title}")
-            if all(r.cause.startswith(NOT_STARTED) for r in run.records):
+            judged = [r for r in run.records if not excused(r)]
+            if judged and all(r.cause.startswith(NOT_STARTED) for r in judged):
                 t.write_line(f"  not started. Open {run.exercise.stub.relative_to(self._root)}; the brief is "
                              f"{run.exercise.brief.relative_to(self._root)}.")
                 continue
             for task in run.exercise.tasks:
                 mine = [r for r in run.records if r.task == task.number]
-                if not mine:
-                    continue
-                passed = sum(r.outcome is Outcome.passed for r in mine)
-                state = "done" if passed == len(mine) else NOT_STARTED if all(
-                    r.cause.startswith(NOT_STARTED) for r in mine) else f"{passed}/{len(mine)} checks"
-                mark = {"done": "[x]", NOT_STARTED: "[ ]"}.get(state, "[~]")
-                t.write_line(f"  {mark} task {task.number}  {task.title} ({task.tier}): {state}")
+                if mine:
+                    mark, state = _task_state(mine)
+                    t.write_line(f"  {mark} task {task.number}  {task.title} ({task.tier}): {state}")
             t.write_line(f"  All checks, hidden ones too: ./kata check {run.exercise.id}")
+
+
+def _task_state(records: list[CheckRecord]) -> tuple[str, str]:
+    """Mark and words for a task. Checks that this machine cannot run (no GPU) stand in nobody's way."""
+    judged = [r for r in records if not excused(r)]
+    skipped = f", {len(records) - len(judged)} cannot run here" if len(judged) < len(records) else ""
+    if not judged:
+        return "[-]", "cannot be checked here"
+    if all(r.cause.startswith(NOT_STARTED) for r in judged):
+        return "[ ]", NOT_STARTED + skipped
+    passed = sum(r.outcome is Outcome.passed for r in judged)
+    return ("[x]", "done" + skipped) if passed == len(judged) else ("[~]", f"{passed}/{len(judged)} checks{skipped}")
 
 
 def learner_plugin(root: Path) -> LearnerPlugin:

@@ -8,6 +8,7 @@ from typing import Any
 from llmkata.checks.budgets import NotJudged
 from llmkata.checks.compare import GraderFault, Mismatch
 from llmkata.checks.describe import describe_call
+from llmkata.checks.symptoms import raised_symptom, symptom
 from llmkata.outside.link import Link, storable
 from llmkata.outside.process import TemplateFailed
 from llmkata.outside.remote import MissingName, RemoteError, WorkerGone
@@ -65,6 +66,16 @@ def verdict(error: BaseException | None, links: Sequence[Link], compared: int) -
     if isinstance(error, WireError):
         return Verdict(Outcome.not_judged, f"The grader sent something that cannot cross: {error}", judged=False)
     return Verdict(Outcome.not_judged, f"The grader failed: {type(error).__name__}: {_first_line(error)}", judged=False)
+
+
+def with_symptom(cause: str, error: BaseException | None) -> str:
+    """The cause with a general sentence on what the error looks like, where there is one."""
+    said = ""
+    if isinstance(error, Mismatch) and error.pair is not None:
+        said = symptom(*error.pair)
+    elif isinstance(error, RemoteError):
+        said = raised_symptom(error.message)
+    return storable(f"{cause} {said}") if said else cause
 
 
 def is_not_started(error: BaseException | None) -> bool:
