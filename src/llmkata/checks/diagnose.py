@@ -137,37 +137,6 @@ def choose(matches: Sequence[Misconception]) -> Diagnosis | None:
     return Diagnosis(matches[0].name, matches[0].feedback)
 
 
-@contextlib.contextmanager
-def _noting(filename: str, entered: set[str]) -> Iterator[None]:
-    """Note the functions of a file that are entered meanwhile, by qualified name."""
-
-    def note(frame: Any, event: str, arg: Any) -> None:
-        if event == "call" and frame.f_code.co_filename == filename:
-            entered.add(frame.f_code.co_qualname)
-
-    before = sys.getprofile()
-    sys.setprofile(note)
-    try:
-        yield
-    finally:
-        sys.setprofile(before)
-
-
-def _functions(source: bytes) -> set[str]:
-    """Functions and methods that a file defines, by qualified name (those that ``_noting`` can see)."""
-    found: set[str] = set()
-
-    def visit(body: list[ast.stmt], prefix: str) -> None:
-        for node in body:
-            if isinstance(node, ast.ClassDef):
-                visit(node.body, f"{prefix}{node.name}.")
-            elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                found.add(prefix + node.name)
-
-    visit(ast.parse(source).body, "")
-    return found
-
-
 def answer_of(link: Link, data: bytes) -> Any:
     """The value of an answer of a transcript, ``Raised`` where it was an error."""
     value = link.peek(data)
