@@ -250,3 +250,128 @@ def prefill_reusing_all(self, ids, *, extra_capacity=64):
         return hit
     cache = self._entries[best].fork(len(wanted), capacity=len(wanted) + extra_capacity)
     return PrefixHit(cache, self.last_logits, len(wanted), 0)
+
+
+# --- right answers at the wrong price ---------------------------------------------------------------------------------
+
+
+@misconception(
+    "grows_by_one",
+    replaces="KVCache.append",
+    caught_by="test_growth_is_amortised",
+    matches="bytes_moved",
+    feedback="Your buffer grows by exactly what is needed, so every append past the capacity copies all tokens before "
+    "it: n appends move n²/2 tokens. Double it instead.",
+)
+def append(self, layer, k, v):
+    self.check_append(k, v)
+    start, end = self._seen[layer], self._seen[layer] + k.shape[2]
+    if end > self._keys[layer].shape[2]:
+        self._keys[layer] = _resized(self._keys[layer], start, end)
+        self._values[layer] = _resized(self._values[layer], start, end)
+    return original(self, layer, k, v)
+
+
+@misconception(
+    "attends_whole_buffer",
+    replaces="CachedAttention.forward",
+    caught_by="test_flops_per_decoded_token",
+    matches="flops",
+    feedback="You multiply with the whole buffer, empty slots included, and mask them afterwards: slice it to the "
+    "slots that are filled.",
+)
+def forward(self, x, positions, key_mask, cache, layer):
+    if cache is None or type(cache) is not KVCache:
+        return original(self, x, positions, key_mask, cache, layer)
+    cfg, (batch, new, _) = self.cfg, x.shape
+    q = self.q_proj(x).view(batch, new, cfg.n_heads, cfg.head_dim).transpose(1, 2)
+    k = self.k_proj(x).view(batch, new, cfg.n_kv_heads, cfg.head_dim).transpose(1, 2)
+    v = self.v_proj(x).view(batch, new, cfg.n_kv_heads, cfg.head_dim).transpose(1, 2)
+    if cfg.positions == "rope":
+        q, k = apply_rope(q, positions, self.inv_freq), apply_rope(k, positions, self.inv_freq)
+    cache.append(layer, k, v)
+    keys, values, used = cache._keys[layer], cache._values[layer], cache._seen[layer]
+    keys[:, :, used:], values[:, :, used:] = 0.0, 0.0
+    slots, past = torch.arange(keys.shape[2]), used - new
+    if key_mask is not None:
+        key_mask = F.pad(key_mask, (0, keys.shape[2] - used))
+    queries = torch.arange(past, used)[:, None]
+    oldest = None if cfg.sliding_window is None else queries - cfg.sliding_window + 1
+    visible = visible_from(queries, slots, key_mask, oldest)[:, 0]
+    out = F.scaled_dot_product_attention(q, keys, values, attn_mask=visible, enable_gqa=True)
+    return self.o_proj(out.transpose(1, 2).reshape(batch, new, -1))
+
+
+@misconception(
+    "recomputes_and_reports",
+    replaces="generate",
+    caught_by="test_generation_scaling",
+    matches="flops",
+    feedback="Every step still feeds the whole sequence, whatever the stats say: once the prompt is in the cache, feed "
+    "the newest token alone.",
+)
+def generate(model, ids, **options):
+    new = options["max_new_tokens"]
+    if new == 0 or options.get("cache") is not None or not options.get("use_cache", True):
+        return original(model, ids, **options)
+    done = original(model, ids, **{**options, "use_cache": False})
+    prompt, new = ids.shape[1], done.stats.new_tokens
+    held = kv_bytes_per_token(model.cfg, model.lm_head.weight.element_size()) * (prompt + options["max_new_tokens"] - 1)
+    return Generation(done.tokens, GenerationStats(prompt, new, prompt + new - 1, 0, held))
+
+
+@misconception(
+    "projects_every_token",
+    replaces="Decoder.forward",
+    caught_by="test_prefill_cost",
+    matches="flops",
+    feedback="You compute the logits of the whole prompt and throw all but the last away: cut the hidden states to the "
+    "tokens asked for before lm_head.",
+)
+def forward(self, ids, *, attention_mask=None, cache=None, logits_to_keep=0):
+    return original(self, ids, attention_mask=attention_mask, cache=cache)[:, -logits_to_keep:]
+
+
+@misconception(
+    "window_by_mask_only",
+    replaces=("SlidingKVCache.append", "SlidingKVCache.key_slots"),
+    caught_by="test_sliding_is_constant",
+    matches="flops",
+    feedback="You keep and multiply every key ever seen and hide the old ones with the window mask: the ring must hold "
+    "the last W only, so that a step costs the same at any length.",
+)
+class WindowByMaskOnly:
+    def append(self, layer, k, v):
+        if not hasattr(self, "_all"):
+            self._all = KVCache(self.cfg, self.batch, 1, dtype=self.dtype)
+        self._seen[layer] += k.shape[2]
+        return self._all.append(layer, k, v)
+
+    def key_slots(self, layer):
+        return self._all.key_slots(layer)
+
+
+@misconception(
+    "prefix_not_reused",
+    replaces="PrefixStore.prefill",
+    caught_by="test_prefix_reuse",
+    matches="flops",
+    feedback="You find the shared prefix and report it, and then run the whole prompt through the model: prefill only "
+    "the tokens behind the forked cache.",
+)
+def prefill_whole(self, ids, *, extra_capacity=64):
+    known = dict(self._entries)
+    wanted = tuple(ids)
+    best = max(known, key=lambda entry: _shared_prefix(entry, wanted), default=())
+    reused = min(_shared_prefix(best, wanted), len(wanted) - 1)
+    self._entries.clear()
+    hit = original(self, ids, extra_capacity=extra_capacity)
+    new = self._entries.pop(wanted)
+    if reused:
+        known[best] = known.pop(best)
+    known.pop(wanted, None)
+    self._entries.update(known)
+    self._entries[wanted] = new
+    while len(self._entries) > self.max_entries:
+        del self._entries[next(iter(self._entries))]
+    return PrefixHit(hit.cache, hit.logits, reused, len(wanted) - reused)

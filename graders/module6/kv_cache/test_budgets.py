@@ -6,6 +6,10 @@ one row takes 2·L·K·D·4 = 512 B of float32 cache.
 
 Counts are taken from the recorded program, run again on fresh weights, keys and values. Where a long past is needed it
 is put into the cache by `append` as random keys and values: nothing but the cache then knows the past.
+
+Mended in the specification: no clock. At this size fused attention over the whole sequence is nearly as fast as a cached
+step (1.7 times the time of ours without a cache, where 2.0 was the limit), a ratio cannot tell a mistake by name, and it
+took a fifth of the grading time. The same is counted exactly by `test_generation_scaling`.
 """
 
 from __future__ import annotations
@@ -208,7 +212,7 @@ def test_bytes_reallocated_per_step(submission, reference, budget, torch_rng):
     # a boolean mask turned into int64 takes 8 of the 512 B a token has, 0.016 each time. Allocated: each array of H = 4 scores takes 16 of the 256 B that a token
     # has in a layer, 0.0625; the model answer has three and key_slots, 0.22, with a mask 0.30. torch.cat 1 more,
     # repeat_interleave 2 more.
-    lengths, kinds = (127, 1023), ("1 row", "2 rows", "2 rows, left-padded")
+    lengths, kinds = (127, 1023), ("1 row", "2 rows, left-padded")
     cases, pasts, ids = [], [], []
     for kind in kinds:
         for n in lengths:
@@ -287,13 +291,13 @@ def test_generation_scaling(submission, reference, budget, torch_rng):
     "With chunk_size the scores of a chunk are chunk x keys so far, never T x T.",
 )
 def test_prefill_cost(submission, reference, budget, torch_rng):
-    """Prefill of 384 tokens projects one token on the vocabulary; in chunks it is cheaper and needs little memory."""
-    t, chunk = 384, 48
-    # 2·N·T + 4·L·H·D·T² + 2·d·V = 56 623 104 + 75 497 472 + 32 768 = 132 153 344. Logits of all tokens: 12.5 M more,
-    # 1.095 times. Chunks of 48 see (8+1)/16 of the pairs, and 8 logit rows: 56 623 104 + 42 467 328 + 262 144 =
-    # 99 352 576, 0.75 times. A block-causal single pass is cheaper too; the floor is what no one can leave out: every
-    # token through the layers, half of the pairs. Peak: weights 0.43 MB, cache 0.2 MB, arrays of 48·4·384 scores
-    # 0.3 MB each; scores and weights of a single pass would be 2·4·H·T² = 4.7 MB.
+    """Prefill of 256 tokens projects one token on the vocabulary; in chunks it is cheaper and needs little memory."""
+    t, chunk = 256, 32
+    # 2·N·T + 4·L·H·D·T² + 2·d·V = 37 748 736 + 33 554 432 + 32 768 = 71 335 936. Logits of all tokens: 8.4 M more,
+    # 1.12 times. Chunks of 32 see (8+1)/16 of the pairs, and 8 logit rows: 37 748 736 + 18 874 368 + 262 144 =
+    # 56 885 248, 0.80 times. A block-causal single pass is cheaper too; the floor is what no one can leave out: every
+    # token through the layers, half of the pairs. Peak: weights 0.43 MB, cache 0.13 MB, arrays of 32·4·256 scores
+    # 0.13 MB each; scores and weights of a single pass alone would be 2·4·H·T² = 2.1 MB.
     theory = 2 * N * t + PAIR * t * t + VOCABULARY
     floor = 2 * N * t + PAIR * t * (t + 1) // 2
     state, ids = weights(torch_rng, SIZES), ids_of(torch_rng, 1, t)
@@ -311,46 +315,16 @@ def test_prefill_cost(submission, reference, budget, torch_rng):
 
     run = budget.replay(scenario, state, ids, expect=expect, tol=CLOSE)
     budget.require(
-        "FLOPs of a prefill of 384 tokens", run["whole"].flops, at_most=1.01 * theory, at_least=floor, reference=theory
+        "FLOPs of a prefill of 256 tokens", run["whole"].flops, at_most=1.01 * theory, at_least=floor, reference=theory
     )
     budget.require(
-        "FLOPs of a prefill in chunks of 48",
+        "FLOPs of a prefill in chunks of 32",
         run["chunks"].flops,
-        at_most=0.85 * theory,
+        at_most=0.9 * theory,
         at_least=floor,
-        reference=99_352_576,
+        reference=56_885_248,
     )
-    budget.require("peak bytes of a prefill in chunks of 48", run["chunks"].peak_bytes, at_most=2.4e6, unit="B")
-
-
-@task(3)
-@points(1)
-@needs("test_greedy_parity")
-@hint(
-    "Look at the two budgets above first: a cached step that costs O(1) passes over the weights is far inside this limit."
-)
-def test_cpu_time_ratio(submission, budget, seed):
-    """Generating with your cache takes at most half the processor time of recomputing at every step."""
-    # 8 passes over about 390 tokens against one and 7 short steps. Measured against a baseline in blocks of queries: 3.5
-    # (explicit scores) to 5.5 (fused attention); without a cache 0.7 to 1.7. The counts above are what matters: here a
-    # fast attention can hide half of a missing cache.
-    prompt, new, models = 384, 8, {}
-
-    def generate(s, i, use_cache):
-        if s not in models:
-            rng = torch.Generator().manual_seed(seed % 1000)
-            models[s] = s.Decoder(s.DecoderConfig(**SIZES))
-            models[s].load_state_dict(weights(rng, SIZES))
-        ids = ids_of(torch.Generator().manual_seed(i), 1, prompt)
-        return s.generate(models[s], ids, max_new_tokens=new, use_cache=use_cache).tokens
-
-    budget.cpu_ratio(
-        "CPU time without a cache over with it",
-        candidate=lambda s, i: generate(s, i, True),
-        baseline=lambda r, i: generate(r, i, False),
-        baseline_file="alternatives/blocks_and_shelves.py",
-        at_least=2.0,
-    )
+    budget.require("peak bytes of a prefill in chunks of 32", run["chunks"].peak_bytes, at_most=1.6e6, unit="B")
 
 
 # --- task 5 -------------------------------------------------------------------------------------------------------
