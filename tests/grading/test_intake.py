@@ -68,6 +68,11 @@ def test_layouts(hand_in, name: str) -> None:
     assert (got.ignored, got.notes, got.cause) == ([], [], "")
 
 
+def test_a_placeholder_of_git_leaves_a_folder_empty(hand_in) -> None:
+    got = hand_in({".gitkeep": b""})
+    assert (got.state, got.ignored) == (State.missing, [])
+
+
 def test_every_available_exercise_is_missing_from_an_empty_folder(tmp_path, course) -> None:
     (tmp_path / "bob").mkdir()
     found = read_submissions(tmp_path, course)
@@ -395,6 +400,16 @@ def test_code_cells_in_order_magics_dropped_and_listed(hand_in) -> None:
     got = hand_in({"module2/self_attention.ipynb": json.dumps(data).encode()})
     assert got.source == b"# cell 1\npass\nimport math\npass\n\n\n# cell 3\ny = (\n  math.pi)\n"
     assert got.notes == ["notebook: dropped 2 magic lines (%matplotlib inline, !pip install x)"]
+
+
+def test_future_imports_of_any_cell_come_first() -> None:
+    cells = ["%matplotlib inline\nx = 1", "from __future__ import annotations, division\ny: T = 2",
+             's = """\nfrom __future__ import this_is_text\n"""']  # fmt: skip
+    text, _ = notebook_source(notebook(*cells))
+    assert text.splitlines()[0] == "from __future__ import annotations, division"
+    scope: dict = {}
+    exec(compile(text, "nb", "exec", dont_inherit=True), scope)
+    assert (scope["x"], scope["y"], scope["s"]) == (1, 2, "\nfrom __future__ import this_is_text\n")
 
 
 @pytest.mark.parametrize(

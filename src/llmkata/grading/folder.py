@@ -18,7 +18,7 @@ MAX_DEPTH = 12
 MAX_LISTED = 30
 
 _NEVER_ENTERED = re.compile(r"\..*|__pycache__|node_modules|site-packages|venv|.*\.(dist-info|egg-info)", re.IGNORECASE)
-_JUNK = frozenset({".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX"})
+_JUNK = frozenset({".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX", ".gitkeep"})
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def printable(text: str) -> str:
 
 
 def is_junk(name: str) -> bool:
-    """Whether the name is one that an operating system leaves behind by itself."""
+    """Whether the name is one that an operating system leaves behind by itself, or that stands for an empty folder."""
     return name in _JUNK or name.startswith("._")
 
 

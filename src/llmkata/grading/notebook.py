@@ -20,6 +20,7 @@ MAX_CODE = 1 << 20
 _TRANSPARENT = frozenset({"time", "capture", "prun", "memit", "mprun"})
 
 _MAGIC = re.compile(r"\s*[%!?]")
+_FUTURE = re.compile(r"from\s+__future__\s+import\s+([\w\s,]+)$")
 _ASSIGNED_MAGIC = re.compile(r"[\w\])]\s*=\s*[%!]\s*\w")
 #: A string left open at the end of its line is taken whole, so that scanning a line takes linear time.
 _LEXEME = re.compile(
@@ -55,7 +56,7 @@ def notebook_source(data: bytes) -> tuple[str, list[str]]:
     """The Python source of a notebook and remarks on what was dropped.
 
     Each code cell is preceded by a comment ``# cell 3`` (counted over all cells, from 1), so a line of the source can
-    be found in the notebook.
+    be found in the notebook. Imports from ``__future__`` stand first, wherever they stood: IPython takes them anywhere.
 
     Args:
         data: the bytes of an ``.ipynb`` file, nbformat 4 or later.
@@ -73,6 +74,7 @@ def notebook_source(data: bytes) -> tuple[str, list[str]]:
         raise NotebookError(f"{len(notebook.cells):,} cells, more than {MAX_CELLS:,}; hand in a .py file")
     parts: list[str] = []
     dropped: list[str] = []
+    futures: dict[str, None] = {}
     size = 0
     for number, cell in enumerate(notebook.cells, start=1):
         if cell.cell_type != "code":
@@ -83,10 +85,14 @@ def notebook_source(data: bytes) -> tuple[str, list[str]]:
             raise NotebookError(f"more than {MAX_CODE >> 20} MiB of code; hand in a .py file")
         code, magics = strip_magics(text.replace("\r\n", "\n").replace("\r", "\n"))
         dropped += magics
+        code, found = _without_futures(code)
+        futures |= dict.fromkeys(found)
         if code.strip():
             parts.append(f"# cell {number}\n{code.rstrip()}\n")
     if not parts:
         raise NotebookError("no code cell holds Python; write the answer in code cells")
+    if futures:
+        parts.insert(0, f"from __future__ import {', '.join(futures)}\n")
     return "\n\n".join(parts), [_remark(dropped)] if dropped else []
 
 
@@ -110,6 +116,18 @@ def strip_magics(cell: str) -> tuple[str, list[str]]:
         else:
             kept.append(line)
     return "\n".join(kept), magics
+
+
+def _without_futures(code: str) -> tuple[str, list[str]]:
+    """(the code with ``pass`` where names were imported from ``__future__``, these names)."""
+    kept: list[str] = []
+    names: list[str] = []
+    for line, plain, begins in _logical_lines(code):
+        match = _FUTURE.match(plain.rstrip()) if begins else None
+        if match:
+            names += [name.strip() for name in match[1].split(",") if name.strip()]
+        kept.append("pass" if match else line)
+    return "\n".join(kept), names
 
 
 def _decode(data: bytes) -> _Notebook:
