@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -78,7 +79,8 @@ def diagnose(learner: Link, misconceptions: Sequence[Misconception], ours: Calla
     if not transcript.complete or not misconceptions:
         return None
     try:
-        with _alarm(_ALLOWANCE):
+        # In a folder of its own: what a model answer writes is nobody's.
+        with _alarm(_ALLOWANCE), tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             return _named(learner, misconceptions, ours, time.monotonic() + _ALLOWANCE)
     except _TooLong:
         return None

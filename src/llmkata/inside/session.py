@@ -88,6 +88,8 @@ class Session:
 
     def _open(self, r: dict) -> Any:
         """Import the submission from its source. The module stands in sys.modules before it runs: dataclasses ask."""
+        if self.module is not None:
+            raise RuntimeError("a session holds one submission")
         name, source, self.filename = r["name"], r["source"], r["filename"]
         forbid = r.get("forbid") or {}
         self._guard = Guard(forbid.get("functions", {}), forbid.get("operators", {}), forbid.get("modules", {}),

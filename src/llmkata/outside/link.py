@@ -136,7 +136,8 @@ class Link:
         """Import the submission (once per worker) -> its public names by kind."""
         if self._names is None:
             self._start()
-            names = self.ask("open", "", name=self.name, filename=self.filename, source=self.source, forbid=self.forbid)
+            # No part of the transcript: what is replayed in this process must not hold the submission itself.
+            names = self._plain("open", name=self.name, filename=self.filename, source=self.source, forbid=self.forbid)
             if not _is_names(names):
                 raise self._broken("its names are no lists of names")
             self._names, self._banned_at_import = names, list(self.banned)
