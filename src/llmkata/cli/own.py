@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
+import os
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from llmkata.cli.common import YOU, state_dir
 
@@ -10,6 +14,7 @@ if TYPE_CHECKING:
     from llmkata.course import Course, Exercise
     from llmkata.records import ExerciseRecord
     from llmkata.records.store import RecordFile
+    from llmkata.reports.view import Past
 
 
 def record_file(course: Course) -> RecordFile:
@@ -27,6 +32,32 @@ def own_records(course: Course) -> dict[str, ExerciseRecord]:
     if not path.exists():
         return {}
     return {exercise: record for (who, exercise), record in latest(read_records([path]).records).items() if who == YOU}
+
+
+def own_past(course: Course) -> Past:
+    """How one got there: every attempt, the hints opened, the solutions opened without passing."""
+    from llmkata.cli.hints import opened_levels
+    from llmkata.reports.view import Past
+
+    return Past(record_file(course).read().records, opened_levels(state_dir(course)), given_up(course))
+
+
+def given_up(course: Course) -> dict[str, str]:
+    """Exercise id -> when its solution was first opened without passing. A file that cannot be read tells nothing."""
+    try:
+        return msgspec.json.decode((state_dir(course) / "given_up.json").read_bytes(), type=dict[str, str])
+    except (OSError, msgspec.DecodeError):
+        return {}
+
+
+def remember_given_up(course: Course, exercise: str) -> None:
+    """Record that the solution of ``exercise`` was opened now; the first time stands."""
+    known = given_up(course)
+    known.setdefault(exercise, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+    state_dir(course).mkdir(parents=True, exist_ok=True)
+    partial = state_dir(course) / f"given_up.json.{os.getpid()}"
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(known)))
+    partial.replace(state_dir(course) / "given_up.json")
 
 
 def next_exercise(course: Course, records: dict[str, ExerciseRecord]) -> Exercise | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmkata.cli.common import course_of, exercise_of, fail, prog, shown, state_dir
+from llmkata.cli.common import course_of, exercise_of, fail, prog, shown
 
 if TYPE_CHECKING:
     from llmkata.course import Exercise
@@ -49,8 +49,7 @@ def give_up(context: typer.Context, exercise: _ExerciseArgument, yes: _YesOption
         fail("this edition comes without solutions", f"{prog()} hint {found.id}")
     if not yes and not typer.confirm(f"Open the solution of {found.id}? It is recorded on your card."):
         raise typer.Exit(1)
-    state = state_dir(course)
-    state.mkdir(parents=True, exist_ok=True)
-    with (state / "given_up.txt").open("a", encoding="utf-8") as f:
-        f.write(f"{datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')} {found.id}\n")
-    typer.echo(shown(found.solution))
+    from llmkata.cli.own import remember_given_up
+
+    remember_given_up(course, found.id)
+    typer.echo(f"{shown(found.solution)}\nRecorded on your card. What you write from here on still counts.")

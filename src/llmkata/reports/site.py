@@ -23,6 +23,7 @@ from llmkata.records import ExerciseRecord, latest
 from . import classpage, grades, scorecard
 from .policy import Audience, Level
 from .text import slug
+from .view import Past
 from .view import scorecard as make_card
 
 if TYPE_CHECKING:
@@ -64,11 +65,11 @@ def write_report(
 
 def write_card(
     folder: Path | str, learner: str, records: Iterable[ExerciseRecord], course: Course, *,
-    feedback: Level | None = None, audience: Audience = "learner",
+    feedback: Level | None = None, audience: Audience = "learner", past: Past | None = None,
 ) -> Path:
-    """Write one learner's card as HTML, Markdown and JSON; the path of the HTML file."""
+    """Write one learner's card as HTML, Markdown and JSON; the path of the HTML file. ``past``: see :class:`.view.Past`."""
     folder = Path(folder)
-    card = make_card(learner, records, course, feedback=feedback, audience=audience)
+    card = make_card(learner, records, course, feedback=feedback, audience=audience, past=past)
     name = slug(learner)
     _write(folder / f"{name}.md", scorecard.to_markdown(card))
     _write(folder / f"{name}.json", scorecard.to_json(card))

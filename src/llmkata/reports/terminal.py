@@ -78,7 +78,7 @@ def summary_table(records: Iterable[ExerciseRecord], course: Course, *, limit: i
     columns = [exercise for exercise in course.exercises if exercise.id in used]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column("learner", overflow="ellipsis", no_wrap=True, min_width=12, max_width=32)
-    table.add_column("total", justify="right", no_wrap=True)
+    table.add_column("total", justify="right", no_wrap=True, min_width=len("100.0 %"))
     wide = len(columns) > MOST_COLUMNS
     for exercise in columns if not wide else []:
         table.add_column(exercise.slug, overflow="ellipsis", no_wrap=True)
@@ -148,7 +148,8 @@ def _states(known: dict[str, Entry]) -> Text:
 def _cell(known: Entry | None) -> Text:
     if known is None:
         return Text("")
-    text = standing_text(known)
+    sign, style = SIGNS[known.standing]
+    text = Text(f"{sign} {known.standing.value}", style=style)
     if known.standing in (Standing.in_progress, Standing.passed):
         text.append(f", {whole(100 * (known.fraction() or 0.0))} %")
     return text

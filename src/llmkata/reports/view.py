@@ -6,7 +6,8 @@ Building them applies the feedback policy and makes every text plain (no control
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -65,6 +66,18 @@ class TaskCard(msgspec.Struct, forbid_unknown_fields=True):
     checks: list[CheckCard]
 
 
+class AttemptCard(msgspec.Struct, forbid_unknown_fields=True):
+    """One check of the exercise by its learner, from the first to the last."""
+
+    graded_at: str
+    standing: Standing
+    points: float
+    max_points: float
+    tasks_done: int
+    tasks_total: int
+    failed: Annotated[str, Meta(description="Name of the first check that failed; empty where none did.")]
+
+
 class ExerciseCard(msgspec.Struct, forbid_unknown_fields=True):
     """One exercise of the learner."""
 
@@ -90,6 +103,9 @@ class ExerciseCard(msgspec.Struct, forbid_unknown_fields=True):
     submitted_at: str
     graded_at: str
     provenance: Provenance | None
+    history: Annotated[list[AttemptCard], Meta(description="All attempts, on a learner's own card; else empty.")] = []
+    hints_opened: Annotated[dict[str, int], Meta(description="Name of a check -> levels of its hints opened.")] = {}
+    given_up: Annotated[str, Meta(description="When the solution was opened without passing; empty if never.")] = ""
 
 
 class TotalCard(msgspec.Struct, forbid_unknown_fields=True):
@@ -116,14 +132,27 @@ class Scorecard(msgspec.Struct, forbid_unknown_fields=True):
     exercises: list[ExerciseCard]
 
 
+@dataclass(frozen=True)
+class Past:
+    """What a learner's own folder knows beyond the records that stand."""
+
+    #: Every record, in the order they were made.
+    records: Sequence[ExerciseRecord] = ()
+    #: Exercise id -> name of a check -> levels of its hints opened.
+    hints: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    #: Exercise id -> when its solution was opened without passing.
+    given_up: Mapping[str, str] = field(default_factory=dict)
+
+
 def scorecard(
     learner: str, records: Iterable[ExerciseRecord], course: Course, *,
-    feedback: Level | None = None, audience: Audience = "learner",
+    feedback: Level | None = None, audience: Audience = "learner", past: Past | None = None,
 ) -> Scorecard:
     """The card of one learner from the records that stand (one per exercise; those of others are passed over).
 
     ``feedback`` is the level for hidden checks; by default the course's. Exercises the course has, in its order, come
-    first; available ones without a record are "not started", planned ones without a record are left out.
+    first; available ones without a record are "not started", planned ones without a record are left out. ``past``: what
+    a learner's own card tells of how they got there.
     """
     level: Level = feedback or course.policy.feedback.hidden
     levels = {"hidden": level, "visible": course.policy.feedback.visible}
@@ -138,6 +167,10 @@ def scorecard(
         _exercise(None, record, entries[name], course, levels, audience)
         for name, record in mine.items() if name not in known
     ]
+    for card in cards if past is not None else ():
+        card.history = [_attempt(r) for r in past.records if r.learner == learner and line(r.exercise) == card.id]
+        card.hints_opened = {line(name): level for name, level in past.hints.get(card.id, {}).items()}
+        card.given_up = line(past.given_up.get(card.id, ""))
     reached = total(course, entries)
     return Scorecard(
         schema=SCHEMA, course=line(course.title), learner=line(learner) or "(no name)",
@@ -178,6 +211,16 @@ def _exercise(
         notes=_lines(record.notes) if record else [],
         submitted_at=line(record.submitted_at) if record else "", graded_at=line(record.graded_at) if record else "",
         provenance=_provenance(record, audience) if record and record.provenance else None,
+    )
+
+
+def _attempt(record: ExerciseRecord) -> AttemptCard:
+    known = entry(record)
+    failed = [check for check in record.checks if check.outcome is Outcome.failed]
+    first = min(failed, key=lambda check: check.task, default=None)
+    return AttemptCard(
+        line(record.graded_at), known.standing, known.points, known.max_points, known.tasks_done, known.tasks,
+        line(first.id).rpartition("::")[2] if first else "",
     )
 
 
