@@ -27,6 +27,19 @@ def test_pages_table_and_places(kata, run) -> None:
     assert (run / "gradebook.db").is_file()
 
 
+def test_exercises_that_nobody_handed_in_are_left_out(kata, run, make_record) -> None:
+    file = RecordFile(run / "records.jsonl")
+    for who in ("ada", "bob"):
+        file.append(make_record("module0/products", learner=who, state=State.missing))
+    done = kata("report", "report")
+    assert "nobody handed in 0.2" in done.out and "products" not in done.out
+    assert "module0/products" not in (run / "grades.csv").read_text()
+    assert "Products" not in (run / "learners" / "ada.html").read_text()
+    file.append(make_record("module0/products", "pass 1", learner="bob"))
+    done = kata("report", "report")
+    assert "nobody" not in done.out and "module0/products" in (run / "grades.csv").read_text()
+
+
 def test_a_torn_line_is_told_and_costs_nothing_else(kata, run) -> None:
     with (run / "records.jsonl").open("a") as file:
         file.write('{"learner": "eve"')

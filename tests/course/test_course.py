@@ -341,6 +341,12 @@ def course():
     return load_course(ROOT)
 
 
+def test_a_narrowed_course_keeps_its_exercises_but_counts_few(course):
+    narrow = course.narrowed({"module2/self_attention"})
+    assert [e.id for e in narrow.available] == ["module2/self_attention"]
+    assert [e.id for e in narrow.exercises] == [e.id for e in course.exercises]
+
+
 def test_fourteen_modules_and_fifty_three_exercises(course):
     assert [module.number for module in course.modules] == list(range(14))
     assert [len(module.exercises) for module in course.modules] == [3, 5, 5, 5, 4, 4, 4, 4, 4, 3, 3, 3, 3, 3]

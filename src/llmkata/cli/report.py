@@ -34,10 +34,11 @@ def report(
 def publish(course: Course, folder: Path) -> list[ExerciseRecord]:
     """Rebuild the gradebook of a run, write its pages, print the class as a table and where the pages are.
 
-    Returns the records that stand; without any nothing is written.
+    Exercises that nobody of the class handed in are left out: a course is longer than a term has passed. Returns the
+    records that stand; without any nothing is written.
     """
     from llmkata.gradebook import Gradebook
-    from llmkata.records import latest, read_records
+    from llmkata.records import State, latest, read_records
     from llmkata.reports.site import write_report
     from llmkata.reports.terminal import console, summary_table
 
@@ -47,6 +48,12 @@ def publish(course: Course, folder: Path) -> list[ExerciseRecord]:
     records = list(latest(reading.records).values())
     if not records:
         return []
+    used = {r.exercise for r in records if r.state is not State.missing} or {r.exercise for r in records}
+    unused = [exercise.number for exercise in course.available if exercise.id not in used]
+    if unused:
+        names = ", ".join(unused) if len(unused) <= 8 else f"{len(unused)} of {len(course.available)} exercises"
+        typer.echo(f"nobody handed in {names}: left out of pages and totals")
+    course, records = course.narrowed(used), [r for r in records if r.exercise in used]
     with Gradebook.open(f"sqlite:///{folder / GRADEBOOK}") as book:
         book.rebuild([folder / RECORDS])
         written = write_report(folder, course, records, book)

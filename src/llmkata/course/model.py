@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from re import fullmatch
@@ -152,6 +153,19 @@ class Course(msgspec.Struct, frozen=True):
     @property
     def available(self) -> tuple[Exercise, ...]:
         return tuple(exercise for exercise in self.exercises if exercise.available)
+
+    def narrowed(self, ids: Collection[str]) -> Course:
+        """The course in which no other exercises than these count: the rest is treated as planned."""
+        modules = tuple(
+            msgspec.structs.replace(
+                module,
+                exercises=tuple(
+                    e if e.id in ids else msgspec.structs.replace(e, status="planned") for e in module.exercises
+                ),
+            )
+            for module in self.modules
+        )
+        return msgspec.structs.replace(self, modules=modules)
 
     def exercise(self, name: str | Path) -> Exercise:
         """Find an exercise by identifier, number, slug, or the path of its folder or of any file of it.
