@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,10 @@ def _numbers(values: np.ndarray) -> str:
 
 
 def describe_call(what: str, args: tuple, kwargs: dict[str, Any]) -> str:
-    """``attention(tensor (2, 3) float32, ..., is_causal=True)``."""
+    """``attention(tensor (2, 3) float32, ..., is_causal=True)``; an argument to a line where one is shown in full."""
     parts = [describe(a) for a in args] + [f"{k}={describe(v)}" for k, v in kwargs.items()]
-    text = f"{what}({', '.join(parts)})"
+    if any("\n" in p for p in parts):
+        text = f"{what}(\n" + ",\n".join(textwrap.indent(p, "  ") for p in parts) + ")"
+    else:
+        text = f"{what}({', '.join(parts)})"
     return text if len(text) <= 2 * _CAP else text[: 2 * _CAP] + " ..."
