@@ -5,8 +5,7 @@ from torch import nn
 
 from llmkata.checks import check, expect_error, hint, needs, probe, same, task
 
-# The worked example of the brief: d_model = 4, two heads of two features, three tokens. q_proj and k_proj make the two
-# features of every head, v_proj and out_proj are identities.
+# The worked example of the brief: d_model = 4, two heads of two features, three tokens.
 X = torch.tensor([[[1.0, 0.0, 4.0, 0.0], [0.0, 1.0, 0.0, 4.0], [1.0, 1.0, 8.0, 8.0]]], dtype=torch.float64)
 NEAR = {"atol": 1e-12, "rtol": 0.0}
 
@@ -38,7 +37,7 @@ def run_layer(module, d_model, n_heads, n_kv_heads, parameters, query, memory, o
 def test_two_heads_by_hand(submission):
     """The worked example of the brief: one head reads everything equally, the other only the last token."""
     eye = torch.eye(4, dtype=torch.float64)
-    # Head 0 has zero queries: equal scores. Head 1 asks with (0, 200): only the last token's key has (·, 1) there.
+    # Head 0 has zero queries: equal scores. Head 1 asks with (0, 200), and its keys are (0, x0 + x1 - 1).
     parameters = {"q_proj.weight": torch.zeros(4, 4), "v_proj.weight": eye, "out_proj.weight": eye}
     parameters = {name: p.double() for name, p in parameters.items()}
     parameters |= {"q_proj.bias": torch.tensor([0.0, 0, 0, 200]).double()}
@@ -87,7 +86,7 @@ def test_a_query_that_reads_nothing(submission, torch_rng):
 
 @task(2)
 @hint("project_kv makes (B, n_kv_heads, S, head_dim) twice; forward(query, kv=...) must not project again.")
-def test_cross_attention(submission, torch_rng):
+def test_reading_a_memory(submission, torch_rng):
     """Three queries read a memory of five, directly and through project_kv, with the same result."""
     layer = submission.MultiHeadAttention(8, 2)
     query, memory = (normal(torch_rng, 2, t, 8, dtype=torch.float32) for t in (3, 5))
@@ -121,7 +120,7 @@ def toy_decode(module, length):
 
 
 @task(3)
-@needs("test_cross_attention")
+@needs("test_reading_a_memory")
 @hint("Read the start symbol, append the argmax after the last token, and leave the start symbol out in the end.")
 def test_two_tokens(submission):
     """A toy that alternates 0 1 is decoded freely: against 0 1 it is right, against 1 0 it is wrong throughout."""

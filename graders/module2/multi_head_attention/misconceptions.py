@@ -28,6 +28,13 @@ def visible_or_none(tq, tk, key_padding_mask, attn_mask, is_causal, offset):
     return visible
 
 
+def keys_and_values(self, query, memory, kv):
+    """What the layer reads; the error that the stub raises."""
+    if memory is not None and kv is not None:
+        raise ValueError("not both")
+    return self.project_kv(query if memory is None else memory) if kv is None else kv
+
+
 def attend(
     self, query, k, v, key_padding_mask, attn_mask, is_causal, need_weights, *, scale=None, owner=None, offset=None
 ):
@@ -103,7 +110,7 @@ class Reshaped:
 )
 def forward(self, query, memory=None, *, kv=None, key_padding_mask=None, attn_mask=None, is_causal=False,
             need_weights=False):
-    k, v = self.project_kv(query if memory is None else memory) if kv is None else kv
+    k, v = keys_and_values(self, query, memory, kv)
     scale = query.shape[-1] ** -0.5
     return attend(self, query, k, v, key_padding_mask, attn_mask, is_causal, need_weights, scale=scale)
 
@@ -116,7 +123,7 @@ def forward(self, query, memory=None, *, kv=None, key_padding_mask=None, attn_ma
 )
 def forward(self, query, memory=None, *, kv=None, key_padding_mask=None, attn_mask=None, is_causal=False,
             need_weights=False):
-    k, v = self.project_kv(query if memory is None else memory) if kv is None else kv
+    k, v = keys_and_values(self, query, memory, kv)
     return attend(self, query, k, v, key_padding_mask, attn_mask, is_causal, need_weights, scale=1.0)
 
 
@@ -173,7 +180,7 @@ def forward(self, query, memory=None, *, kv=None, key_padding_mask=None, attn_ma
 )
 def forward(self, query, memory=None, *, kv=None, key_padding_mask=None, attn_mask=None, is_causal=False,
             need_weights=False):
-    k, v = self.project_kv(query if memory is None else memory) if kv is None else kv
+    k, v = keys_and_values(self, query, memory, kv)
     tq, tk = query.shape[1], k.shape[2]
     visible = visible_or_none(tq, tk, key_padding_mask, attn_mask, is_causal, tk - tq)
     if visible is None:
@@ -197,7 +204,7 @@ def forward(self, query, memory=None, *, kv=None, key_padding_mask=None, attn_ma
 )
 def forward(self, query, memory=None, *, kv=None, key_padding_mask=None, attn_mask=None, is_causal=False,
             need_weights=False):
-    k, v = self.project_kv(query if memory is None else memory) if kv is None else kv
+    k, v = keys_and_values(self, query, memory, kv)
     return attend(self, query, k, v, key_padding_mask, attn_mask, is_causal, need_weights, offset=0)
 
 
@@ -212,7 +219,7 @@ def forward(self, query, memory=None, *, kv=None, key_padding_mask=None, attn_ma
     if memory is None:
         return original(self, query, kv=kv, key_padding_mask=key_padding_mask, attn_mask=attn_mask,
                         is_causal=is_causal, need_weights=need_weights)
-    k, v = self.project_kv(memory)[0], self.project_kv(query)[1]
+    k, v = keys_and_values(self, query, memory, kv)[0], self.project_kv(query)[1]
     return attend(self, query, k, v, key_padding_mask, attn_mask, is_causal, need_weights)
 
 
@@ -225,7 +232,7 @@ def forward(self, query, memory=None, *, kv=None, key_padding_mask=None, attn_ma
 )
 def forward(self, query, memory=None, *, kv=None, key_padding_mask=None, attn_mask=None, is_causal=False,
             need_weights=False):
-    k, v = self.project_kv(query if memory is None else memory) if kv is None else kv
+    k, v = keys_and_values(self, query, memory, kv)
     tq, tk, group = query.shape[1], k.shape[2], self.n_heads // self.n_kv_heads
     q = split_heads(self.q_proj(query), self.n_heads) * self.head_dim**-0.5
     visible = visible_or_none(tq, tk, key_padding_mask, attn_mask, is_causal, tk - tq)
@@ -241,6 +248,22 @@ def forward(self, query, memory=None, *, kv=None, key_padding_mask=None, attn_ma
     return (output, torch.stack(maps, 1)) if need_weights else output
 
 
+@misconception(
+    "packed_projections",
+    replaces="MultiHeadAttention.forward",
+    caught_by="test_cross_flops",
+    matches="flops",
+    feedback="Right, but you make queries, keys and values of both inputs and throw half of them away: cross-attention "
+    "needs queries of the query and keys and values of the memory only.",
+)
+def forward(self, query, memory=None, *, kv=None, key_padding_mask=None, attn_mask=None, is_causal=False,
+            need_weights=False):
+    k, v = keys_and_values(self, query, memory, kv)
+    if memory is not None:
+        self.q_proj(memory), self.k_proj(query), self.v_proj(query)
+    return attend(self, query, k, v, key_padding_mask, attn_mask, is_causal, need_weights)
+
+
 # --- shared key/value heads -------------------------------------------------------------------------------------------
 
 
@@ -253,7 +276,7 @@ def forward(self, query, memory=None, *, kv=None, key_padding_mask=None, attn_ma
 )
 def forward(self, query, memory=None, *, kv=None, key_padding_mask=None, attn_mask=None, is_causal=False,
             need_weights=False):
-    k, v = self.project_kv(query if memory is None else memory) if kv is None else kv
+    k, v = keys_and_values(self, query, memory, kv)
     owner = [h % self.n_kv_heads for h in range(self.n_heads)]
     return attend(self, query, k, v, key_padding_mask, attn_mask, is_causal, need_weights, owner=owner)
 
@@ -268,7 +291,7 @@ def forward(self, query, memory=None, *, kv=None, key_padding_mask=None, attn_ma
 )
 def forward(self, query, memory=None, *, kv=None, key_padding_mask=None, attn_mask=None, is_causal=False,
             need_weights=False):
-    k, v = self.project_kv(query if memory is None else memory) if kv is None else kv
+    k, v = keys_and_values(self, query, memory, kv)
     group = self.n_heads // self.n_kv_heads
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
     batch, tq, d = query.shape
@@ -283,6 +306,26 @@ def forward(self, query, memory=None, *, kv=None, key_padding_mask=None, attn_ma
         weights = weights.masked_fill(empty, 0.0)
     output = self.out_proj((weights @ v).transpose(1, 2).reshape(batch, tq, d))
     return (output, weights) if need_weights else output
+
+
+@misconception(
+    "full_width_projections",
+    replaces="MultiHeadAttention.project_kv",
+    caught_by="test_gqa_flops",
+    matches="flops",
+    feedback="Right, but you project keys and values at full width, each shared head G times: k_proj and v_proj have "
+    "K · head_dim outputs, and that is all that must be computed.",
+)
+def project_kv(self, memory):
+    def project(linear):
+        group = self.n_heads // self.n_kv_heads
+        order = torch.arange(self.n_kv_heads * self.head_dim).view(self.n_kv_heads, 1, self.head_dim)
+        order = order.expand(-1, group, -1).flatten()
+        bias = None if linear.bias is None else linear.bias[order]
+        wide = torch.nn.functional.linear(memory, linear.weight[order], bias)
+        return split_heads(wide, self.n_heads)[:, ::group]
+
+    return project(self.k_proj), project(self.v_proj)
 
 
 @misconception(
@@ -328,6 +371,56 @@ def greedy_decode(model, src, length):
 )
 def greedy_decode(model, src, length):
     return original(model, src, 1).repeat(1, length)
+
+
+@misconception(
+    "encoded_every_step",
+    replaces="greedy_decode",
+    caught_by="test_decode_encodes_once",
+    matches="calls",
+    feedback="Right, but the encoder runs again for every token. The source does not change while you write: encode it "
+    "before the loop.",
+)
+@torch.no_grad()
+def greedy_decode(model, src, length):
+    tokens = torch.full((src.shape[0], 1), model.start)
+    for _ in range(length):
+        logits = model.decode(tokens, model.encode(src))
+        tokens = torch.cat([tokens, logits[:, -1].argmax(-1, keepdim=True)], 1)
+    return tokens[:, 1:]
+
+
+@misconception(
+    "projected_every_step",
+    replaces="greedy_decode",
+    caught_by="test_decode_encodes_once",
+    matches="calls",
+    feedback="Right, but the decoder makes keys and values of the memory again for every token: make them once with "
+    "project_kv and pass kv.",
+)
+@torch.no_grad()
+def greedy_decode(model, src, length):
+    tokens, memory = torch.full((src.shape[0], 1), model.start), model.encode(src)
+    for _ in range(length):
+        tokens = torch.cat([tokens, model.decode(tokens, memory)[:, -1].argmax(-1, keepdim=True)], 1)
+    return tokens[:, 1:]
+
+
+@misconception(
+    "padded_target",
+    replaces="greedy_decode",
+    caught_by="test_causal_prefix_cost",
+    matches="flops",
+    feedback="Right, but every step decodes a target padded to its full length: decode the tokens there are so far.",
+)
+@torch.no_grad()
+def greedy_decode(model, src, length):
+    memory = model.encode(src)
+    kv = [block.cross.project_kv(memory) for block in model.decoder]
+    tokens = torch.full((src.shape[0], length + 1), model.start)
+    for t in range(length):
+        tokens[:, t + 1] = model.decode(tokens[:, :length], kv=kv)[:, t].argmax(-1)
+    return tokens[:, 1:]
 
 
 @misconception(
