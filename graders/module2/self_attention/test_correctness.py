@@ -120,6 +120,7 @@ def test_empty_rows(submission, torch_rng):
     mask = torch.ones(2, 4, 4, dtype=torch.bool)
     mask[0, 1] = mask[1, :2] = False
     full = submission.attention(q, k, v)
+    check(bool(full[1].any(-1).all()), "Without a mask every query sees keys: no row of weights may be zero.", got=full[1])
     output, weights = submission.attention(q, k, v, mask=mask)
     empty = ~mask.any(-1, keepdim=True)
     same(output, full[0].masked_fill(empty, 0.0), **TIGHT, what="output")
@@ -158,6 +159,7 @@ def future_independent(attend, torch_rng):
     for tq, tk in ((6, 6), (4, 9)):
         q, k, v = (normal(torch_rng, 2, t, 4, dtype=torch.float32) for t in (tq, tk, tk))
         before = attend(q, k, v)
+        check(bool(before.any()), "The output is zero throughout: it depends on nothing.", got=before)
         for i in range(tq - 1):
             horizon = i + tk - tq
             k2, v2 = k.clone(), v.clone()
