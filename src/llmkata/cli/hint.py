@@ -59,17 +59,13 @@ def _named(hints: list[CheckHints], name: str, exercise: Exercise) -> CheckHints
 
 
 def _fitting(hints: list[CheckHints], opened: dict[str, int], course: Course, exercise: Exercise) -> CheckHints:
-    """The check that failed first; without one, the first with a hint still closed; else the last."""
     from llmkata.cli.own import own_records
 
+    from llmkata.cli.hints import next_hint
+
     record = own_records(course).get(exercise.id)
-    failed = [c.id.rpartition("::")[2] for c in record.checks if c.outcome == "failed"] if record else []
-    by_name = {check.name: check for check in hints}
-    for name in failed:
-        if name in by_name:
-            return by_name[name]
-    in_order = sorted(hints, key=lambda c: c.task)
-    return next((c for c in in_order if opened.get(c.name, 0) < len(c.hints)), in_order[-1])
+    failed = [c for c in record.checks if c.outcome == "failed"] if record else []
+    return next_hint(hints, opened, [c.id.rpartition("::")[2] for c in sorted(failed, key=lambda c: c.task)])
 
 
 def _show(exercise: Exercise, check: CheckHints, upto: int, *, asked_by_name: bool) -> None:

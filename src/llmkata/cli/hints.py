@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from llmkata.course import Exercise
 
@@ -56,6 +56,18 @@ def exercise_hints(exercise: Exercise) -> list[CheckHints]:
     if not hidden and exercise.feedback.is_file():
         found = {check.name: check for check in _from_feedback(exercise.feedback)} | found
     return list(found.values())
+
+
+def next_hint(hints: list[CheckHints], opened: Mapping[str, int], failed: Sequence[str]) -> CheckHints:
+    """The check to be helped with: the first of ``failed`` that has hints; without one, the first in the order of the
+    tasks with a hint still closed; else the last.
+    """
+    by_name = {check.name: check for check in hints}
+    for name in failed:
+        if name.split("[")[0] in by_name:
+            return by_name[name.split("[")[0]]
+    in_order = sorted(hints, key=lambda c: c.task)
+    return next((c for c in in_order if opened.get(c.name, 0) < len(c.hints)), in_order[-1])
 
 
 def opened_levels(state: Path) -> dict[str, dict[str, int]]:

@@ -19,6 +19,7 @@ from llmkata.cli.grade import grade
 from llmkata.cli.hint import hint
 from llmkata.cli.list import list_exercises
 from llmkata.cli.next import next_step, open_exercise
+from llmkata.cli.notebook import notebook
 from llmkata.cli.replay import replay
 from llmkata.cli.report import report
 from llmkata.cli.reset import give_up, reset
@@ -77,6 +78,7 @@ for _section, _commands in {
     "Learn": {
         "start": start, "list": list_exercises, "next": next_step, "open": open_exercise, "watch": watch, "check": check,
         "hint": hint, "replay": replay, "reset": reset, "give-up": give_up, "scorecard": scorecard,
+        "notebook": notebook,
     },
     "Grade": {"grade": grade, "report": report, "demo": demo},
     "Write exercises": {"audit": audit, "sync": sync},

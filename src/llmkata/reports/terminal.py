@@ -54,7 +54,8 @@ def console(file: IO[str] | None = None, width: int | None = None) -> Console:
     if hasattr(file, "reconfigure"):
         file.reconfigure(errors="replace")
     at_terminal = bool(getattr(file, "isatty", lambda: False)())
-    return Console(file=file, width=width or (None if at_terminal or "COLUMNS" in os.environ else 100), highlight=False)
+    width = width or (None if at_terminal or "COLUMNS" in os.environ else 100)
+    return Console(file=file, width=width, highlight=False, force_jupyter=False)
 
 
 def standing_text(known: Entry) -> Text:
