@@ -90,7 +90,7 @@ def streams(state: dict[str, Tensor], ids: Tensor, kind: str, placement: str, n_
         return F.rms_norm(t, t.shape[-1:], state[f"{name}.weight"], 1e-6) if kind == "rmsnorm" else t
 
     def attention(name: str, t: Tensor) -> Tensor:
-        b, length, d = t.shape
+        length, d = t.shape[1:]
         q, k, v = (t @ w.T for w in state[f"{name}.qkv_proj.weight"].split(d))
         heads = []
         for h in range(n_heads):

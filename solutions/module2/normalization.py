@@ -90,11 +90,11 @@ class LayerNormFunction(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, weight, bias (None where there is none) and None for eps.
 
-        With x̂ = (x - μ)·r and ĝ = grad ∘ w, means taken over the features of a row:
-
-            dx = r · (ĝ - mean(ĝ) - x̂ · mean(ĝ ∘ x̂))        dw = Σ_rows grad ∘ x̂        db = Σ_rows grad
+        ``grad`` (..., d) in the dtype of y. With x̂ = (x - μ)·r: dw = Σ_rows grad ∘ x̂ and db = Σ_rows grad. dx takes a
+        derivation, since μ and r depend on x too; the brief begins it. Each gradient has the dtype of its tensor.
         """
-        # BEGIN SOLUTION task 5: project out the two directions that do not change the output; sum over the rows
+        # BEGIN SOLUTION task 5: the gradient of x through μ and r as well; the sums over the rows
+        # With ĝ = grad ∘ w and means over the features:   dx = r · (ĝ - mean(ĝ) - x̂ · mean(ĝ ∘ x̂))
         x, weight, mean, rstd = ctx.saved_tensors
         g = grad.to(rstd.dtype)
         x_hat = (x.to(rstd.dtype) - mean) * rstd
@@ -131,9 +131,10 @@ class RMSNormFunction(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x and weight (None where there is none) and None for eps.
 
-        With x̂ = x·r and ĝ = grad ∘ w:        dx = r · (ĝ - x̂ · mean(ĝ ∘ x̂))        dw = Σ_rows grad ∘ x̂
+        With x̂ = x·r: dw = Σ_rows grad ∘ x̂; dx as for LayerNorm, but only r depends on x.
         """
-        # BEGIN SOLUTION task 5: project out the direction of x; sum over the rows
+        # BEGIN SOLUTION task 5: the gradient of x through r as well; the sum over the rows
+        # With ĝ = grad ∘ w:   dx = r · (ĝ - x̂ · mean(ĝ ∘ x̂))
         x, weight, rstd = ctx.saved_tensors
         g = grad.to(rstd.dtype)
         x_hat = x.to(rstd.dtype) * rstd

@@ -379,6 +379,111 @@ def backward(ctx, grad):
     return dx if weight is None else dx * weight, dw, None
 
 
+# --- what is kept, and what is done twice -----------------------------------------------------------------------------
+
+
+@misconception(
+    "composed_rms_norm",
+    replaces="rms_norm",
+    caught_by="test_saved_bytes_float32",
+    matches="peak_bytes",
+    feedback="Your rms_norm is composed of ordinary operations, each of which lets autograd keep its own input. Send the call "
+    "through RMSNormFunction, which keeps x and one number per row.",
+)
+def rms_norm(x, weight, eps=1e-6):
+    check_affine(x, weight)
+    xf = x.to(statistics_dtype(x.dtype))
+    return finish(xf * (xf.square().mean(-1, keepdim=True) + eps).rsqrt(), weight, None, x.dtype)
+
+
+@misconception(
+    "composed_layer_norm",
+    replaces="layer_norm",
+    caught_by="test_saved_bytes_float32",
+    matches="peak_bytes",
+    feedback="Your layer_norm is composed of ordinary operations, each of which lets autograd keep its own input. Send the "
+    "call through LayerNormFunction, which keeps x and two numbers per row.",
+)
+def layer_norm(x, weight, bias, eps=1e-5):
+    check_affine(x, weight, bias)
+    centred, variance = centre(x)
+    return finish(centred * (variance + eps).rsqrt(), weight, bias, x.dtype)
+
+
+@misconception(
+    "keeps_the_float32_copy",
+    replaces="RMSNormFunction.forward",
+    caught_by="test_saved_bytes_bfloat16",
+    matches="peak_bytes",
+    feedback="You keep the float32 copy of x, twice the bytes of the bfloat16 original: save x itself, and convert it again in "
+    "the backward pass.",
+)
+def forward(ctx, x, weight, eps):
+    xf = x.to(statistics_dtype(x.dtype))
+    rstd = (xf.square().mean(-1, keepdim=True) + eps).rsqrt()
+    ctx.save_for_backward(xf, weight, rstd)
+    return finish(xf * rstd, weight, None, x.dtype)
+
+
+@misconception(
+    "backward_by_autograd",
+    replaces="RMSNormFunction.backward",
+    caught_by="test_pointwise_work",
+    matches="pointwise",
+    feedback="You run the forward pass again and let autograd go back through it: little memory, but half as much work again. "
+    "The derivative in closed form takes a few passes over x.",
+)
+def backward(ctx, grad):
+    x, weight, rstd = ctx.saved_tensors
+    with torch.enable_grad():
+        leaves = [t.detach().requires_grad_() for t in (x, weight) if t is not None]
+        xf = leaves[0].to(rstd.dtype)
+        eps = 1 / rstd.square() - xf.detach().square().mean(-1, keepdim=True)
+        y = finish(xf * (xf.square().mean(-1, keepdim=True) + eps).rsqrt(), (*leaves, None)[1], None, x.dtype)
+        grads = torch.autograd.grad(y, leaves, grad)
+    return grads[0], grads[1] if weight is not None else None, None
+
+
+@misconception(
+    "profile_from_the_start",
+    replaces="residual_rms_profile",
+    caught_by="test_profile_single_pass",
+    matches="calls",
+    feedback="You run the model from the embedding again for every number: L(L + 1)/2 blocks in place of L. Carry the stream on.",
+)
+def residual_rms_profile(model, ids):
+    profile = []
+    with torch.no_grad():
+        for depth in range(len(model.blocks) + 1):
+            x = model.embed(ids)
+            for block in model.blocks[:depth]:
+                x = block(x)
+            profile.append(x.square().mean().sqrt().item())
+    return profile
+
+
+@misconception(
+    "statistics_in_itemsize",
+    replaces="norm_cost",
+    caught_by="test_norm_cost_formula",
+    feedback="Mean and rstd are float32 also where x is not: 4 bytes each, whatever the itemsize of x.",
+)
+def norm_cost(kind, d, itemsize):
+    right = original(kind, d, itemsize)
+    return dataclasses.replace(right, saved_bytes_per_token=(d + right.row_reductions) * itemsize if right.params else 0)
+
+
+@misconception(
+    "rms_norm_with_bias",
+    replaces="norm_cost",
+    caught_by="test_norm_cost_formula",
+    feedback="RMSNorm has a gain and no bias: d parameters.",
+)
+def norm_cost(kind, d, itemsize):
+    right = original(kind, d, itemsize)
+    return dataclasses.replace(right, params=2 * d) if kind == "rmsnorm" else right
+
+
 # --- algebra ----------------------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,7 @@
 
 Counts are taken from the recorded program, run again on fresh inputs. What one norm keeps between its passes is found
 by stacking norms into towers: a tower's inputs cost nothing, its peak is reached when the backward pass begins, and of two
-towers of different height everything but the kept bytes cancels: kept = (peak of 5 - peak of 2) / 3.
+towers of different height everything but the kept bytes cancels: kept = (peak of 4 - peak of 2) / 2.
 """
 
 import torch
@@ -10,7 +10,7 @@ import torch
 from llmkata.checks import check, hint, needs, points, probe, task
 
 ROWS, D = 128, 256
-LOW, HIGH = 2, 5
+LOW, HIGH = 2, 4
 
 
 @probe
@@ -42,8 +42,8 @@ def towers(budget, reference, rng, kind, dtype, heights, rows=ROWS, d=D):
     def expect(x, parameters, cotangent):
         return [reference.tower(kind, x, parameters[:height], cotangent, 1e-3) for height in heights]
 
-    # bfloat16: a rounding of 2^-9 in each of 10 passes, on sums over 128 rows of numbers around 1.
-    tol = 1e-3 if dtype == torch.float32 else 0.5
+    # bfloat16: a rounding of 2^-9 in each of 8 passes, on sums over 128 rows of numbers around 1.
+    tol = 1e-3 if dtype == torch.float32 else 0.6
     return budget.replay(scenario, x, parameters, cotangent, expect=expect, tol=tol)
 
 
@@ -63,7 +63,7 @@ def kept_bytes(budget, reference, rng, kind, dtype, rows=ROWS, d=D):
 def test_saved_bytes_float32(submission, budget, reference, torch_rng):
     """A float32 norm keeps its input and a number or two per row: at most 1.1 times the bytes of x."""
     # x is 131 072 bytes a norm. RMSNorm: + 4 a row of 1 024 bytes = 1.004; LayerNorm + 8 = 1.008.
-    # Composed of ordinary operations RMSNorm keeps 2.0 x's worth and LayerNorm 3.0.
+    # Composed of ordinary operations both keep 2.0 x's worth: what is squared, and what the gain multiplies.
     size = ROWS * D * 4
     for kind in ("rmsnorm", "layernorm"):
         kept = kept_bytes(budget, reference, torch_rng, kind, torch.float32)
@@ -80,7 +80,7 @@ def test_saved_bytes_float32(submission, budget, reference, torch_rng):
 def test_saved_bytes_bfloat16(submission, budget, reference, torch_rng):
     """A bfloat16 norm computes in float32 and yet keeps only bfloat16: at most 1.15 times the bytes of x."""
     # x is 65 536 bytes a norm; + 4 or 8 a row of 512 bytes = 1.008 and 1.016.
-    # Composed of ordinary operations they keep 4.0 and 6.0.
+    # Composed of ordinary operations both keep 4.0, two arrays in float32.
     size = ROWS * D * 2
     for kind in ("rmsnorm", "layernorm"):
         kept = kept_bytes(budget, reference, torch_rng, kind, torch.bfloat16)
@@ -94,7 +94,7 @@ def test_saved_bytes_bfloat16(submission, budget, reference, torch_rng):
 def test_pointwise_work(submission, budget, reference, torch_rng):
     """Forward and backward of one norm take few passes over x, and no matrix products."""
     # The model answer takes 13.0 passes (RMSNorm: square, mean, scale, gain; x̂, ĝ, ĝx̂, mean, x̂ mean, difference, scale,
-    # and grad x̂ and its sum for dw) and 20.0 (LayerNorm). Composed operations and autograd take 18.0 and COMPOSED_LN.
+    # and grad x̂ and its sum for dw) and 20.0 (LayerNorm). Composed operations and autograd take 18.0 and 26.0.
     for kind, limit in (("rmsnorm", 17), ("layernorm", 24)):
         run = towers(budget, reference, torch_rng, kind, torch.float32, (1,))
         budget.require(f"passes over x of {kind}", run.pointwise, at_most=limit * ROWS * D, unit="elements")
@@ -107,6 +107,7 @@ def test_pointwise_work(submission, budget, reference, torch_rng):
 @hint("Carry the stream on from block to block; running the model from the start for every block costs L(L + 1)/2 blocks.")
 def test_profile_single_pass(submission, budget, torch_rng):
     """The profile of a four-block model runs each block once, on the whole batch."""
+    # L = 4 blocks, once each. Starting again for every number takes 0 + 1 + 2 + 3 + 4 = 10.
     calls = []
     ids = torch.randint(16, (3, 10), generator=torch_rng)
     submission.run(watched_profile, ids, calls.append)

@@ -4,7 +4,7 @@ Core is tasks 1 to 4; tasks 5 to 7 are stretch. The core checks look at values o
 of ordinary operations with autograd behind them; what task 5 adds is judged by test_backward and by the bytes kept.
 
 Mended in the specification:
-* The real run is at lr 0.05 for 20 steps on batches of 32 (the specification: 0.1, 80 steps): the separation of pre and
+* The real run is at lr 0.05 for 15 steps on batches of 32 (the specification: 0.1, 80 steps): the separation of pre and
   post is wider there, at a fifth of the time.
 * The rank of a LayerNorm's Jacobian is d - 2 only without eps; with the usual eps it is d - 1, and both are asked for.
 * Half precision is judged by how many elements are the nearest ones, because a bound on the error wide enough for one
@@ -30,7 +30,7 @@ def normal(rng, *shape, dtype=torch.float64):
 def norm_cases(draw, with_bias):
     """(x, weight, [bias,] eps): any number of dimensions, some rows constant or zero, now and then transposed."""
     lead = draw(st.sampled_from([(), (3,), (2, 3), (2, 1, 3)]))
-    d = draw(st.integers(1, 65))
+    d = draw(st.integers(2, 65))
     dtype = draw(st.sampled_from([torch.float64, torch.float32]))
     eps = draw(st.sampled_from([1e-5, 0.1, 1e-12]))
     scale = draw(st.sampled_from([1.0, 1e-3, 1e3]))
@@ -57,12 +57,12 @@ def rounding(x, weight, eps, centred):
 
 
 @task(1)
-@points(7)
+@points(6)
 @hint(
     "Each row, a vector along the last dimension, is normalised by itself: every mean has dim=-1 and keepdim=True.",
     "y = (x - mean) / sqrt(var + eps) · weight + bias, where var is the mean of (x - mean)² over all d features.",
 )
-@sk.given(norm_cases(with_bias=True), examples=40)
+@sk.given(norm_cases(with_bias=True), examples=25)
 def test_layer_norm_matches(submission, reference, case):
     """layer_norm equals F.layer_norm in float64: any shape and eps, with and without gain and bias, constant rows too."""
     x, weight, _, eps = case
@@ -77,13 +77,27 @@ def test_layer_norm_matches(submission, reference, case):
     "RMSNorm is LayerNorm without centring and without bias.",
     "y = x / sqrt(mean(x²) + eps) · weight, the mean over the last dimension.",
 )
-@sk.given(norm_cases(with_bias=False), examples=40)
+@sk.given(norm_cases(with_bias=False), examples=25)
 def test_rms_norm_matches(submission, reference, case):
     """rms_norm equals F.rms_norm in float64: any shape and eps, with and without gain, rows of zeros too."""
     x, weight, eps = case
     want = reference.rms_norm(*case)
     limit = rounding(x, weight, eps, centred=False)(x.dtype, want)
     same(submission.rms_norm(*case), want, dtype=x.dtype, atol=limit, rtol=0.0)
+
+
+@task(1)
+@points(1)
+@hint("With a spread of 0 it is eps that keeps the root from being 0. (torch.var divides by d - 1, which is 0 for d = 1.)")
+def test_degenerate_rows(submission):
+    """Rows of one feature, constant rows and rows of zeros are finite: LayerNorm gives the bias, RMSNorm of zeros zeros."""
+    for d in (1, 4):
+        weight, bias = torch.full((d,), 3.0), torch.full((d,), 0.5)
+        for value in (0.0, 2.0):
+            x = torch.full((2, d), value)
+            same(submission.layer_norm(x, weight, bias), bias.expand(2, d), what=f"layer_norm of rows of {d} times {value:g}")
+            same(submission.rms_norm(x, weight), weight.expand(2, d) * bool(value),
+                 what=f"rms_norm of rows of {d} times {value:g}")
 
 
 @task(1)
@@ -265,6 +279,17 @@ def test_profile(submission, reference, torch_rng):
 # --- task 4: the experiment -------------------------------------------------------------------------------------------
 
 
+@probe
+def grid(module, kinds, placements, lrs, seeds, val_loss):
+    """The runs of an experiment whose training is a call of ``val_loss`` with the cell, as rows of plain numbers."""
+
+    def train_fn(*cell):
+        return module.NormRun(*cell, (1.0,), val_loss(*cell), False)
+
+    runs = module.norm_experiment(kinds, placements, lrs, seeds, train_fn=train_fn)
+    return [[run.kind, run.placement, float(run.lr), int(run.seed), float(run.val_loss)] for run in runs]
+
+
 @task(4)
 @points(5)
 @hint(
@@ -273,25 +298,29 @@ def test_profile(submission, reference, torch_rng):
 )
 def test_experiment_protocol(submission):
     """Every cell of the grid is trained once, in order, ('none', 'post') is skipped, and the runs are returned."""
-    grid = (["rmsnorm", "none", "layernorm"], ["post", "pre"], [0.1, 0.001], [7, 3])
-    cells = [(k, p, lr, s) for k in grid[0] for p in grid[1] for lr in grid[2] for s in grid[3]]
-    cells = [cell for cell in cells if cell[:2] != ("none", "post")]
-    runs = {cell: submission.NormRun(*cell, (3.0, 2.0), float(n), False) for n, cell in enumerate(cells)}
     calls = []
 
-    def train_fn(*cell):
-        calls.append(cell)
-        return runs[cell]
+    def loss_of(kind, placement, lr, seed):
+        return len(kind) + len(placement) / 8 + lr + seed / 1024
 
-    for kinds, placements in ((grid[0], grid[1]), (["none"], ["post"]), (["layernorm"], ["pre"])):
+    def val_loss(*cell):
+        calls.append(cell)
+        return loss_of(*cell)
+
+    lrs, seeds = [0.1, 0.001], [7, 3]
+    for kinds, placements in (
+        (["rmsnorm", "none", "layernorm"], ["post", "pre"]),
+        (["none"], ["post"]),
+        (["layernorm"], ["pre"]),
+    ):
         calls.clear()
-        got = submission.norm_experiment(kinds, placements, grid[2], grid[3], train_fn=train_fn)
-        want = [c for k in kinds for p in placements for c in cells if c[:2] == (k, p)]
+        got = submission.run(grid, kinds, placements, lrs, seeds, val_loss)
+        want = [
+            (k, p, lr, s) for k in kinds for p in placements for lr in lrs for s in seeds if (k, p) != ("none", "post")
+        ]
         check(calls == want, "train_fn is called once for each cell, in the order of the loops.", got=calls, want=want)
-        check(isinstance(got, list), "The runs are returned as a list.", got=got)
-        losses = [run.val_loss for run in got]
-        wanted = [runs[cell].val_loss for cell in want]
-        check(losses == wanted, "The runs are those that train_fn returned, in order.", got=losses, want=wanted)
+        rows = [[*cell, loss_of(*cell)] for cell in want]
+        check(got == rows, "The runs are those that train_fn returned, in order.", got=got, want=rows)
 
 
 @probe
@@ -322,7 +351,7 @@ def handmade_runs(draw):
     "Go up the learning rates of one pair and stop at the first at which some seed is not below the threshold.",
     "NaN < threshold is False, which is what you want; NaN >= threshold is False too.",
 )
-@sk.given(handmade_runs(), examples=40)
+@sk.given(handmade_runs(), examples=25)
 def test_lr_tolerance(submission, reference, case):
     """The largest lr such that it and all smaller ones of the pair are below the threshold for all seeds, else None."""
     got = {(kind, placement): lr for kind, placement, lr in submission.run(tolerance, case, 2.0)}
@@ -397,7 +426,7 @@ def train(module, kind, placement):
     """Losses of one short real run through norm_experiment."""
     import functools
 
-    short = functools.partial(module.train_tiny_lm, steps=20)
+    short = functools.partial(module.train_tiny_lm, steps=15)
     (run,) = module.norm_experiment([kind], [placement], [0.05], [0], train_fn=short)
     return {"val_loss": float(run.val_loss), "diverged": bool(run.diverged)}
 
@@ -409,12 +438,11 @@ def train(module, kind, placement):
     "Pre-norm learns at this rate and post-norm does not: are the placements in sublayer the right way round?",
 )
 def test_real_run(submission):
-    """At a learning rate of 0.05 models with pre-norm learn the chain, whichever the norm, and post-norm learns nothing."""
-    # 20 steps, 5 seeds: 1.66 to 1.83 nats (pre, either norm) against 2.63 to 2.65 (post); symbol counts alone give 2.61.
+    """At a learning rate of 0.05 a model with pre-norm learns the chain, and one with post-norm learns nothing."""
+    # 15 steps, 5 seeds: 1.73 to 1.99 nats (pre, either norm) against 2.63 to 2.67 (post); symbol counts alone give 2.61.
     for kind, placement, low, high in (
-        ("layernorm", "pre", 1.2, 2.2),
-        ("rmsnorm", "pre", 1.2, 2.2),
-        ("layernorm", "post", 2.4, 3.2),
+        ("rmsnorm", "pre", 1.2, 2.3),
+        ("layernorm", "post", 2.45, 3.5),
     ):
         run = submission.run(train, kind, placement)
         check(low <= run["val_loss"] <= high, f"{kind}/{placement} has another validation loss than it should.",
@@ -509,10 +537,10 @@ def test_fold(submission, reference, torch_rng):
     """The folded pair computes what norm and linear did, its norm has no parameters, and the originals are untouched."""
     x = 0.01 * normal(torch_rng, 3, 5)  # small, so that eps counts
     for name, eps, affine, with_bias in (
-        ("LayerNorm", 1e-3, True, True),
-        ("LayerNorm", 1e-5, True, False),
         ("RMSNorm", 1e-3, True, True),
         ("RMSNorm", 1e-6, True, False),
+        ("LayerNorm", 1e-3, True, True),
+        ("LayerNorm", 1e-5, True, False),
         ("RMSNorm", 1e-2, False, True),
     ):
         keys = ("weight", "bias") if name == "LayerNorm" else ("weight",)
