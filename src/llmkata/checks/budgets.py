@@ -54,17 +54,17 @@ class Metric(float):
 class Run:
     """Counts of one replayed program, whole or by segment."""
 
-    def __init__(self, counts: dict[str, Any], segments: dict[str, Any]) -> None:
-        self._counts, self._segments = counts, segments
+    def __init__(self, counts: dict[str, Any], segments: dict[str, Any], trust: Trust) -> None:
+        self._counts, self._segments, self._trust = counts, segments, trust
 
     def __getitem__(self, segment: str) -> Run:
         if segment not in self._segments:
             raise GraderFault(f"the scenario has no segment {segment!r}")
-        return Run(self._segments[segment], {})
+        return Run(self._segments[segment], {}, self._trust)
 
     def _metric(self, name: str) -> Metric:
         ranked = sorted((s for s in self._counts["spots"] if s.get(name)), key=lambda s: -s[name])
-        return Metric(self._counts[name], Trust.replayed,
+        return Metric(self._counts[name], self._trust,
                       [Spot(s["op"], s[name], s["line"] or None) for s in ranked[:5]])
 
     @property
@@ -117,7 +117,8 @@ class Budget:
         """Record ``scenario(s, *inputs)`` in a fresh worker, run the program on fresh values in the bench, compare
         what the scenario returns with ``expect(*fresh_inputs)``, and return the counts taken there.
 
-        Floating tensors of ``inputs`` get fresh values; ids, masks and lengths stay. The scenario returns what the
+        Floating tensors of ``inputs`` get fresh values; ids, masks, lengths and constant tensors stay, and where nothing
+        else is handed in the counts are the learner's own word. The scenario returns what the
         submission returned, untouched (nested tuples, lists, dicts). ``tol``: atol and rtol of the comparison
         (default: that of the dtype). ``measure``: ("temporaries",) lets the peak include what operators allocate inside.
         """
@@ -134,8 +135,16 @@ class Budget:
             link.close()
         generator = torch.Generator().manual_seed(self._seed & 0x7FFFFFFF)
         leaves: dict[bytes, Any] = {}
-        new_inputs = [_map(x, lambda t: leaves.setdefault(_digest(t), fresh_values(t, generator))) for x in inputs]
-        values = {str(i): _laid_out(leaves.get(_digest(t), t), t) for i, t in enumerate(recording.sent)}
+        memo: dict[int, Any] = {}
+        new_inputs = [_map(x, lambda t: leaves.setdefault(_digest(t), fresh_values(t, generator, memo))) for x in inputs]
+
+        def new(t: Any) -> Any:
+            """Of what the scenario sent: an input or a copy of one by its values, a view of one by its storage."""
+            if (digest := _digest(t)) in leaves:
+                return _laid_out(leaves[digest], t)
+            return fresh_values(t, generator, memo) if t.untyped_storage()._cdata in memo else t
+
+        values = {str(i): new(t) for i, t in enumerate(recording.sent)}
         try:
             answer = self._bench.run(program, values, ["counts", *measure])
         except BenchRefused as e:
@@ -151,7 +160,9 @@ class Budget:
             numbers = {id(t): i for i, t in enumerate(recording.received)}
             replayed = _map(_plain(returned), lambda t: answer["outputs"][_number(numbers, t)])
             self._compare(replayed, expect(*new_inputs), tol, answer)
-        return Run(answer["total"], answer["segments"])
+        # On the values it was recorded with, any program that returns the answer computes it.
+        other = any(_digest(new) != old for old, new in leaves.items())
+        return Run(answer["total"], answer["segments"], Trust.replayed if other and expect is not None else Trust.self_reported)
 
     def _compare(self, replayed: Any, want: Any, tol: float | None, answer: dict[str, Any]) -> None:
         try:
