@@ -23,6 +23,15 @@ def keys_only(padding_mask):
     return None if padding_mask is None else padding_mask[:, None, None, :]
 
 
+def embedded(self, inputs):
+    """Token embeddings, scaled where configured, or the vectors that were passed in."""
+    if inputs.is_floating_point():
+        return inputs
+    if self.embed is None:
+        raise ValueError("vocab_size")
+    return self.embed(inputs) * (math.sqrt(self.cfg.d_model) if self.cfg.scale_embedding else 1.0)
+
+
 def joined(context):
     return context.transpose(1, 2).flatten(start_dim=-2)
 
@@ -60,6 +69,7 @@ def sinusoidal_positions(length, d_model, *, base=10000.0, offset=0, dtype=torch
     "even feature. Only then is a shift of the position a rotation.",
 )
 def sinusoidal_positions(length, d_model, *, base=10000.0, offset=0, dtype=torch.float32):
+    original(0, d_model)  # refuses what is not even
     position = torch.arange(offset, offset + length, dtype=torch.float64)
     angle = torch.outer(position, base ** (-torch.arange(d_model, dtype=torch.float64) / d_model))
     return torch.where(torch.arange(d_model) % 2 == 0, angle.sin(), angle.cos()).to(dtype)
@@ -72,6 +82,7 @@ def sinusoidal_positions(length, d_model, *, base=10000.0, offset=0, dtype=torch
     feedback="At position 100 000 your encoding is off by 4e-3: compute the angles in float64 and cast at the end.",
 )
 def sinusoidal_positions(length, d_model, *, base=10000.0, offset=0, dtype=torch.float32):
+    original(0, d_model)  # refuses what is not even
     position = torch.arange(offset, offset + length, dtype=torch.float32)
     angle = torch.outer(position, base ** (-torch.arange(0, d_model, 2, dtype=torch.float32) / d_model))
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(start_dim=-2).to(dtype)
@@ -85,10 +96,7 @@ def sinusoidal_positions(length, d_model, *, base=10000.0, offset=0, dtype=torch
     "keeps its slot number.",
 )
 def embed_inputs(self, inputs, padding_mask):
-    x = inputs if inputs.is_floating_point() else self.embed(inputs)
-    if self.cfg.scale_embedding and not inputs.is_floating_point():
-        x = x * math.sqrt(self.cfg.d_model)
-    x = zero_padding(x, padding_mask)
+    x = zero_padding(embedded(self, inputs), padding_mask)
     table = self.pos(torch.zeros_like(x))
     if padding_mask is not None:
         counted = (padding_mask.cumsum(dim=-1) - 1).clamp(min=0)
@@ -304,7 +312,7 @@ def residual_steps(self, x, attention):
     feedback="You scale the sum of embedding and position; sqrt(d_model) belongs to the token embedding alone.",
 )
 def embed_inputs(self, inputs, padding_mask):
-    if inputs.is_floating_point() or not self.cfg.scale_embedding:
+    if inputs.is_floating_point() or not self.cfg.scale_embedding or self.embed is None:
         return original(self, inputs, padding_mask)
     x = self.pos(self.embed(inputs)) * math.sqrt(self.cfg.d_model)
     if self.embed_norm is not None:
@@ -331,10 +339,7 @@ def embed_inputs(self, inputs, padding_mask):
     feedback="You normalise the token embeddings and then add the positions; embed_norm comes after the sum.",
 )
 def embed_inputs(self, inputs, padding_mask):
-    x = inputs if inputs.is_floating_point() else self.embed(inputs)
-    if self.cfg.scale_embedding and not inputs.is_floating_point():
-        x = x * math.sqrt(self.cfg.d_model)
-    x = zero_padding(x, padding_mask)
+    x = zero_padding(embedded(self, inputs), padding_mask)
     if self.embed_norm is not None:
         x = self.embed_norm(x)
     return zero_padding(self.dropout(self.pos(x)), padding_mask)
