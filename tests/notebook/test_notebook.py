@@ -124,11 +124,11 @@ def test_solved_it_is_graded_like_a_file_and_the_stub_earns_nothing(toy):
     assert "def test_" not in source and "llmkata.checks" not in source
     assert notes and "%%kata check" in notes[0]
     course = load_course(TOY)
-    record = grade_one(course, course.exercise("toy"), source.encode(), visible_only=True)
+    record = grade_one(course, course.exercise("toy"), source.encode(), transport="loopback", visible_only=True)
     assert {c.outcome for c in record.checks} == {Outcome.passed}, [c.cause for c in record.checks]
 
     stub, _ = notebook_source(nbformat.writes(made(toy)).encode())
-    assert grade_one(course, course.exercise("toy"), stub.encode(), visible_only=True).state is State.not_started
+    assert grade_one(course, course.exercise("toy"), stub.encode(), transport="loopback", visible_only=True).state is State.not_started
 
 
 def test_where_llmkata_is_missing_the_first_cell_says_what_to_do(toy):

@@ -206,7 +206,7 @@ def _moved(g: np.ndarray, w: np.ndarray) -> str:
             continue
         if _equal(g, np.flip(w, axis)):
             return f"Got equals expected read backwards along axis {axis}."
-        part = lambda x, a, b, axis=axis: np.take(x, range(a, b), axis)  # noqa: E731
+        part = lambda x, a, b, axis=axis: np.take(x, range(a, b), axis)
         if _equal(part(g, 1, n), part(w, 0, n - 1)) or _equal(part(g, 0, n - 1), part(w, 1, n)):
             return f"Got is expected, shifted by one along axis {axis}: off by one in an index."
     return ""
@@ -215,7 +215,7 @@ def _moved(g: np.ndarray, w: np.ndarray) -> str:
 def _normalised(g: np.ndarray, w: np.ndarray) -> str:
     if w.ndim < 2 or (w < 0).any() or not np.isfinite(g).all() or w.shape[-1] < 2 or w.shape[-2] < 2:
         return ""
-    one = lambda x, axis: _equal(x.sum(axis), np.ones_like(x.sum(axis)))  # noqa: E731
+    one = lambda x, axis: _equal(x.sum(axis), np.ones_like(x.sum(axis)))
     if not one(w, -1) or one(g, -1):
         return ""
     for axis in range(-2, -w.ndim - 1, -1):

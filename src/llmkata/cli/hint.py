@@ -59,9 +59,8 @@ def _named(hints: list[CheckHints], name: str, exercise: Exercise) -> CheckHints
 
 
 def _fitting(hints: list[CheckHints], opened: dict[str, int], course: Course, exercise: Exercise) -> CheckHints:
-    from llmkata.cli.own import own_records
-
     from llmkata.cli.hints import next_hint
+    from llmkata.cli.own import own_records
 
     record = own_records(course).get(exercise.id)
     failed = [c for c in record.checks if c.outcome == "failed"] if record else []

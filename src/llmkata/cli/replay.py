@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +13,9 @@ from llmkata.cli.common import course_of, exercise_of, fail, prog, shown, state_
 
 if TYPE_CHECKING:
     from llmkata.course import Course, Exercise
+
+#: Seeds tried before a check is said to pass.
+_TRIES = 5
 
 _SCRIPT = '''"""{what}, as {check} called it when it failed (seed {seed})."""
 
@@ -40,12 +45,14 @@ def replay(
 ) -> None:
     """Make a fresh input of the class a check fails on, and a script that runs your code on it.
 
+    Each call draws another input; '--seed' draws one again.
+
     Exit status: 0 a script was written; 1 the check passes on fresh inputs; 2 there is no such check, or its input
     cannot be written down.
     """
     course = course_of(context)
     found = exercise_of(course, exercise)
-    failing = _failing_call(course, found, check, [seed] if seed else range(1, 6))
+    failing = _failing_call(course, found, check, [seed] if seed else [secrets.randbelow(1 << 31) + 1 for _ in range(_TRIES)])
     if failing is None:
         typer.echo(f"{check} passes on fresh inputs.")
         raise typer.Exit(1)
@@ -61,7 +68,8 @@ def replay(
     torch.save({"args": _as_torch(call.args), "kwargs": _as_torch(call.kwargs)}, script.with_suffix(".pt"))
     script.write_text(_SCRIPT.format(what=call.what, check=name, seed=used, folder=str(found.folder),
                                      slug=found.slug, arrays=_ARRAYS if _has_arrays((call.args, call.kwargs)) else ""), "utf-8")
-    typer.echo(f"{shown(script)}\nrun it: {shown(Path('.venv/bin/python'))} {shown(script)}")
+    typer.echo(f"{shown(script)}\nrun it {shown(Path(sys.executable))} {shown(script)}\n"
+               f"again  {prog()} replay {found.id} {name} --seed {used}")
 
 
 def _failing_call(course: Course, exercise: Exercise, check: str, seeds: Any) -> tuple[int, str, Any] | None:

@@ -34,7 +34,10 @@ def reset_exercise(exercise: Exercise) -> Path:
     if text is None:
         fail(f"the stub of {exercise.id} is not kept in this repository", f"git checkout -- {shown(exercise.stub)}")
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    copy = exercise.stub.with_name(f"{exercise.slug}.{stamp}.bak.py")
+    copy, number = exercise.stub.with_name(f"{exercise.slug}.{stamp}.bak.py"), 1
+    while copy.exists():
+        number += 1
+        copy = exercise.stub.with_name(f"{exercise.slug}.{stamp}-{number}.bak.py")
     if exercise.stub.exists():
         shutil.move(exercise.stub, copy)
     exercise.stub.write_text(text, "utf-8")

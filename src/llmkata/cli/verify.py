@@ -26,9 +26,10 @@ def changed_since_passed(course: Course, records: dict[str, ExerciseRecord]) -> 
     out = []
     for exercise in course.available:
         record = records.get(exercise.id)
-        if record is not None and standing(record) in (Standing.passed, Standing.mastered) and exercise.stub.is_file():
-            if hashlib.sha256(exercise.stub.read_bytes()).hexdigest() != record.submission_sha:
-                out.append(exercise.id)
+        if standing(record) not in (Standing.passed, Standing.mastered) or not exercise.stub.is_file():
+            continue
+        if hashlib.sha256(exercise.stub.read_bytes()).hexdigest() != record.submission_sha:
+            out.append(exercise.id)
     return out
 
 

@@ -9,7 +9,6 @@ import typer
 from llmkata.cli.common import course_of, exercise_of, fail, prog, shown, state_dir
 
 if TYPE_CHECKING:
-    from llmkata.course import Course, Exercise
     from llmkata.watch.loop import Watch
 
 

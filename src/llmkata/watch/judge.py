@@ -34,8 +34,11 @@ class Judge:
     ``forking`` is a matter of the platform: without it a process judges once, and the next one warms up meanwhile.
     """
 
-    def __init__(self, exercise: Any, events: queue.SimpleQueue | None = None, *, forking: bool = CAN_FORK) -> None:
-        self.exercise, self.events, self._forking = exercise, events or queue.SimpleQueue(), forking
+    def __init__(self, exercise: Any, events: queue.SimpleQueue | None = None, *, forking: bool = CAN_FORK,
+                 patience: float = PATIENCE) -> None:
+        self.exercise, self.events, self._forking, self._patience = exercise, events, forking, patience
+        if events is None:
+            self.events = queue.SimpleQueue()
         self._errors = tempfile.TemporaryFile()
         self._process: subprocess.Popen | None = None
         self._spare: subprocess.Popen | None = None
@@ -56,7 +59,7 @@ class Judge:
             self._stale = 0
         process = self._process
         self._checks, self._record, self._run, self.running = [], None, None, True
-        self._until = time.monotonic() + (PATIENCE if process in self._warm else WARMING)
+        self._until = time.monotonic() + (self._patience if process in self._warm else WARMING)
         with contextlib.suppress(OSError):  # it has died; the reader says so
             process.stdin.write(msgspec.json.encode(request or Request()) + b"\n")
             process.stdin.flush()
@@ -70,7 +73,7 @@ class Judge:
         if kind == b"W":
             self._warm.add(process)
             if process is self._process and self.running:
-                self._until = time.monotonic() + PATIENCE
+                self._until = time.monotonic() + self._patience
         elif process is not self._process:
             pass
         elif self._stale and line:
@@ -87,9 +90,10 @@ class Judge:
             self._record = decode(data)
         else:  # E, or nothing more
             self.running, self._run = False, None
+            record = self._record or self._lost(data, warm=process in self._warm)
             if not self._forking or not line:
                 self._drop()
-            return self._record or self._lost(data, warm=process in self._warm)
+            return record
         return None
 
     def overdue(self) -> ExerciseRecord | None:
@@ -102,7 +106,7 @@ class Judge:
             self._drop()
             return broken(self.exercise, State.infrastructure, f"torch and the checks took more than {WARMING:g} s to import.")
         return broken(self.exercise, State.unreadable,
-                      f"The checks did not finish within {PATIENCE:g} s: is there a loop that never ends?")
+                      f"The checks did not finish within {self._patience:g} s: is there a loop that never ends?")
 
     def verdict(self, request: Request | None = None) -> ExerciseRecord:
         """Judge and wait."""

@@ -6,7 +6,6 @@ The screen is as high as the window: what does not fit between top and bottom is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType

@@ -1,0 +1,77 @@
+"""The process that judges: verdicts one by one, a crash or a loop without end costs the run alone."""
+
+from __future__ import annotations
+
+import base64
+import os
+import time
+
+import psutil
+import pytest
+
+from llmkata.course import load_course
+from llmkata.records import Outcome, State
+from llmkata.watch.judge import Judge, first_failure
+from llmkata.watch.warm import Request
+
+
+@pytest.fixture(params=[pytest.param(True, marks=pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")), False],
+                ids=["fork", "spawn"])
+def judge(toy, request):
+    made = Judge(load_course(toy).exercise("toy"), forking=request.param)
+    yield made
+    made.close()
+    deadline = time.monotonic() + 10
+    while left := [p for p in psutil.Process().children(recursive=True) if "llmkata.watch.warm" in " ".join(p.cmdline())]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+def request(code: str, **more) -> Request:
+    return Request(source=base64.b64encode(code.encode()).decode(), **more)
+
+
+WRONG = "import torch\ndef softmax(x):\n    return x\n"
+
+
+def test_verdicts(judge, monkeypatch):
+    """A verdict, a crash, a run overtaken by the next, a loop without end, the file itself."""
+    endless = "def softmax(x):\n    while True: pass\n"
+    wrong = judge.verdict(request(WRONG))
+    assert wrong.state is State.graded and first_failure(wrong).id == "test_toy.py::test_two_numbers"
+    ended = judge.verdict(request("import os\nos._exit(3)"))
+    assert ended.state is State.unreadable and "ended the process" in ended.cause
+    judge.start(request(endless))
+    assert first_failure(judge.verdict(request(WRONG))).task == 1
+    monkeypatch.setattr(judge, "_patience", 1.5)
+    given_up = judge.verdict(request(endless))
+    assert given_up.state is State.unreadable and "did not finish within 1.5 s" in given_up.cause
+    monkeypatch.setattr(judge, "_patience", 30.0)
+    assert judge.verdict().state is State.not_started
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_the_file_and_checks_given_as_text(toy):
+    judge = Judge(load_course(toy).exercise("toy"))
+    try:
+        judge.exercise.stub.write_text(judge.exercise.solution.read_text("utf-8"), "utf-8")
+        right = judge.verdict()
+        assert {c.outcome for c in right.checks} == {Outcome.passed} and len(right.checks) == 2
+        checks = ("from llmkata.checks import check, task\n@task(2)\ndef test_mine(submission):\n"
+                  "    check(submission.softmax(4) == 4, 'It must be 4.')\n")
+        own = judge.verdict(request(WRONG, checks=checks))
+        assert [c.id for c in own.checks] == ["test_toy.py::test_mine"] and own.checks[0].outcome is Outcome.passed
+        judge.exercise.stub.unlink()
+        assert judge.verdict().state is State.missing
+    finally:
+        judge.close()
+
+
+def test_checks_that_cannot_be_collected(toy):
+    (toy / "exercises/module1/toy/test_toy.py").write_text("import nonsense_that_is_not_there\n")
+    judge = Judge(load_course(toy).exercise("toy"))
+    try:
+        record = judge.verdict()
+    finally:
+        judge.close()
+    assert record.state is State.infrastructure and "nonsense_that_is_not_there" in record.cause
