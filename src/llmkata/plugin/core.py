@@ -136,17 +136,10 @@ class KataPlugin:
         self._started = time.monotonic()
         seed = context.seed_for(self._run_seed, f"{check.run.exercise.id}/{check.id}")
         self._context = context.enter(context.CheckContext(None, seed))
-        blocker = self._blocker(check)
-        if blocker:
-            raise _Blocked(blocker)
-
-    @staticmethod
-    def _blocker(check: _Check) -> str:
         failed = [r.id.split("::")[1].split("[")[0] for r in check.run.records if r.outcome is not Outcome.passed]
         for name in failed:
             if name in check.needs or name in check.run.gates:
-                return f"needs {name}, which did not pass"
-        return ""
+                raise _Blocked(name, name not in check.run.excused)
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_makereport(self, item: Any, call: Any) -> Any:
@@ -169,7 +162,7 @@ class KataPlugin:
     def _record(self, item: Any, check: _Check, error: BaseException | None) -> CheckRecord:
         ctx, link = self._context, self._context.link
         if isinstance(error, _Blocked):
-            v_outcome, cause, evidence, judged = Outcome.not_judged, str(error), None, True
+            v_outcome, cause, evidence, judged = Outcome.not_judged, str(error), None, error.counts
         elif isinstance(error, pytest.skip.Exception):
             v_outcome, cause, evidence, judged = Outcome.not_judged, str(error), None, False
         else:
@@ -184,6 +177,8 @@ class KataPlugin:
         printed = "".join(link.printed)[:_PRINT_CAP] if link is not None and not check.visible else ""
         if check.gate:
             check.run.gates.add(check.base)
+        if not judged:
+            check.run.excused.add(check.base)
         return CheckRecord(
             id=check.id, title=check.title, task=check.task, tier=check.tier,
             max_points=check.points if judged else 0.0,
@@ -303,7 +298,12 @@ class KataPlugin:
 
 
 class _Blocked(Exception):
-    """A check that cannot be judged because another one did not pass."""
+    """A check that cannot be judged because another one did not pass. Its points count where the other's do: what a
+    host cannot give costs nothing, not even at second hand."""
+
+    def __init__(self, name: str, counts: bool) -> None:
+        super().__init__(f"needs {name}, which did not pass" if counts else f"needs {name}, which could not be judged")
+        self.counts = counts
 
 
 def torch_generator(seed: int) -> Any:
