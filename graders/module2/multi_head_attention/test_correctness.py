@@ -108,7 +108,7 @@ def judge_layer(submission, reference, case):
     "With one head it must be plain self-attention. Does it go wrong with two? Then look at split_heads and merge_heads.",
     "Splitting: (B, T, d) is viewed as (B, T, H, D), then H moves in front of T. Merging undoes both, in reverse order.",
 )
-@sk.given(layer_cases([(1, 1), (2, 2), (3, 3), (4, 4)], cross=False), examples=25)
+@sk.given(layer_cases([(1, 1), (2, 2), (3, 3), (4, 4)], cross=False), examples=18)
 def test_mha_matches_reference(submission, reference, case):
     """Self-attention equals a loop over heads on slices of the features, with every combination of masks (float64)."""
     judge_layer(submission, reference, case)
@@ -459,7 +459,7 @@ def test_heads_matter(submission):
     "For [1, 1, 1] two of the eight patterns are as extreme as the data, +++ and ---: p is 1/4.",
     "Two-sided: compare absolute values, with >= and the 1e-12 of the contract, and count the observed pattern too.",
 )
-@sk.given(st.lists(st.integers(-6, 6).map(lambda n: n / 8), min_size=1, max_size=9), examples=25)
+@sk.given(st.lists(st.integers(-6, 6).map(lambda n: n / 8), min_size=1, max_size=9), examples=15)
 def test_sign_flip(submission, reference, case):
     """The p-value is the share of all sign patterns whose mean is at least as far from zero as the observed one."""
     same(submission.sign_flip_pvalue(case), reference.sign_flip_pvalue(case), atol=1e-12, what="p-value")
@@ -539,7 +539,7 @@ def test_compare_refuses(submission):
     "k_proj and v_proj make K heads, q_proj makes H. Do the shapes of project_kv follow K?",
     "Stack the G = H / K query heads of a group along the query axis, (B, K, G·Tq, D), and undo it on the scores.",
 )
-@sk.given(layer_cases([(4, 2), (4, 1), (6, 3), (6, 2), (8, 2)], cross=True), examples=25)
+@sk.given(layer_cases([(4, 2), (4, 1), (6, 3), (6, 2), (8, 2)], cross=True), examples=18)
 def test_gqa_matches_reference(submission, reference, case):
     """Grouped and multi-query attention equal a loop over heads in which head h reads slice h // G of K and V."""
     judge_layer(submission, reference, case)
@@ -615,7 +615,7 @@ def fronts(draw):
     "b beats a if it is at least as good in both respects and better in one.",
     "Two variants that are equal in both do not beat each other: both stay.",
 )
-@sk.given(fronts(), examples=20)
+@sk.given(fronts(), examples=15)
 def test_pareto(submission, reference, case):
     """Exactly the variants that nobody beats, cheapest first; several tasks count by their mean."""
     want = reference.pareto_front(case)
