@@ -1,0 +1,1 @@
+../../../../solutions/module6/kv_cache.py
