@@ -416,8 +416,8 @@ def test_incremental_low_precision(submission, seed):
     """float32 and bfloat16 models with a cache of their dtype agree with their own full pass."""
     cfg = config()
     ids = tokens(seed % 1000, 2, 21)
-    # float32: measured 3e-6 on logits of order 5. bfloat16: its own rounding moves logits by 2^-8 of their size.
-    for dtype, atol, rtol in ((torch.float32, 5e-5, 0.0), (torch.bfloat16, 0.25, 0.0)):
+    # Logits are of order 5. Measured: float32 3e-6; bfloat16 0.03, with fused attention 0.1 (its own rounding).
+    for dtype, atol, rtol in ((torch.float32, 1e-4, 0.0), (torch.bfloat16, 0.75, 0.0)):
         model = decoder(submission, cfg, weights(cfg, seed % 1000), dtype)
         full = model(ids)
         got = feed_in_chunks(model, kv_cache(submission, cfg, 2, 4, dtype), ids, None, [5, 1, 1, 6, 1, 4, 3])
