@@ -36,7 +36,7 @@ def shown(exercise, rec, *, width: int = 110, height: int = 34, color: bool = Fa
                       highlight=False)
     text = paint(View(exercise, rec, view.pop("busy", False), **view), console, height)
     bare = re.sub(r"\x1b\]8;[^\x1b]*\x1b\\|\x1b\[[0-9;?]*[A-Za-z]", "", text)
-    return text.split("\r\n") if color else bare.split("\r\n")
+    return text.split("\n") if color else bare.split("\n")
 
 
 FAILING = check("scores", 2, hints=["Look at the axes.", "Swap them."], diagnosis=Diagnosis("swapped", "You swapped the axes."),
@@ -90,7 +90,7 @@ def test_no_color_has_no_colour(exercise):
 
 
 def test_paths_are_links(exercise):
-    text = "\r\n".join(shown(exercise, record(FAILING), color=True))
+    text = "\n".join(shown(exercise, record(FAILING), color=True))
     assert f"{exercise.stub.as_uri()}\x1b\\" in text
 
 
@@ -106,7 +106,7 @@ def test_other_screens(exercise):
 
 def test_nothing_of_a_record_acts_on_the_terminal(exercise):
     evil = check("x", 1, cause="a\x1b]0;title\x07b\x1b[2Jc[red]d")
-    text = "\r\n".join(shown(exercise, record(evil), color=True))
+    text = "\n".join(shown(exercise, record(evil), color=True))
     assert "\x1b]0;" not in text and "\x1b[2J" not in text and "abc[red]d" in text
 
 

@@ -59,7 +59,7 @@ def paint(view: View, console: Console, height: int) -> str:
         evidence = evidence[: max(left - 1, 0)] + [[Segment(f"  … {hidden} more lines in a higher window")]]
     top = (head + evidence + tail)[:room]
     lines = [*top, *([[]] * (room - len(top))), *bottom][:height]
-    return "\r\n".join(_ansi(console, line) + "\x1b[K" for line in lines)
+    return "\n".join(_ansi(console, line) + "\x1b[K" for line in lines)
 
 
 def body(view: View) -> list[RenderableType]:

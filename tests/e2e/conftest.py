@@ -1,0 +1,66 @@
+"""The toy course as learners have it: a clone for self-study, and a released repository without any answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmkata.authoring.feedback import build
+from llmkata.course import load_course
+
+TOY = Path(__file__).parents[1] / "toy"
+#: More visible checks: one that a known mistake fails, and a budget that needs no oracle of ours.
+MORE = '''
+
+@task(1)
+def test_rows(submission):
+    """Each row is a distribution."""
+    x = torch.tensor([[0.0, 1.0], [2.0, 4.0]])
+    same(submission.softmax(x), torch.softmax(x, -1))
+
+
+@task(2)
+@hint("One product is enough.")
+def test_project_flops_example(submission, budget, torch_rng):
+    """A product of (8, 4) and (4, 2) costs 2 * 8 * 4 * 2 operations."""
+    x, w = torch.randn(8, 4, generator=torch_rng), torch.randn(4, 2, generator=torch_rng)
+    run = budget.replay(lambda s, x, w: s.project(x, w), x, w, expect=lambda x, w: x @ w)
+    budget.require("FLOPs of a product", run.flops, at_most=128, reference=128)
+'''
+
+KATA = [sys.executable, "-m", "llmkata.cli.main"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Of a learner's shell: no colours asked for or refused, no width."""
+    env = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES", "FORCE_COLOR")}
+    return env | {"TERM": "xterm-256color", "LANG": "C.UTF-8"} | more
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """The toy course with solutions, graders and references."""
+    root = tmp_path / "clone"
+    shutil.copytree(TOY, root, ignore=shutil.ignore_patterns("__pycache__", "conftest.py", "harness.py"))
+    return root
+
+
+@pytest.fixture
+def released(clone: Path, tmp_path: Path) -> Path:
+    """The toy course without solutions, graders and references; feedback.json and the stub are there."""
+    visible = clone / "exercises/module1/toy/test_toy.py"
+    visible.write_text(visible.read_text("utf-8") + MORE, "utf-8")
+    course = load_course(clone)
+    toy = course.exercise("toy")
+    toy.feedback.write_text(json.dumps(build(course, toy)), "utf-8")
+    root = tmp_path / "released"
+    shutil.copytree(clone, root, ignore=shutil.ignore_patterns("graders", "solutions", "reference", "__pycache__"))
+    kept = root / ".kata/stubs/module1/toy.py"
+    kept.parent.mkdir(parents=True)
+    shutil.copy(clone / "exercises/module1/toy/toy.py", kept)
+    return root
