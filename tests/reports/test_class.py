@@ -18,6 +18,7 @@ from llmkata.reports import classpage, grades, pages
 from llmkata.reports.site import write_card, write_report
 from llmkata.reports.text import slug
 
+from . import factory
 from .factory import (
     ATTACK,
     HOSTILE_NAMES,
@@ -108,6 +109,25 @@ def test_the_first_order_is_the_one_that_is_announced(tmp_path: Path) -> None:
         ]
         values = [float(k) for k in keys] if "num" in (heads[at].attrs.get("class") or "") else keys
         assert values == sorted(values, reverse=order == "descending")
+
+
+def test_an_exact_count_is_no_budget_near_its_limit(tmp_path: Path) -> None:
+    def with_calls(learner: str, at_least: float | None) -> ExerciseRecord:
+        measure = Measure("GEMM calls", 16, "calls", at_most=16, at_least=at_least)
+        budget = factory.check("test_calls", 1, file="test_budgets.py", kind="budget", measures=[measure])
+        return record(learner, checks=[budget])
+
+    near = page_of([with_calls("ada", None)], tmp_path / "near")
+    assert "GEMM calls" in section(near, "Budgets near the limit").text()
+    exact = page_of([with_calls("ada", 16)], tmp_path / "exact")
+    assert "GEMM calls" not in exact.text()
+
+
+def test_checks_without_points_are_not_among_the_hardest(tmp_path: Path) -> None:
+    failed = factory.Outcome.failed
+    page = page_of([record("ada", checks=[factory.check("test_a", 1, failed, 0), factory.check("test_b", 1, failed)])],
+                   tmp_path)  # fmt: skip
+    assert [row[0] for row in rows_of(section(page, "Hardest checks"))] == ["B. test_b"]
 
 
 def test_hardest_checks_misconceptions_and_faults(tmp_path: Path) -> None:

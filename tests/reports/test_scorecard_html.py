@@ -104,6 +104,36 @@ def test_a_failure_tells_the_diagnosis_first_then_the_evidence_then_hints() -> N
     assert places == sorted(places)
 
 
+def half_begun() -> ExerciseRecord:
+    """A mistake that two checks recognise, and a task nobody touched."""
+    untouched = {"cause": "not started: task 5: online softmax", "tier": "stretch"}
+    again = msgspec.structs.replace(factory.scaled_by_d(), id="test_correctness.py::test_agrees_with_sdpa", title="Again.")
+    return record("ada", checks=[
+        factory.scaled_by_d(), again,
+        factory.check("test_streaming_by_hand", 5, factory.Outcome.failed, 0, visibility="visible", **untouched),
+        factory.check("test_streaming", 5, factory.Outcome.failed, 7, **untouched),
+        factory.check("test_peak", 5, factory.Outcome.not_judged, 4, tier="stretch", cause="needs test_streaming"),
+    ])  # fmt: skip
+
+
+def test_a_task_nobody_touched_is_not_started_and_folded() -> None:
+    page = page_of([half_begun()])
+    tasks = {d.attrs["id"].rpartition("-")[2]: d for d in page.all("details", "task")}
+    assert "open" in tasks["1"].attrs and "open" not in tasks["5"].attrs
+    assert "not started · 0 / 11 points" in tasks["5"].text() and "0 of 2 checks" in tasks["1"].text()
+    assert "not started: task 5: online softmax" in tasks["5"].text()
+    begun = half_begun()
+    begun.checks[3].cause = "The output differs."
+    (five,) = [d for d in page_of([begun]).all("details", "task") if d.attrs["id"].endswith("-5")]
+    assert "open" in five.attrs and "0 of 3 checks" in five.text()
+
+
+def test_a_mistake_is_explained_once() -> None:
+    first, second = page_of([half_begun()]).all(cls="diagnosis")
+    assert "Your output is exactly" in first.text()
+    assert "the same as above" in second.text() and "Your output is exactly" not in second.text()
+
+
 def test_hints_open_one_at_a_time() -> None:
     card = card_of(page_of([in_progress("ada")]), "module2/self_attention")
     first = next(d for d in card.all("details") if d.all("summary")[0].text() == "Hint 1")

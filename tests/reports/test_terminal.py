@@ -9,12 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import RenderableType
 
 from llmkata.records import ExerciseRecord, State
 from llmkata.reports.terminal import check_report, console, summary_table
 
+from . import factory
 from .factory import (
     HOSTILE_NAMES,
     KV_CACHE,
@@ -167,6 +169,15 @@ def test_a_stream_that_cannot_write_the_signs_gets_replacements() -> None:
     assert b"Self-Attention Mechanism" in made.stdout
 
 
+def test_tasks_nobody_touched_are_one_line_and_a_mistake_is_explained_once() -> None:
+    untouched = {"cause": "not started: task 5: online softmax", "tier": "stretch"}
+    mistakes = [factory.scaled_by_d(), msgspec.structs.replace(factory.scaled_by_d(), id="test_correctness.py::test_z")]
+    checks = [*mistakes, factory.check("test_streaming", 5, factory.Outcome.failed, 7, **untouched)]
+    text = shown(check_report(record("ada", checks=checks), course()))
+    assert text.count("Your output is exactly") == 1 and text.count("→ the same mistake as above") == 1
+    assert "○ Task 5" in text and "not started, 7 points to earn" in text and "online softmax" not in text
+
+
 def test_the_table_of_a_class() -> None:
     text = shown(
         summary_table([*showcase("Zoë"), mastered("ada"), record("bob", KV_CACHE, State.infrastructure)], course()),
@@ -189,8 +200,6 @@ def test_nobody_and_everybody() -> None:
 
 
 def test_many_exercises_are_counted_by_state() -> None:
-    import msgspec
-
     base = course()
     many = tuple(exercise(9, f"9.{i}", f"ex{i}", f"Exercise {i}", [("x", "core")]) for i in range(8))
     wide = msgspec.structs.replace(base, modules=(msgspec.structs.replace(base.modules[0], number=9, exercises=many),))

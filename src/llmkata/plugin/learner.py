@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from llmkata.course import load_course
 from llmkata.gradebook.standing import excused
-from llmkata.records import CheckRecord, Outcome
+from llmkata.records import NOT_STARTED, CheckRecord, Outcome
 
 from .core import KataPlugin
 from .runs import ExerciseRun, Setting
-from .verdict import NOT_STARTED
 
 
 class LearnerPlugin(KataPlugin):
@@ -21,6 +22,8 @@ class LearnerPlugin(KataPlugin):
         self._root = root
         self._course = load_course(root)
         self._found: dict[str, ExerciseRun] = {}
+        #: Exercise id -> records, as the reports brought them (from other processes too, under pytest-xdist).
+        self._records: dict[str, list[CheckRecord]] = {}
         super().__init__(self._run_of, seed)
 
     def _run_of(self, path: Path) -> ExerciseRun | None:
@@ -36,10 +39,16 @@ class LearnerPlugin(KataPlugin):
             self._found[ident] = ExerciseRun(exercise, Setting(), exercise.stub.read_bytes(), str(exercise.stub))
         return self._found[ident]
 
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Keep the record that came with a report."""
+        if hasattr(report, "kata"):
+            ident, text = report.kata
+            self._records.setdefault(ident, []).append(msgspec.json.decode(text, type=CheckRecord))
+
     def pytest_sessionfinish(self, session: Any = None, exitstatus: int = 0) -> None:
         """An untouched stub is no success: skipped checks alone do not exit with 0."""
         super().pytest_sessionfinish()
-        records = [r for run in self.runs.values() for r in run.records]
+        records = [r for found in self._records.values() for r in found]
         open_ = any(r.outcome is not Outcome.passed for r in records if not excused(r))
         if session is not None and exitstatus == 0 and open_:
             session.exitstatus = 1
@@ -47,21 +56,20 @@ class LearnerPlugin(KataPlugin):
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """One line per task, and the next step."""
         t = terminalreporter
-        for run in self.runs.values():
-            if not run.records:
-                continue
-            t.section(f"{run.exercise.number} {run.exercise.title}")
-            judged = [r for r in run.records if not excused(r)]
+        for ident, records in self._records.items():
+            exercise = self._course.exercise(ident)
+            t.section(f"{exercise.number} {exercise.title}")
+            judged = [r for r in records if not excused(r)]
             if judged and all(r.cause.startswith(NOT_STARTED) for r in judged):
-                t.write_line(f"  not started. Open {run.exercise.stub.relative_to(self._root)}; the brief is "
-                             f"{run.exercise.brief.relative_to(self._root)}.")
+                t.write_line(f"  not started. Open {exercise.stub.relative_to(self._root)}; the brief is "
+                             f"{exercise.brief.relative_to(self._root)}.")
                 continue
-            for task in run.exercise.tasks:
-                mine = [r for r in run.records if r.task == task.number]
+            for task in exercise.tasks:
+                mine = [r for r in records if r.task == task.number]
                 if mine:
                     mark, state = _task_state(mine)
                     t.write_line(f"  {mark} task {task.number}  {task.title} ({task.tier}): {state}")
-            t.write_line(f"  All checks, hidden ones too: ./kata check {run.exercise.id}")
+            t.write_line(f"  All checks, hidden ones too: ./kata check {exercise.id}")
 
 
 def _task_state(records: list[CheckRecord]) -> tuple[str, str]:

@@ -12,11 +12,8 @@ from llmkata.checks.symptoms import raised_symptom, symptom
 from llmkata.outside.link import Link, storable
 from llmkata.outside.process import TemplateFailed
 from llmkata.outside.remote import MissingName, RemoteError, WorkerGone
-from llmkata.records import Evidence, Outcome
+from llmkata.records import NOT_STARTED, Evidence, Outcome
 from llmkata.wire import WireError
-
-#: The cause that marks a task of the stub that was not touched yet.
-NOT_STARTED = "not started"
 
 
 class Verdict:
@@ -86,7 +83,8 @@ def is_not_started(error: BaseException | None) -> bool:
 
 def _raised(error: RemoteError, link: Link | None) -> Verdict:
     if is_not_started(error):
-        return Verdict(Outcome.failed, f"{NOT_STARTED}: {error.message}", Evidence(error.message, frames=error.where()))
+        text = f"{NOT_STARTED}: {error.message}"
+        return Verdict(Outcome.failed, text, Evidence(text, frames=error.where()[-1:]))
     where = f" at line {error.frames[-1][0]}" if error.frames else ""
     text = f"Your code raised {error.type_name}{where}: {error.message}" if error.message else \
         f"Your code raised {error.type_name}{where}."

@@ -1,6 +1,7 @@
 """Records: the schema of results and the append-only file that holds them."""
 
 from .schema import (
+    NOT_STARTED,
     RECORD_SCHEMA,
     CheckRecord,
     Diagnosis,
@@ -18,7 +19,7 @@ from .schema import (
 from .store import Fault, Reading, RecordError, RecordFile, latest, rank, read_records
 
 __all__ = [
-    "RECORD_SCHEMA", "CheckRecord", "Diagnosis", "Evidence", "ExerciseRecord", "Fault", "Measure", "Outcome",
+    "NOT_STARTED", "RECORD_SCHEMA", "CheckRecord", "Diagnosis", "Evidence", "ExerciseRecord", "Fault", "Measure", "Outcome",
     "Provenance", "Reading", "RecordError", "RecordFile", "Spot", "State", "Trust", "decode", "encode", "latest",
     "rank", "read_records",
 ]

@@ -12,6 +12,8 @@ from typing import Any
 import msgspec
 
 RECORD_SCHEMA = "llmkata/record/v1"
+#: How the cause of a check begins that met a task of the stub nobody touched yet.
+NOT_STARTED = "not started"
 
 
 class Outcome(StrEnum):
@@ -124,6 +126,11 @@ class CheckRecord(msgspec.Struct, omit_defaults=True):
     staff_output: str = ""
     #: Set when a result is too good to be true or contradicts an outside measurement; shown to staff.
     flags: list[str] = []
+
+    @property
+    def not_started(self) -> bool:
+        """Whether it failed only because its task is still as it was given out."""
+        return self.outcome is Outcome.failed and self.cause.startswith(NOT_STARTED)
 
 
 class Provenance(msgspec.Struct, omit_defaults=True):

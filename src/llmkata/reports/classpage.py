@@ -71,7 +71,7 @@ def to_html(course: Course, book: Gradebook, links: Mapping[str, str]) -> str:
         middle=median(totals) if totals else None, mean=sum(totals) / len(totals) if totals else None,
         histogram=figures.histogram(totals),
         graded_at=max((entry.graded_at for known in entries.values() for entry in known.values()), default=""),
-        rates=[rate for rate in rates if rate.failed],
+        rates=[rate for rate in rates if rate.failed and rate.max_points],
         misconceptions=[_clean_misconception(found) for found in book.misconceptions()],
         budgets=_budgets(book.budgets()),
         unjudged=[Unjudged(u.learner, line(u.exercise), line(u.check_id), line(u.cause)) for u in book.unjudged()],
@@ -114,12 +114,17 @@ def _budgets(uses: list[BudgetUse]) -> list[BudgetRow]:
             for learner, value, ok in use.values
             if (share := figures.usage(value, use.at_most, use.at_least)) is not None
         ]
-        close = [learner for learner, share, _, _ in shares if figures.near(share)]
+        close = [learner for learner, share, _, _ in shares if figures.near(share)] if _has_room(use) else []
         over = sum(not ok for _, _, ok in use.values)
         if shares and (close or over):
             middle = amount(median(value for _, value, _ in use.values), use.unit)
             rows.append(BudgetRow(use, middle, close, over, *figures.strip(shares)))
     return sorted(rows, key=lambda row: (-len(row.near), -row.over, row.use.exercise, row.use.name))
+
+
+def _has_room(use: BudgetUse) -> bool:
+    """Whether one can be well within the limits: an exact count, with a floor just below its limit, leaves no room."""
+    return use.at_most is None or use.at_least is None or use.at_least < (1 - 2 * figures.NEAR) * use.at_most
 
 
 def _clean_budget(use: BudgetUse) -> BudgetUse:

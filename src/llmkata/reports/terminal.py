@@ -126,11 +126,12 @@ def check_report(
         parts.append(Text(card.cause))
     if card.evidence:
         parts.append(_indented(frames_text(card.evidence.frames, source), 2))
+    seen: set[str] = set()
     for task in card.tasks:
         parts.append(_task_line(task))
-        for check in task.checks:
+        for check in task.checks if task.started else ():
             if check.outcome != "passed":
-                parts.append(_indented(_check(card, check, source), 2, below=1))
+                parts.append(_indented(_check(card, check, source, seen), 2, below=1))
             elif check.measures:
                 parts.append(_indented(Group(*(measure_text(m) for m in check.measures)), 4))
     parts += [Text(f"Note: {note}", style="dim") for note in card.notes]
@@ -166,21 +167,27 @@ def _exercise(course: Course, record: ExerciseRecord) -> Exercise | None:
 
 
 def _task_line(task: TaskCard) -> Text:
-    sign, style = OUTCOMES[task.outcome.value]
+    sign, style = OUTCOMES[task.outcome.value] if task.started else SIGNS[Standing.not_started]
     passed = sum(check.outcome == "passed" for check in task.checks)
     text = Text.assemble((f"{sign} ", style), (f"Task {task.number}", "bold"))
     text.append(f" {task.title}" if task.title else "")
     tally = f"  {passed}/{len(task.checks)} checks" if task.checks else "  no checks"
+    tally = tally if task.started else f"  not started, {points(task.max_points)} points to earn"
     return text.append(f"{tally}, {task.tier}", style="dim")
 
 
-def _check(card: ExerciseCard, check: CheckCard, source: Path | str | None) -> RenderableType:
-    """A check that did not pass: diagnosis first, then the evidence, the hint, and how to run it alone."""
+def _check(card: ExerciseCard, check: CheckCard, source: Path | str | None, seen: set[str]) -> RenderableType:
+    """A check that did not pass: diagnosis first, then the evidence, the hint, and how to run it alone.
+
+    A mistake that was told already (``seen``) is only recalled.
+    """
     sign, style = OUTCOMES[check.outcome.value]
     worth = f"  0 of {points(check.max_points)} points" if check.max_points and not check.points else ""
     parts: list[RenderableType] = [Text.assemble((f"{sign} {check.title}", style), (worth, "dim"))]
     if check.diagnosis:
-        parts.append(Text(f"→ {check.diagnosis.feedback}", style="bold yellow"))
+        again = "the same mistake as above" if check.diagnosis.name in seen else check.diagnosis.feedback
+        parts.append(Text(f"→ {again}", style="bold yellow"))
+        seen.add(check.diagnosis.name)
     parts.append(Text(check.cause))
     evidence = check.evidence
     if evidence:

@@ -61,6 +61,7 @@ class TaskCard(msgspec.Struct, forbid_unknown_fields=True):
     title: str
     tier: Annotated[str, Meta(description="core or stretch")]
     outcome: Annotated[Outcome, Meta(description="passed: every check that counts; failed: at least one failed.")]
+    started: Annotated[bool, Meta(description="False where the task is still as it was given out.")]
     points: float
     max_points: float
     checks: list[CheckCard]
@@ -246,7 +247,7 @@ def _tasks(
             for check in sorted(group, key=lambda check: check.visibility != "visible")
         ]
         cards.append(TaskCard(
-            number=number, title=line(title), tier=tier, outcome=_outcome(group),
+            number=number, title=line(title), tier=tier, outcome=_outcome(group), started=_started(group),
             points=sum(check.points for check in group), max_points=sum(check.max_points for check in group),
             checks=shown,
         ))
@@ -258,6 +259,12 @@ def _outcome(checks: list[CheckRecord]) -> Outcome:
         return Outcome.passed
     failed = any(check.outcome is Outcome.failed for check in checks if not excused(check))
     return Outcome.failed if failed else Outcome.not_judged
+
+
+def _started(checks: list[CheckRecord]) -> bool:
+    """Whether any check that was judged came to something else than "not started"."""
+    judged = [check for check in checks if check.outcome is not Outcome.not_judged]
+    return not judged or not all(check.not_started for check in judged)
 
 
 def _next_check(tasks: list[TaskCard]) -> str:
