@@ -13,7 +13,7 @@ import pytest
 import llmkata
 
 ROOT = Path(llmkata.__file__).parent
-#: A package imports from lower levels only; those of level 5 from each other, too.
+#: A package imports from lower levels only; from level 4 on those of a level may use each other.
 LEVELS = {"wire": 0, "records": 0, "course": 0, "inside": 1, "bench": 2, "outside": 2, "checks": 3, "plugin": 4,
           "gradebook": 4, "grading": 5, "reports": 5, "authoring": 5, "watch": 5, "cli": 6}
 #: All that may ever be in a process that runs learner code.
@@ -48,7 +48,7 @@ def test_imports_point_down(package):
             target = rest.split(".")[0]
             if top != "llmkata" or target == package or not target:
                 continue
-            same_level = LEVELS[target] == LEVELS[package] == 5
+            same_level = LEVELS[target] == LEVELS[package] >= 4
             assert LEVELS[target] < LEVELS[package] or same_level, f"{path.relative_to(ROOT)} imports {name}"
 
 

@@ -5,7 +5,7 @@ import torch
 from llmkata.checks import misconception
 
 
-@misconception("wrong_axis", replaces="softmax", caught_by="test_softmax_matches",
+@misconception("wrong_axis", replaces="softmax", caught_by="test_softmax_sums_to_one",
                feedback="Your softmax runs over the first dimension.")
 def softmax(x):
     if x.dim() == 0:

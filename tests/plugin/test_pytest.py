@@ -1,0 +1,85 @@
+"""Plain pytest: on a learner's exercise it speaks like a tutor, anywhere else it costs a look for a file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..toy.harness import ROOT, SOLUTION
+
+
+def run(cwd: Path, *args: str) -> tuple[int, str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "COV"))}
+    done = subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args], cwd=cwd, env=environment,
+                          capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def course(tmp_path):
+    """A copy of the toy course, as a learner has it."""
+    for part in ("course.yaml", "exercises", "graders", "reference", "solutions"):
+        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+        copy(ROOT / part, tmp_path / part)
+    return tmp_path
+
+
+def test_an_untouched_stub_is_not_started(course):
+    code, out = run(course, "exercises/module1/toy")
+    assert code == 1, out  # nothing was achieved: a script must not take it for success
+    assert "not started. Open exercises/module1/toy/toy.py; the brief is exercises/module1/toy/README.md." in out
+    assert "2 skipped" in out and "Traceback" not in out and "FAILED" not in out and "Error" not in out
+
+
+def test_work_in_progress(course):
+    stub = course / "exercises/module1/toy/toy.py"
+    text = stub.read_text()
+    text = text.replace('raise NotImplementedError("task 1: softmax over the last dimension")', "return x.exp() / x.exp().sum()")
+    text = text.replace('raise NotImplementedError("task 3: add to the entry")', "self.entries[name] = value\n        return 2 * value")
+    stub.write_text(text)
+    code, out = run(course, "exercises/module1/toy")
+    assert code == 1
+    assert "[x] task 1  Softmax and magic numbers (core): done" in out
+    assert "[~] task 3" in out and "0/1 checks" in out and "./kata check module1/toy" in out
+    assert "A ledger with one entry." in out and "expected 2" in out and "got      4" in out  # the sentence and the evidence
+    assert "Traceback" not in out and "llmkata/" not in out.split("short test summary")[0]
+
+
+def test_done(course):
+    (course / "exercises/module1/toy/toy.py").write_text(SOLUTION)
+    code, out = run(course, "exercises", "graders")
+    assert code == 0 and "13 passed" in out, out
+
+
+def test_a_broken_course_is_a_usage_error(course):
+    (course / "course.yaml").write_text("schema: nothing\n")
+    code, out = run(course, "exercises/module1/toy")
+    assert code == 4 and "course.yaml" in out and "Traceback" not in out
+
+
+ELSEWHERE = '''
+import sys
+
+def test_nothing_of_ours_is_loaded():
+    ours = {m for m in sys.modules if m.startswith("llmkata")}
+    assert ours == {"llmkata", "llmkata.plugin", "llmkata.plugin.entry"}, ours
+    assert "torch" not in sys.modules and "yaml" not in sys.modules
+'''
+
+
+def test_elsewhere_it_costs_nothing(tmp_path):
+    (tmp_path / "test_x.py").write_text(ELSEWHERE)
+    code, out = run(tmp_path, "test_x.py")
+    assert code == 0, out
+
+
+def test_other_tests_of_a_course_are_left_alone(course):
+    (course / "tests").mkdir()
+    (course / "tests" / "test_x.py").write_text(ELSEWHERE)
+    code, out = run(course, "tests")
+    assert code == 0, out
