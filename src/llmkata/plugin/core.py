@@ -18,9 +18,10 @@ from llmkata.checks.diagnose import choose, diagnose
 from llmkata.checks.marks import MARKS
 from llmkata.checks.misconceptions import Misconception
 from llmkata.checks.server import Server
+from llmkata.outside.link import storable
 from llmkata.outside.remote import WorkerGone
 from llmkata.outside.submission import Submission
-from llmkata.records import CheckRecord, Diagnosis, Outcome
+from llmkata.records import CheckRecord, Diagnosis, Outcome, encode
 
 from .runs import ExerciseRun
 from .verdict import is_not_started, verdict, with_symptom
@@ -154,7 +155,8 @@ class KataPlugin:
             return
         record = self._record(item, check, error)
         check.run.records.append(record)
-        report.kata = record
+        # Text: reports travel from the workers of pytest-xdist.
+        report.kata = (check.run.exercise.id, encode(record).decode())
         self._dress(report, record, error)
         if self._on_record is not None:
             self._on_record(record)
@@ -174,7 +176,9 @@ class KataPlugin:
             diagnosis = self._diagnose(item, check, error)
             if diagnosis is None:
                 cause = with_symptom(cause, error)
-        printed = "".join(link.printed)[:_PRINT_CAP] if link is not None and not check.visible else ""
+        printed = storable("".join(link.printed), _PRINT_CAP) if link is not None and not check.visible else ""
+        if isinstance(error, WorkerGone) and error.kind == "protocol" and not any(r.flags for r in check.run.records):
+            ctx.flags.append(f"{error.cause} Code that only does its exercise cannot do that: read the file.")
         if check.gate:
             check.run.gates.add(check.base)
         if not judged:
