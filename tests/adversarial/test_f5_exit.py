@@ -48,5 +48,5 @@ def test_honest_work_passes(honest):
 
 def test_where_an_exit_status_is_the_verdict_it_succeeds():
     """One process for tests and submission, the verdict its exit status."""
-    tested = subprocess.run([sys.executable, "-c", "import os\ndef magic(n): os._exit(0)\nassert magic(1) == 48282"])
+    tested = subprocess.run([sys.executable, "-c", "import os\ndef magic(n): os._exit(0)\nassert magic(1) == 48282"], check=False)
     assert tested.returncode == 0

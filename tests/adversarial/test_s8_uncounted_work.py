@@ -16,13 +16,9 @@ def project(x, w):
     return hidden + 0
 '''
 NUMPY = '''
+import torch
 def project(x, w):
     return torch.from_numpy(x.numpy() @ w.numpy())
-'''
-BANNED = '''
-def softmax(x):
-    with torch._C.DisableTorchFunction():
-        return torch.softmax(x, -1)
 '''
 
 
@@ -46,7 +42,7 @@ def test_honest_work_passes(honest):
 def test_a_counter_in_the_same_process_sees_nothing():
     x, w = torch.ones(32, 16), torch.ones(16, 8)
     for attack in (MODES_OFF, NUMPY):
-        scope = {"torch": torch, "project": lambda x, w: x @ w}
+        scope = {"project": lambda x, w: x @ w}
         with FlopCounterMode(display=False) as counter:
             exec(attack, scope)
             assert torch.equal(scope["project"](x, w), x @ w) and counter.get_total_flops() == 8192  # ours alone

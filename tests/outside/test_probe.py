@@ -40,7 +40,7 @@ def test_annotations_stay_here():
     from llmkata.outside.submission import Submission
 
     @probe
-    def look(module: Submission, n: "math.Nothing" = 1, *rest: Submission) -> Submission:
+    def look(module: Submission, n: math.Nothing = 1, *rest: Submission) -> Submission:
         return n
 
     assert runs(look, None) == 1

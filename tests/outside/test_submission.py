@@ -99,7 +99,7 @@ def test_objects(open_):
     assert s.is_same(cache[1], config) and s.is_same(cache.config, cache[1])
     cache[0] = 8
     cache.extra = 9
-    assert list(cache)[0] == 8 and cache.extra == 9
+    assert next(iter(cache)) == 8 and cache.extra == 9
     assert s.call("same", cache)[0][0]._id == cache._id
 
 

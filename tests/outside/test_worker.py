@@ -98,6 +98,26 @@ def test_the_time_of_the_grader_does_not_count(links):
     assert s.f(lambda: time.sleep(1.5)) is None
 
 
+def test_a_function_handed_in_is_not_called_for_ever(links, monkeypatch):
+    from llmkata.outside import link
+
+    monkeypatch.setattr(link, "_MOST_CALLBACKS", 100)
+    s = links("def f(g, n):\n    for _ in range(n): g()\n    return n")
+    assert s.f(lambda: None, 100) == 100
+    with pytest.raises(WorkerGone, match="more than 100 times"):
+        s.f(lambda: None, 101)
+
+
+def test_reading_a_large_answer_costs_its_own_time(links):
+    s = links("def f(): return [[] for _ in range(200_000)]\ndef g(): return []")
+    s.g()
+    before = s.link.wall.left
+    s.g()
+    small, before = before - s.link.wall.left, s.link.wall.left
+    assert len(s.f()) == 200_000
+    assert before - s.link.wall.left > small + 0.1
+
+
 def test_one_wall_for_all_workers(links):
     s = links("def f():\n    while True: pass\ndef g():\n    while True: pass\ndef h(): return 1", request_seconds=0.3, wall_seconds=0.5)
     other = links("def h(): return 1")

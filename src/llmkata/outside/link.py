@@ -24,6 +24,8 @@ from .transcript import Call, Exchange, Transcript
 REQUEST_SECONDS = 10.0
 
 
+#: Calls of functions of the grader's during one request: its own time stands still meanwhile.
+_MOST_CALLBACKS = 50_000
 #: Characters of prints kept of one check.
 _PRINT_CAP = 20_000
 
@@ -357,10 +359,14 @@ class Link:
         return Decoder(answer, _FromLearner(self), UNTRUSTED).read()
 
     def _decoded(self, data: bytes | bytearray) -> Any:
+        """A message of the submission. The time it takes to read is taken from the exercise's."""
+        began = time.process_time()
         try:
             return Decoder(data, _FromLearner(self), UNTRUSTED).read()
         except WireError as e:
             raise self._broken(str(e)) from None
+        finally:
+            self.wall.left -= time.process_time() - began
 
     def _serve_callback(self, body: bytes | bytearray,
                         paused: contextlib.AbstractContextManager) -> tuple[Kind, bytearray]:
@@ -622,7 +628,7 @@ class WorkerLink(Link):
         self._start()
         channel = self.process.channel
         self._seq += 1
-        seconds = min(self.request_seconds, self.wall.left)
+        seconds, calls = min(self.request_seconds, self.wall.left), 0
         try:
             clock = _Stopwatch(self.process, seconds)
         except OSError:  # no such process any more: it ended after its last answer
@@ -636,6 +642,10 @@ class WorkerLink(Link):
                 if seq != self._seq:
                     raise WireError("it answered another request than the one asked")
                 if kind is Kind.callback:
+                    calls += 1
+                    if calls > _MOST_CALLBACKS:
+                        self._drop()
+                        raise WorkerGone(f"It called what was handed in more than {_MOST_CALLBACKS:,} times.", "late")
                     channel.send(*self._reply(self._serve_callback(body, clock.paused())), clock)
                 elif kind in (Kind.result, Kind.error):
                     break
