@@ -422,7 +422,8 @@ def compare(
 
 def render_table(rows: Sequence[Row]) -> str:
     """Given: the rows as text."""
-    lines = [f"{'task':9s} {'variant':12s} {'n':>2s} {'mean':>6s} {'sd':>6s} {'diff':>7s} {'p':>7s}  {'KV B':>5s}  verdict"]
+    head = ("task", "variant", "n", "mean", "sd", "diff", "p", "KV B", "verdict")
+    lines = ["{:9s} {:12s} {:>2s} {:>6s} {:>6s} {:>7s} {:>7s}  {:>5s}  {}".format(*head)]
     for r in rows:
         lines.append(
             f"{r.task:9s} {r.variant:12s} {r.n:2d} {r.mean:6.3f} {r.sd:6.3f} {r.diff_mean:+7.3f} {r.p_value:7.4f}  "

@@ -90,7 +90,7 @@ def test_cross_flops(submission, budget, reference, torch_rng):
     require_flops(budget, layers_run(budget, reference, torch_rng, heads, tq, tk), heads, tq, tk)
 
 
-# --- decoding: 2 + 2 blocks, B = 2, S = 16 source tokens, 8 target tokens, d = 32, 4 heads, vocabularies of 16 ----------
+# --- decoding: 2 + 2 blocks, B = 2, S = 16 source tokens, 8 target tokens, d = 32, 4 heads, vocabularies of 16 ------
 
 SIZE, DEPTH, WIDTH, HEADS = (16, 16, 16, 8), 2, 32, 4
 
@@ -177,9 +177,11 @@ def test_causal_prefix_cost(submission, budget, reference, torch_rng):
     def decoder(queries, pairs):
         return DEPTH * (20 * queries * d * d + 4 * pairs * d + 4 * queries * s * d) + 2 * queries * d * vocab
 
-    ideal = B * (encode + source + sum(decoder(n, n * n) for n in range(1, t + 1)))  # 2 · (589 824 + 131 072 + 1 711 104) = 4 864 000
+    # 2 · (589 824 + 131 072 + 1 711 104) = 4 864 000 FLOP
+    ideal = B * (encode + source + sum(decoder(n, n * n) for n in range(1, t + 1)))
     floor = B * (encode + source + decoder(t, t * (t + 1) // 2))  # with a cache of the target's keys and values too
-    # Projecting the source in every step adds 7 · 2 · 131 072 = 1 835 008 (38 %), encoding again 170 %, a padded target 56 %.
+    # Projecting the source in every step adds 7 · 2 · 131 072 = 1 835 008 (38 %), encoding again 170 %, a padded
+    # target 56 %.
     src = torch.randint(0, 16, (B, s), generator=torch_rng)
 
     def scenario(sub, parameters, src):
