@@ -42,7 +42,7 @@ def open_exercise(
         if not editor:
             fail("neither VISUAL nor EDITOR is set", f"EDITOR=nano {prog()} open {found.id} --edit")
         try:
-            status = subprocess.run([*shlex.split(editor), str(found.stub)]).returncode
+            status = subprocess.run([*shlex.split(editor), str(found.stub)], check=False).returncode
         except OSError as error:
             fail(f"{editor} cannot be started: {error.strerror}", f"EDITOR=nano {prog()} open {found.id} --edit")
         raise typer.Exit(status)

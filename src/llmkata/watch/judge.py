@@ -39,7 +39,7 @@ class Judge:
         self.exercise, self.events, self._forking, self._patience = exercise, events, forking, patience
         if events is None:
             self.events = queue.SimpleQueue()
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close
         self._process: subprocess.Popen | None = None
         self._spare: subprocess.Popen | None = None
         self._warm: set[subprocess.Popen] = set()
