@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,35 @@ from llmkata.grading.provenance import tree_hash
 
 def made_from(exercise: Any) -> str:
     """Hash of what the file is made from: checks, mistakes, model answer."""
-    paths = (exercise.visible_checks, exercise.solution, exercise.graders_dir)
+    paths = (exercise.visible_checks, exercise.solution, *sorted(exercise.graders_dir.glob("*.py")))
     return tree_hash(*(p for p in paths if p.exists()))
+
+
+def is_made(exercise: Any) -> bool:
+    """Whether the exercise has a ``feedback.json`` at all: it has known mistakes to tell of."""
+    return (exercise.graders_dir / "misconceptions.py").exists() and exercise.visible_checks.exists()
+
+
+def sync_all(course: Any, exercises: Iterable[Any], *, check: bool) -> int:
+    """Write each ``feedback.json`` that is out of date, or with ``check`` only say so. Returns the exit status: 0 in
+    step, 1 drift found by ``check``, 2 the visible checks cannot be run."""
+    status = 0
+    for exercise in exercises:
+        if not is_made(exercise) or is_fresh(exercise):
+            continue
+        if check:
+            print(f"{exercise.id}: feedback.json is out of step with checks and mistakes; run: kata sync {exercise.id}",
+                  file=sys.stderr)
+            status = max(status, 1)
+            continue
+        try:
+            changed = write(course, exercise)
+        except RuntimeError as error:
+            print(f"{exercise.id}: {error}", file=sys.stderr)
+            status = 2
+        else:
+            print(f"{exercise.id}: feedback.json written" + (f"\n{changed}" if changed else ""))
+    return status
 
 
 def is_fresh(exercise: Any) -> bool:

@@ -49,6 +49,8 @@ def audit(
         audits = audit_exercises(course, chosen, quick=quick, workers=workers or os.cpu_count() or 1, progress=begin)
     if as_json:
         typer.echo(to_json(audits))
-    typer.echo("\n\n".join(to_text(a, quick) for a in audits if not as_json or not a.clean), err=as_json)
+    shown = [to_text(a, quick) for a in audits if not as_json or not a.clean]
+    if shown:
+        typer.echo("\n\n".join(shown), err=as_json)
     if not all(a.clean for a in audits):
         raise typer.Exit(FAILED)

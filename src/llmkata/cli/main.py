@@ -21,6 +21,7 @@ from llmkata.cli.list import list_exercises
 from llmkata.cli.next import next_step, open_exercise
 from llmkata.cli.notebook import notebook
 from llmkata.cli.replay import replay
+from llmkata.cli.release import release
 from llmkata.cli.report import report
 from llmkata.cli.reset import give_up, reset
 from llmkata.cli.scorecard import scorecard
@@ -81,7 +82,7 @@ for _section, _commands in {
         "notebook": notebook,
     },
     "Grade": {"grade": grade, "report": report, "demo": demo},
-    "Write exercises": {"audit": audit, "sync": sync},
+    "Write exercises": {"audit": audit, "sync": sync, "release": release},
     "This installation": {"doctor": doctor, "version": version},
 }.items():
     for _name, _function in _commands.items():

@@ -1,4 +1,4 @@
-"""``kata sync``: stubs cut from solutions."""
+"""``kata sync``: what is made from other files is brought in step: stubs, and feedback.json."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ def sync(
         bool, typer.Option("--check", help="Write nothing; show drift as a diff and exit with 1.")
     ] = False,
 ) -> None:
-    """Cut the stubs from the solutions.
+    """Cut the stubs from the solutions; make each feedback.json from the mistakes on the visible checks.
 
-    Exit status: 0 stubs and solutions are in step; 1 --check found drift; 2 a solution cannot be cut.
+    Exit status: 0 all is in step; 1 --check found drift; 2 a solution cannot be cut, or checks cannot be run.
     """
+    from llmkata.authoring import feedback
     from llmkata.authoring.stub import solved_exercises, sync_all
 
     course = course_of(context)
@@ -30,4 +31,7 @@ def sync(
         fail(
             f"there are no solutions under {course.root}; stubs are cut in a clone of the course, not in a released one"
         )
-    raise typer.Exit(sync_all(course.root, chosen, check=check))
+    status = sync_all(course.root, chosen, check=check)
+    # A solution need not be in course.yaml yet.
+    known = [e for e in course.available if e.id in chosen]
+    raise typer.Exit(max(status, feedback.sync_all(course, known, check=check)))

@@ -66,7 +66,7 @@ def judge_answers(trials: list[Trial], results: dict[Trial, Result], audit: Audi
     for trial in trials[:-1]:
         by_file.setdefault(trial.what, []).append(trial)
     for what, mine in by_file.items():
-        clean = all([_correct(t, results[t], audit) for t in mine])
+        clean = _judge_file(what, mine, results, audit)
         named = {c.named: (c.name, t) for t in mine for c in results[t].checks if c.named}
         if what == _SOLUTION:
             figures.solution = min(results[t].points for t in mine if t.checks != "visible")
@@ -81,26 +81,35 @@ def judge_answers(trials: list[Trial], results: dict[Trial, Result], audit: Audi
     _time(trials[0], results, audit)
 
 
-def _correct(trial: Trial, result: Result, audit: Audit) -> bool:
-    """Whether a run of correct code is as it must be; what is not is told."""
-    how = [f"seed {trial.seed}"] if trial.seed else []
-    how += ["each check alone"] if trial.alone else []
-    how += [f"order {trial.shuffle}"] if trial.shuffle is not None else []
-    where = trial.what + (f" ({', '.join(how)})" if how else "")
-    if result.problem:
-        audit.fault("correct code", where, result.problem)
-    for check in result.lost:
-        audit.figures.false_alarms += 1
-        audit.fault("correct code", where, f"{check.name} {check.outcome.value}: {check.cause}")
-    for check in result.checks:
-        if check.excused:
+def _judge_file(what: str, trials: list[Trial], results: dict[Trial, Result], audit: Audit) -> bool:
+    """Whether all runs of one correct file are as they must be; what is not is told once, with the runs it shows in."""
+    found: dict[tuple[str, str], list[str]] = {}
+    worst: dict[str, float] = {}
+    for trial in trials:
+        result, how = results[trial], _how(trial)
+        if result.problem:
+            found.setdefault(("correct code", result.problem), []).append(how)
+        for check in result.lost:
+            audit.figures.false_alarms += 1
+            found.setdefault(("correct code", f"{check.name} {check.outcome.value}: {check.cause}"), []).append(how)
+        for check in result.checks:
             note = f"{check.name} cannot run here: {check.cause}"
-            if note not in audit.notes:
+            if check.excused and note not in audit.notes:
                 audit.notes.append(note)
-        audit.figures.headroom = max(audit.figures.headroom, check.headroom or 0.0)
-        if (check.headroom or 0.0) > HEADROOM:
-            audit.fault("headroom", where, f"{check.name} comes to {check.headroom:.3g} of its tolerance; at most {HEADROOM}")
-    return result.clean
+            worst[check.name] = max(worst.get(check.name, 0.0), check.headroom or 0.0)
+    for name, headroom in worst.items():
+        audit.figures.headroom = max(audit.figures.headroom, headroom)
+        if headroom > HEADROOM:
+            audit.fault("headroom", what, f"{name} comes to {headroom:.3g} of its tolerance; at most {HEADROOM}")
+    for (bar, text), runs in found.items():
+        audit.fault(bar, what, f"{text} ({runs[0]}{f' and {len(runs) - 1} other runs' if len(runs) > 1 else ''})")
+    return all(results[t].clean for t in trials)
+
+
+def _how(trial: Trial) -> str:
+    if trial.alone:
+        return "each check alone"
+    return f"seed {trial.seed}" + ("" if trial.shuffle is None else f", order {trial.shuffle}")
 
 
 def _stub(result: Result, audit: Audit) -> None:
