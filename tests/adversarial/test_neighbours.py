@@ -45,6 +45,6 @@ def test_only_the_check_is_lost(records, learner):
 def test_causes_and_costs(records):
     cause = {name: next(c.cause for c in r.checks if "test_magic" in c.id) for name, r in records.items()}
     assert "did not finish within 2 s of computing" in cause["loop"]
-    assert "MemoryError" in cause["hog"] or "killed" in cause["hog"]
+    assert "memory" in cause["hog"].lower() or "killed" in cause["hog"]
     assert "ended by itself" in cause["gone"]
     assert records["loop"].cpu_seconds < 2 * records["honest"].cpu_seconds + 3  # the limit once
