@@ -362,6 +362,17 @@ def test_spawned_and_forked_are_the_same_worker(links, monkeypatch):
         s.loop()
     with pytest.raises(WorkerGone, match="ended by itself"):
         s.die()
+    monkeypatch.setattr(SpawnedProcess, "tells_peak", False)  # as on other systems
+    s.link.meter = Meter("traced_peak")
+    s.f(1)
+    assert s.link.meter.calls[0].peak_bytes is None and s.link.meter.calls[0].cpu_seconds >= 0
+
+
+def test_an_import_that_fails_fails_again_in_the_same_words(links):
+    s = links("raise ValueError('at import')")
+    for _ in range(2):
+        with pytest.raises(RemoteError, match="at import"):
+            s.link.open()
 
 
 def test_a_worker_that_cannot_start_says_why():

@@ -60,10 +60,11 @@ class Meter:
 
 @dataclass(frozen=True)
 class Gauge:
-    """A reading from outside: resident bytes, their high-water mark since the last reset, CPU seconds."""
+    """A reading from outside: resident bytes, their high-water mark since the last reset (both None where the system
+    tells no such mark), CPU seconds."""
 
-    resident: int
-    high: int
+    resident: int | None
+    high: int | None
     cpu: float
 
 
@@ -139,12 +140,16 @@ class Link:
         if self._names is None:
             self._start()
             # No part of the transcript: what is replayed in this process must not hold the submission itself.
-            names = self._plain("open", name=self.name, filename=self.filename, source=self.source, forbid=self.forbid)
-            if not _is_names(names):
-                raise self._broken("its names are no lists of names")
+            try:
+                names = self._plain("open", name=self.name, filename=self.filename, source=self.source, forbid=self.forbid)
+                if not _is_names(names):
+                    raise self._broken("its names are no lists of names")
+                if self.patch is not None:
+                    self._plain("patch", **self.patch)
+            except RemoteError:
+                self.close()  # a worker opens one submission once
+                raise
             self._names, self._banned_at_import = names, list(self.banned)
-            if self.patch is not None:
-                self._plain("patch", **self.patch)
         return self._names
 
     def call(self, target: Remote | None, path: str, args: tuple, kwargs: dict[str, Any], **options: Any) -> Any:
@@ -215,9 +220,12 @@ class Link:
         if end is None:
             meter.calls.append(Measured(reading, None, None))
             return result
-        narrow = executed.high - entry.resident
-        wide = max(entry.high, end.high) - start.resident - 3 * (self.traffic - traffic)
-        meter.calls.append(Measured(reading, max(0, narrow, wide), end.cpu - start.cpu))
+        peak = None
+        if end.high is not None:
+            narrow = executed.high - entry.resident
+            wide = max(entry.high, end.high) - start.resident - 3 * (self.traffic - traffic)
+            peak = max(0, narrow, wide)
+        meter.calls.append(Measured(reading, peak, end.cpu - start.cpu))
         return result
 
     def _gauge(self, reset: bool = False) -> Gauge | None:
@@ -668,6 +676,8 @@ class WorkerLink(Link):
 
     def _gauge(self, reset: bool = False) -> Gauge:
         try:
+            if not self.process.tells_peak:
+                return Gauge(None, None, self.process.cpu_seconds())
             resident, high = self.process.memory()
             if reset:
                 self.process.reset_peak()

@@ -199,6 +199,9 @@ def close_templates() -> None:
 class Process:
     """One worker, measured and killed from outside: forked from a template, or spawned where forking is unsafe."""
 
+    #: Whether ``memory`` and ``reset_peak`` are to be had.
+    tells_peak = sys.platform == "linux"
+
     def __init__(self, profile: str, policy: dict[str, Any], hello_seconds: float = 60.0) -> None:
         self._scratch = tempfile.mkdtemp(prefix="kata-")
         self.ended: dict[str, Any] | None = None
@@ -302,7 +305,8 @@ class SpawnedProcess(Process):
             stderr=self._stderr, env=_environment(self._scratch), cwd="/", start_new_session=True)
         self.pid = self._process.pid
         self.channel = Channel(self._process.stdout.fileno(), self._process.stdin.fileno(), UNTRUSTED)
-        self.channel.send(Kind.request, 0, encode(policy))
+        with contextlib.suppress(Closed):  # it ended at once: waiting for its word will tell
+            self.channel.send(Kind.request, 0, encode(policy))
 
     def _receive_listener(self) -> socket.socket | None:
         return None
