@@ -86,11 +86,11 @@ def wire(module, kind, n_sublayers, gate, inner, outer, x, cotangent):
 def wirings(draw):
     lead = draw(st.sampled_from([(1,), (3,), (2, 3)]))
     d, width = draw(st.integers(1, 5)), draw(st.integers(1, 4))
-    kind, n_sublayers = draw(st.sampled_from(KINDS)), draw(st.integers(1, 32))
+    n_sublayers = draw(st.sampled_from([4, 2, 24, 1]))
     gate = draw(st.sampled_from([0.5, -2.0, 0.0]))
     seed = draw(st.integers(0, 999))
     shapes = ((width, d), (d, width), (*lead, d), (*lead, d))
-    return kind, n_sublayers, gate, *(sk.tensor(seed + n, shape) for n, shape in enumerate(shapes))
+    return n_sublayers, gate, *(sk.tensor(seed + n, shape) for n, shape in enumerate(shapes))
 
 
 @task(1)
@@ -99,22 +99,23 @@ def wirings(draw):
     "Multiply the branch, never x: the skip is the identity in all three residual kinds.",
     "none f(x); plain x + f(x); scaled x + f(x)/sqrt(n_sublayers); rezero x + gate·f(x). contribution is what is added.",
 )
-@sk.given(wirings(), examples=30)
+@sk.given(wirings(), examples=12)
 def test_wirings(submission, case):
     """forward and contribution are those of the four wirings, and gradients reach x, the branch and the gate."""
-    kind, n_sublayers, gate, inner, outer, x, cotangent = case
-    leaves = [t.clone().requires_grad_() for t in (x, inner, outer)]
-    factor = torch.tensor(gate, dtype=torch.float64, requires_grad=True)
-    scale = {"none": 1.0, "plain": 1.0, "scaled": 1 / math.sqrt(n_sublayers), "rezero": factor}[kind]
-    added = torch.tanh(leaves[0] @ leaves[1].T) @ leaves[2].T * scale
-    want = added if kind == "none" else leaves[0] + added
-    wanted = torch.autograd.grad(want, [*leaves, *([factor] if kind == "rezero" else [])], cotangent)
-    output, contribution, grads = submission.run(wire, *case)
-    same(output, want.detach(), **TIGHT, what=f"output of {kind}")
-    same(contribution, added.detach(), **TIGHT, what=f"contribution of {kind}")
-    check(len(grads) == len(wanted), "Only rezero has a parameter `gate`.", got=len(grads) - 3, want=len(wanted) - 3)
-    for name, got, right in zip(("x", "the branch", "the branch", "the gate"), grads, wanted):
-        same(got, right, **TIGHT, what=f"gradient of {name} of {kind}")
+    n_sublayers, gate, inner, outer, x, cotangent = case
+    for kind in KINDS:
+        leaves = [t.clone().requires_grad_() for t in (x, inner, outer)]
+        factor = torch.tensor(gate, dtype=torch.float64, requires_grad=True)
+        scale = {"none": 1.0, "plain": 1.0, "scaled": 1 / math.sqrt(n_sublayers), "rezero": factor}[kind]
+        added = torch.tanh(leaves[0] @ leaves[1].T) @ leaves[2].T * scale
+        want = added if kind == "none" else leaves[0] + added
+        wanted = torch.autograd.grad(want, [*leaves, *([factor] if kind == "rezero" else [])], cotangent)
+        output, contribution, grads = submission.run(wire, kind, *case)
+        same(output, want.detach(), **TIGHT, what=f"output of {kind}")
+        same(contribution, added.detach(), **TIGHT, what=f"contribution of {kind}")
+        check(len(grads) == len(wanted), "Only rezero has a parameter `gate`.", got=len(grads) - 3, want=len(wanted) - 3)
+        for name, got, right in zip(("x", "the branch", "the branch", "the gate"), grads, wanted):
+            same(got, right, **TIGHT, what=f"gradient of {name} of {kind}")
 
 
 @probe
