@@ -357,6 +357,20 @@ def zero_padding(x, padding_mask):
 
 
 @misconception(
+    "padding_replaced_too_late",
+    replaces="TransformerEncoder.embed_inputs",
+    caught_by="test_padding_invariance",
+    feedback="You replace padding after it went through embed_norm. The values are right, but backward the norm "
+    "multiplies its zero gradient by the NaN that stood there: replace padding before anything is computed from it.",
+)
+def embed_inputs(self, inputs, padding_mask):
+    x = self.pos(embedded(self, inputs))
+    if self.embed_norm is not None:
+        x = self.embed_norm(x)
+    return zero_padding(self.dropout(x), padding_mask)
+
+
+@misconception(
     "no_final_norm",
     replaces="TransformerEncoder.run_padded",
     caught_by="test_encoder_matches_reference",
