@@ -18,6 +18,7 @@ from llmkata.cli.demo import demo
 from llmkata.cli.grade import grade
 from llmkata.cli.hint import hint
 from llmkata.cli.list import list_exercises
+from llmkata.cli.new import new
 from llmkata.cli.next import next_step, open_exercise
 from llmkata.cli.notebook import notebook
 from llmkata.cli.replay import replay
@@ -82,7 +83,7 @@ for _section, _commands in {
         "notebook": notebook,
     },
     "Grade": {"grade": grade, "report": report, "demo": demo},
-    "Write exercises": {"audit": audit, "sync": sync, "release": release},
+    "Write exercises": {"new": new, "sync": sync, "audit": audit, "release": release},
     "This installation": {"doctor": doctor, "version": version},
 }.items():
     for _name, _function in _commands.items():
