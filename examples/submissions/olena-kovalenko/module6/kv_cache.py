@@ -164,8 +164,13 @@ class KVCache:
         with torch.no_grad():
             while self.room < new:
                 # not enough room: twice as much for all layers
-                self.keys = torch.cat((self.keys, torch.zeros_like(self.keys)), dim=3)
-                self.values = torch.cat((self.values, torch.zeros_like(self.values)), dim=3)
+                shape = list(self.keys.shape)
+                shape[3] *= 2
+                keys, values = (torch.empty(shape, dtype=self.dtype, device=self.device) for _ in range(2))
+                held = max(self.lengths)
+                keys[:, :, :, :held] = self.keys[:, :, :, :held]
+                values[:, :, :, :held] = self.values[:, :, :, :held]
+                self.keys, self.values = keys, values
             self.keys[layer, :, :, old:new] = k
             self.values[layer, :, :, old:new] = v
         self.lengths[layer] = new
