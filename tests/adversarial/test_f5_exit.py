@@ -14,11 +14,21 @@ AT_ONCE = "import os\ndef magic(n): os._exit(0)"
 BY_HANDLER = "import atexit, os, sys\natexit.register(os._exit, 0)\ndef magic(n): sys.exit(0)"
 #: A right answer under the right number, then the end: whatever is asked next meets a dead process.
 AFTER_THE_ANSWER = INSIDE + '''
-_right = magic
-def magic(n):
+def _leave(answer):
     import os
-    os.write(_channel(), _frame(3, _session().seq, _right(n)))
+    os.write(_channel(), _frame(3, _session().seq, answer))
     os._exit(0)
+
+_magic, _project = magic, project
+def magic(n):
+    _leave(_magic(n))
+
+def project(x, w):
+    _leave(_project(x, w))
+'''
+#: The same, and what comes after is worth nothing: it had better not be judged.
+AND_NOTHING_MORE = AFTER_THE_ANSWER + '''
+del stats, repeated, Ledger, row_sums, magic
 '''
 
 
@@ -37,9 +47,15 @@ def test_the_cause_is_told():
 
 
 def test_leaving_after_the_answer_takes_nothing_out_of_the_count(earns_nothing):
-    record = grade(solution_with(AFTER_THE_ANSWER), only="test_magic")
+    record = grade(solution_with(AFTER_THE_ANSWER))
     earns_nothing(record, "test_magic")  # five numbers are asked, one answer came
-    assert record.max_points == 4
+    assert named(record, "test_project").outcome is Outcome.passed
+    earns_nothing(record, "test_project_flops")
+    assert record.points == 16 and record.max_points == 21
+    record = grade(solution_with(AND_NOTHING_MORE))
+    assert record.max_points == 21
+    for name in ("test_stats", "test_repeated", "test_ledger", "test_row_sums_peak"):
+        earns_nothing(record, name)
 
 
 def test_honest_work_passes(honest):

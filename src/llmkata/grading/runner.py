@@ -55,6 +55,7 @@ def grade_one(course: Any, exercise: Any, source: bytes, *, learner: str = "you"
             plugin = KataPlugin(lambda path: run, seed, only=only, on_record=on_check, diagnosing=diagnosing)
             with _files(exercise, visible_only, checks) as files:
                 problem = run_pytest(files, exercise.root, plugin)
+            problem = problem or run.broken  # half a record would count for more than it is worth
             if problem:
                 record.state, record.cause = State.infrastructure, problem
             elif not run.records:

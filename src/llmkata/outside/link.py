@@ -463,7 +463,15 @@ class Link:
         self.epoch += 1
 
     def begin_check(self, seed: int) -> None:
-        """A new transcript, fresh random state."""
+        """A new transcript, fresh random state, and a new worker where the old one ended after its last answer."""
+        try:
+            self._begin_check(seed)
+        except WorkerGone as gone:
+            if gone.kind != "died":
+                raise
+            self._begin_check(seed)
+
+    def _begin_check(self, seed: int) -> None:
         self.transcript = Transcript()
         self.printed, self.banned = [], []
         self.open()

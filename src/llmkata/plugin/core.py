@@ -19,6 +19,7 @@ from llmkata.checks.marks import MARKS
 from llmkata.checks.misconceptions import Misconception
 from llmkata.checks.server import Server
 from llmkata.outside.link import storable
+from llmkata.outside.process import TemplateFailed
 from llmkata.outside.remote import WorkerGone
 from llmkata.outside.submission import Submission
 from llmkata.records import CheckRecord, Diagnosis, Outcome, encode
@@ -151,6 +152,8 @@ class KataPlugin:
             return
         report = outcome.get_result()
         error = call.excinfo.value if call.excinfo is not None else None
+        if isinstance(error, _GoneAtStart):
+            error = error.gone
         if isinstance(error, (KeyboardInterrupt, pytest.exit.Exception)):
             return
         record = self._record(item, check, error)
@@ -170,6 +173,8 @@ class KataPlugin:
         else:
             v = verdict(error, ctx.links, ctx.compared)
             v_outcome, cause, evidence, judged = v.outcome, v.cause, v.evidence, v.judged
+        if isinstance(error, TemplateFailed):
+            check.run.broken = str(error)
         diagnosis = None
         answered = link is not None and not isinstance(error, WorkerGone) and not is_not_started(error)
         if v_outcome is Outcome.failed and self._diagnosing and answered:
@@ -262,7 +267,10 @@ class KataPlugin:
         """The learner's module, freshly seeded."""
         run = self._checks[request.node.nodeid].run
         self._context.link = run.link
-        run.link.begin_check(self._context.seed)
+        try:
+            run.link.begin_check(self._context.seed)
+        except WorkerGone as gone:
+            raise _GoneAtStart(gone) from None
         lacking = [why for name, why in run.link.missing.items() if name.startswith("grant:")]
         if lacking:
             raise NotJudged(f"needs what this host cannot give: {'; '.join(lacking)}")
@@ -299,6 +307,15 @@ class KataPlugin:
         """End all workers."""
         for run in self.runs.values():
             run.close()
+
+
+class _GoneAtStart(Exception):
+    """Carries a WorkerGone out of a fixture. pytest does not expect a BaseException there: every later use of the fixture
+    would fail, and with it every check, for a reason that looks like ours."""
+
+    def __init__(self, gone: WorkerGone) -> None:
+        super().__init__(gone.cause)
+        self.gone = gone
 
 
 class _Blocked(Exception):

@@ -64,6 +64,8 @@ class ExerciseRun:
         self.bench = LocalBench() if local else Bench({"isolation": self.setting.isolation}, self.exercise.profile)
         #: Names of the checks seen so far that everything later hangs on.
         self.gates: set[str] = set()
+        #: Why no worker could be had any more, "" while all is well.
+        self.broken = ""
         #: Names of the checks that could not be judged through no fault of the submission.
         self.excused: set[str] = set()
         self._ours: dict[str | None, Link] = {}
