@@ -49,7 +49,9 @@ class Graded:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Graded:
     folder = tmp_path_factory.mktemp("demo")
     env = {k: v for k, v in os.environ.items() if k != "KATA_SEED"} | {"COLUMNS": "120", "NO_COLOR": "1"}
-    done = subprocess.run([*KATA, "demo"], cwd=folder, env=env, check=False, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        [*KATA, "demo"], cwd=folder, env=env, check=False, capture_output=True, text=True, timeout=900
+    )
     if "cannot keep submissions away" in done.stderr:
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stderr + done.stdout
