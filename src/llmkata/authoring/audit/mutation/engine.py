@@ -109,6 +109,8 @@ def _spliced(data: bytes, starts: list[int], node: ast.AST, new: ast.AST) -> str
         pad = " " * node.col_offset
         lines = text.split("\n")
         text = ("\n" + pad).join(lines) + "\n" * (node.end_lineno - node.lineno + 1 - len(lines))
+    elif isinstance(node, ast.Slice):  # stands in brackets already, and in no others
+        text += "\n" * (node.end_lineno - node.lineno)
     else:
         text = "(" + text + "\n" * (node.end_lineno - node.lineno) + ")"
     return (data[:begin] + text.encode() + data[end:]).decode()
