@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -47,6 +48,8 @@ def judge(course: Any, trial: Trial, ours: dict[Any, Any] | None = None) -> Resu
             _judge(course, exercise, trial, names, ours or {}, result)
             if result.problem:
                 break
+            if trial.alone:
+                forget(exercise)
         result.cpu_seconds = round(time.process_time() - began + sum(workers), 3)
     return result
 
@@ -75,8 +78,18 @@ def collected(exercise: Any, side: str = "all") -> list[Any]:
     plugin = KataPlugin(lambda path: run, 0)
     problem = run_pytest(files(exercise, side), exercise.root, plugin, "--collect-only")
     if problem:
+        forget(exercise)
         raise RuntimeError(problem)
     return plugin.checks()
+
+
+def forget(exercise: Any) -> None:
+    """Let the check files be imported anew: pytest keeps modules by name, with what an earlier run left in them, and
+    keeps one whose import failed halfway as if it were whole."""
+    own = {str(path) for path in files(exercise, "all")}
+    for name, module in list(sys.modules.items()):
+        if getattr(module, "__file__", None) in own:
+            del sys.modules[name]
 
 
 def files(exercise: Any, side: str) -> list[Any]:
