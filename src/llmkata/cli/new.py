@@ -13,7 +13,7 @@ from llmkata.cli.common import course_of, fail, prog
 def new(
     context: typer.Context,
     exercise: Annotated[str, typer.Argument(help="moduleN/slug, for example module2/flash_attention.")],
-    title: Annotated[str | None, typer.Option(help="What it is called; default: from the slug.")] = None,
+    title: Annotated[str | None, typer.Option(help="What a new one is called; default: from the slug.")] = None,
 ) -> None:
     """Write the files of a new exercise and its entry in course.yaml.
 
@@ -33,9 +33,8 @@ def new(
     path = course.root / "course.yaml"
     before = path.read_text("utf-8")
     slug = named[2]
-    title = title or slug.replace("_", " ").capitalize()
     try:
-        after, number = with_entry(before, int(named[1]), slug, title)
+        after, number, title = with_entry(before, int(named[1]), slug, title or slug.replace("_", " ").capitalize())
     except CannotEdit as error:
         fail(str(error) + (f"; put in:\n{error.text}" if error.text else ""))
     made = files(exercise, number, title)

@@ -18,8 +18,8 @@ class CannotEdit(Exception):
         self.text = text
 
 
-def with_entry(source: str, module: int, slug: str, title: str) -> tuple[str, str]:
-    """course.yaml with the exercise in it -> (new text, number of the exercise, as ``2.5``).
+def with_entry(source: str, module: int, slug: str, title: str) -> tuple[str, str, str]:
+    """course.yaml with the exercise in it -> (new text, number of the exercise, as ``2.5``, its title).
 
     A planned entry of that slug becomes available and gets tasks; else a new one is put at the end of its module.
     Raises CannotEdit, also for a module that does not exist or an exercise that is already available.
@@ -31,20 +31,20 @@ def with_entry(source: str, module: int, slug: str, title: str) -> tuple[str, st
     raise CannotEdit(f"course.yaml has no module {module}; add it first", "")
 
 
-def _in_module(source: str, exercises: yaml.SequenceNode, module: int, slug: str, title: str) -> tuple[str, str]:
+def _in_module(source: str, exercises: yaml.SequenceNode, module: int, slug: str, title: str) -> tuple[str, str, str]:
     places = [0]
     for node in exercises.value:
         fields = _fields(node)
         places.append(int(fields["number"].value.split(".")[1]))
         if fields["slug"].value == slug:
-            return _made_available(source, node, fields), fields["number"].value
+            return _made_available(source, node, fields), fields["number"].value, fields["title"].value
     number = f"{module}.{max(places) + 1}"
     column = exercises.value[0].start_mark.column if exercises.value else 0
     text = _new(number, slug, title, max(column - 2, 0))
     if exercises.flow_style or not exercises.value or exercises.value[-1].flow_style:
         raise CannotEdit(f"the exercises of module {module} are not a list of blocks", text)
     at = _end(source, exercises.value[-1])
-    return source[:at] + text + source[at:], number
+    return source[:at] + text + source[at:], number, title
 
 
 def _made_available(source: str, node: yaml.MappingNode, fields: dict[str, yaml.Node]) -> str:
