@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,6 +22,9 @@ def audit(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the figures as one array; faults go to standard error.")
     ] = False,
+    page: Annotated[
+        Path | None, typer.Option(help="Write the figures as Markdown too.", metavar="FILE", dir_okay=False)
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="At once; default: one per core.", metavar="N", min=1)] = None,
 ) -> None:
     """Grade the graders.
@@ -30,7 +34,7 @@ def audit(
 
     Exit status: 0 clean; 1 something is not as it must be; 2 wrong usage.
     """
-    from llmkata.authoring.audit.report import to_json, to_text
+    from llmkata.authoring.audit.report import to_json, to_page, to_text
     from llmkata.authoring.audit.run import audit_exercises
     from llmkata.cli.progress import Progress
 
@@ -47,6 +51,8 @@ def audit(
             return progress
 
         audits = audit_exercises(course, chosen, quick=quick, workers=workers or os.cpu_count() or 1, progress=begin)
+    if page is not None:
+        page.write_text(to_page(audits), "utf-8")
     if as_json:
         typer.echo(to_json(audits))
     shown = [to_text(a, quick) for a in audits if not as_json or not a.clean]

@@ -17,6 +17,7 @@ from llmkata.cli.common import UNUSABLE, UsageFault, prog
 from llmkata.cli.demo import demo
 from llmkata.cli.grade import grade
 from llmkata.cli.hint import hint
+from llmkata.cli.lint import lint
 from llmkata.cli.list import list_exercises
 from llmkata.cli.new import new
 from llmkata.cli.next import next_step, open_exercise
@@ -83,7 +84,7 @@ for _section, _commands in {
         "notebook": notebook,
     },
     "Grade": {"grade": grade, "report": report, "demo": demo},
-    "Write exercises": {"new": new, "sync": sync, "audit": audit, "release": release},
+    "Write exercises": {"new": new, "sync": sync, "lint": lint, "audit": audit, "release": release},
     "This installation": {"doctor": doctor, "version": version},
 }.items():
     for _name, _function in _commands.items():

@@ -11,7 +11,7 @@ import pytest
 from llmkata.authoring.audit.answers import answer_trials, judge_answers, time_trials
 from llmkata.authoring.audit.mistakes import judge_mistakes, missed, mistake_trials, mistakes
 from llmkata.authoring.audit.mutants import judge_mutants, mutant_trials
-from llmkata.authoring.audit.report import Audit, Figures, to_json, to_text
+from llmkata.authoring.audit.report import Audit, Figures, to_json, to_page, to_text
 from llmkata.authoring.audit.stability import judge_stability, stability_trials
 from llmkata.authoring.audit.trial import Number, Result, Seen, Trial
 from llmkata.course import load_course
@@ -239,7 +239,7 @@ def test_survivors_are_listed_with_file_line_and_change(tmp_path: Path) -> None:
     a = mutated(tmp_path, alive=1)
     assert a.clean  # 1 of 27 is within 5 %
     assert len(a.survivors) == 1
-    assert a.survivors[0].startswith("solutions/module1/scale.py:15 softmax: if x.dim() == 0:")
+    assert a.survivors[0].startswith("solutions/module1/scale.py:14 softmax: if x.dim() == 0:")
     assert a.survivors[0] in told(a)
     assert "2 survivors: " in told(mutated(tmp_path, alive=2))
 
@@ -320,6 +320,17 @@ def test_a_count_that_moves() -> None:
 
 
 # Views
+
+
+def test_the_page_tells_figures_survivors_and_faults() -> None:
+    a = audit()
+    a.figures.mutants.killed, a.figures.mutants.total = 26, 27
+    a.survivors.append("solutions/module1/scale.py:14 softmax: a + b -> a")
+    a.fault("stub", "test_a", "the stub earns 10 points")
+    page = to_page([a])
+    assert "| module1/scale | 0 | 0 | 0 of 0 | 0 of 0 | 0 | 26 of 27 |" in page
+    assert "- survives: `solutions/module1/scale.py:14 softmax: a + b -> a`" in page
+    assert "- not clean: test_a: the stub earns 10 points" in page
 
 
 def test_json_has_the_promised_keys() -> None:

@@ -38,6 +38,9 @@ def test_the_toy_is_clean(toy: Path) -> None:
          "mix(scores, v) must be mix(scores, values)"),
         (f"{GRADERS}/alternatives/library.py", "def softmax(x: Tensor)", "def softmax(x: Tensor, n=1)",
          "softmax(x, n=1) must be softmax(x)"),
+        (BRIEF, "# 1.1 Weights", "# Weights", "must begin with the heading '# 1.1 <title>'"),
+        (BRIEF, "## Tasks", "## To do", "has no section '## Tasks'"),
+        (BRIEF, "## Tasks", "# More\n\n## Tasks", "a second heading of the first level"),
         (BRIEF, "2. **A weighted sum**", "3. **A weighted sum**", "its tasks are 1, 3, those of course.yaml 1, 2"),
         (CORRECTNESS, "@points(40)", "@points(41)", "the hidden checks sum to 101 points, not 100"),
         (CORRECTNESS, '@needs("test_softmax_matches")', '@needs("test_softmax")', "@needs('test_softmax'): there is no such"),
@@ -99,6 +102,29 @@ def test_probes_hold_all_they_need(toy: Path) -> None:
     told = [f for f in faults(toy) if "the probe counts uses" in f]
     assert len(told) == 2, faults(toy)
     assert "uses LIMIT of the grader" in told[0]
+
+
+def test_files_that_nothing_reads(toy: Path) -> None:
+    (toy / GRADERS / "notes.txt").write_text("x")
+    (toy / GRADERS / "baseline.py").write_text("x = 1\n")
+    (toy / "exercises/module1/scale/old.py").write_text("x = 1\n")
+    told = [f for f in faults(toy) if "is read by nothing" in f]
+    assert [f.partition(":")[0] for f in told] == [
+        "exercises/module1/scale/old.py", f"{GRADERS}/baseline.py", f"{GRADERS}/notes.txt"]  # fmt: skip
+    path = toy / BUDGETS
+    path.write_text(path.read_text() + '\nBASELINE = "baseline.py"\n')
+    assert not any("baseline.py" in f for f in faults(toy) if "is read by nothing" in f)
+
+
+def test_lint_tells_and_runs_nothing(toy: Path, kata) -> None:
+    assert kata("--course", toy, "lint").status == 0
+    path = toy / CORRECTNESS
+    path.write_text(path.read_text() + "\n1 / 0\n")
+    assert kata("--course", toy, "lint", "1.1").status == 0
+    path.write_text(path.read_text().replace('@hint("Subtract the maximum first.")\n', ""))
+    done = kata("--course", toy, "lint")
+    assert done.status == 1
+    assert "test_large_numbers: has no @hint" in done.out
 
 
 @pytest.mark.parametrize(

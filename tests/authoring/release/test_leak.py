@@ -13,7 +13,7 @@ from llmkata.authoring.release import contents as release_contents
 from llmkata.authoring.release.leak import find_leaks
 from llmkata.course import load_course
 
-ANSWER = "    e = torch.exp(x - x.amax(dim=-1, keepdim=True))\n"
+ANSWER = "    e = (x - x.amax(dim=-1, keepdim=True)).exp()\n"
 FEEDBACK = "exercises/module1/scale/feedback.json"
 
 
@@ -58,11 +58,11 @@ def test_any_file_in_a_hidden_folder(files: dict[str, bytes], toy: Path) -> None
 def test_a_line_of_a_marked_region(files: dict[str, bytes], toy: Path, name: str) -> None:
     told = find_leaks(files | {name: files.get(name, b"") + b"\n" + ANSWER.strip().encode() + b"\n"}, load_course(toy))
     assert [(leak.path, leak.kind) for leak in told] == [(name, "line of an answer")]
-    assert "solutions/module1/scale.py:14" in told[0].what
+    assert "solutions/module1/scale.py:13" in told[0].what
 
 
 def test_a_line_in_another_layout_or_in_a_document(files: dict[str, bytes], toy: Path) -> None:
-    spread = ANSWER.replace("    e = torch", "\t\te   =  torch").encode()
+    spread = ANSWER.replace("    e = (x", "\t\te   =  (x").encode()
     assert ("docs/a.md", "line of an answer") in kinds(files | {"docs/a.md": spread}, toy)
     notebook = json.dumps({"cells": [{"source": ["import torch\n", ANSWER, "x\n"]}]}).encode()
     assert ("docs/a.ipynb", "line of an answer") in kinds(files | {"docs/a.ipynb": notebook}, toy)

@@ -119,11 +119,11 @@ def _tasks(exercise: Any, checks: list[Any], audit: Audit) -> None:
 
 def brief_tasks(text: str) -> set[int]:
     """Numbers of the tasks of a brief: headings ``### Task 3 ...``, or items ``3. ...`` of its section "Tasks"."""
-    headed = {int(n) for n in re.findall(r"^#{2,4} +Task +(\d+)\b", text, re.M)}
+    headed = {int(n) for n in re.findall(r"^#{2,4} +Task +(\d+)\b", text, re.MULTILINE)}
     if headed:
         return headed
-    section = re.search(r"^## +Tasks\b.*?\n(.*?)(?=^## |\Z)", text, re.M | re.S)
-    return {int(n) for n in re.findall(r"^(?:\*\*)?(\d+)\. ", section[1], re.M)} if section else set()
+    section = re.search(r"^## +Tasks\b.*?\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    return {int(n) for n in re.findall(r"^(?:\*\*)?(\d+)\. ", section[1], re.MULTILINE)} if section else set()
 
 
 def _list(numbers: list[int]) -> str:

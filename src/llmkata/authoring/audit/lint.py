@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,45 @@ def lint(exercise: Any) -> list[Fault]:
     """Faults of style in the checks of an exercise, with file and line."""
     found: list[Fault] = []
     for path in (exercise.visible_checks, *sorted(exercise.graders_dir.glob("test_*.py"))):
-        found += _file(path, path.relative_to(exercise.root).as_posix())
+        if path.is_file():
+            found += _file(path, path.relative_to(exercise.root).as_posix())
+    return [*found, *_strays(exercise), *_brief(exercise)]
+
+
+def _strays(exercise: Any) -> list[Fault]:
+    """Files that nothing reads."""
+    own = {exercise.brief, exercise.stub, exercise.visible_checks, exercise.feedback}
+    known = {"test_correctness.py", "test_budgets.py", "misconceptions.py", "forbid.py", "mutants.yaml"}
+    strays = [p for p in exercise.folder.rglob("*.py") if p not in own]
+    strays += [p for p in exercise.graders_dir.glob("*") if p.is_file() and p.name not in known
+               and not (p.suffix == ".py" and _is_read(exercise, p))]
+    return [Fault("lint", p.relative_to(exercise.root).as_posix(), "is read by nothing") for p in sorted(strays)]
+
+
+def _is_read(exercise: Any, path: Path) -> bool:
+    """Whether a check names the file (a baseline of a measured ratio)."""
+    return any(path.name in check.read_text("utf-8") for check in exercise.graders_dir.glob("test_*.py") if check != path)
+
+
+def _brief(exercise: Any) -> list[Fault]:
+    """A brief begins with the exercise's number and title, and has the sections a learner looks for."""
+    if not exercise.brief.is_file():
+        return []
+    where, text = exercise.brief.relative_to(exercise.root).as_posix(), exercise.brief.read_text("utf-8")
+    found = []
+    if not text.startswith(f"# {exercise.number} "):
+        found.append(Fault("lint", f"{where}:1", f"must begin with the heading '# {exercise.number} <title>'"))
+    if not re.search(r"^## Tasks\b", text, re.MULTILINE):
+        found.append(Fault("lint", where, "has no section '## Tasks'"))
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.startswith("# ") and number > 1 and not _in_code(text, number):
+            found.append(Fault("lint", f"{where}:{number}", "a second heading of the first level"))
     return found
+
+
+def _in_code(text: str, number: int) -> bool:
+    """Whether a line lies in a fenced block."""
+    return sum(line.lstrip().startswith("```") for line in text.splitlines()[: number - 1]) % 2 == 1
 
 
 def _file(path: Path, where: str) -> list[Fault]:
@@ -96,8 +134,6 @@ def _free(probe: ast.FunctionDef) -> list[str]:
             bound.add(n.arg)
         elif isinstance(n, ast.Import | ast.ImportFrom):
             bound |= {(a.asname or a.name).split(".")[0] for a in n.names}
-        elif isinstance(n, ast.ExceptHandler) and n.name:
-            bound.add(n.name)
-        elif isinstance(n, ast.MatchAs | ast.MatchStar) and n.name:
+        elif isinstance(n, ast.ExceptHandler) and n.name or isinstance(n, ast.MatchAs | ast.MatchStar) and n.name:
             bound.add(n.name)
     return sorted(read - bound)

@@ -85,9 +85,8 @@ def to_text(audit: Audit, quick: bool) -> str:
     if not quick:
         open_ = x.total - x.equivalent
         score = f", {100 * x.killed / open_:.1f} % of the rest killed" if open_ else ""
-        rows += [("mutants", f"{x.killed} of {x.total} killed, {x.survived} survived, {x.equivalent} declared "
-                             f"equivalent{score}"),
-                 ("stability", f"{f.false_alarms} false alarms, {f.flips} flips")]
+        counts = f"{x.killed} of {x.total} killed, {x.survived} survived, {x.equivalent} declared equivalent"
+        rows += [("mutants", counts + score), ("stability", f"{f.false_alarms} false alarms, {f.flips} flips")]
     lines = [f"{f.exercise}: {'clean' if audit.clean else f'{len(audit.faults)} faults'}"]
     lines += [f"  {name:15s} {text}" for name, text in rows]
     lines += [f"  note: {note}" for note in audit.notes]
@@ -100,6 +99,32 @@ def to_text(audit: Audit, quick: bool) -> str:
             lines.append(f"  NOT CLEAN: {bar}")
         lines.append(f"    {fault.where}: {fault.what}")
     return "\n".join(lines)
+
+
+_COLUMNS = ("exercise", "solution", "stub", "alternatives", "mistakes rejected", "named", "mutants killed", "declared", "headroom",
+            "false alarms", "flips", "CPU s")
+
+
+_LEGEND = ("Made by `./kata audit --page docs/audit.md`. Solution and stub: share of the points. Headroom: largest error/tolerance "
+           "of correct code, at most 0.2. CPU: hidden grading of the solution, at most 5 s.")
+
+
+def to_page(audits: list[Audit]) -> str:
+    """``docs/audit.md``: the figures as a table, then what survived and what is not clean."""
+    lines = ["# The graders, graded", "", _LEGEND, "", f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
+    for audit in audits:
+        f = audit.figures
+        m, a, x = f.misconceptions, f.alternatives, f.mutants
+        cells = [f.exercise, f"{f.solution:.4g}", f"{f.stub:.4g}", f"{a.passed} of {a.total}", f"{m.rejected} of {m.total}",
+                 f"{m.named}", f"{x.killed} of {x.total - x.equivalent}", f"{x.equivalent}", f"{f.headroom:.3f}",
+                 f"{f.false_alarms}", f"{f.flips}", f"{f.seconds:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    for audit in audits:
+        told = [f"- not clean: {fault.where}: {fault.what}" for fault in sorted(audit.faults)]
+        told += [f"- survives: `{text}`" for text in audit.survivors]
+        if told:
+            lines += ["", f"## {audit.figures.exercise}", "", *told]
+    return "\n".join(lines) + "\n"
 
 
 def to_json(audits: list[Audit]) -> str:

@@ -12,7 +12,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 def files(exercise: str, number: str, title: str) -> dict[str, str]:
     """Path -> text of every file of ``moduleN/slug``, its stub too."""
-    module, slug = exercise.split("/")
+    slug = exercise.partition("/")[2]
     graders = f"graders/{exercise}"
     places = {
         "README.md": f"exercises/{exercise}/README.md",

@@ -1,8 +1,8 @@
 """From operators on syntax trees to mutated sources that keep every line where it was."""
 
 from __future__ import annotations
-
 import __future__
+
 import ast
 import types
 from collections.abc import Iterator

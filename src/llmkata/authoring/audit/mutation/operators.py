@@ -132,8 +132,7 @@ def keyword(node: ast.AST, parent: ast.AST) -> Iterator[ast.AST]:
 def extremum(node: ast.AST, parent: ast.AST) -> Iterator[ast.AST]:
     """``max(a, b) -> a``, ``-> b``"""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("max", "min"):
-        if len(node.args) == 2 and not node.keywords:
-            yield from node.args
+        yield from node.args if len(node.args) == 2 and not node.keywords else ()
 
 
 def statement(node: ast.AST, parent: ast.AST) -> Iterator[ast.AST]:

@@ -1,6 +1,6 @@
 """Known mistakes."""
 
-import torch
+# ruff: noqa: F811 (functions of one name)
 
 from llmkata.checks import misconception
 
