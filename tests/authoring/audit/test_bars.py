@@ -9,13 +9,14 @@ import msgspec
 import pytest
 
 from llmkata.authoring.audit.answers import answer_trials, judge_answers, time_trials
+from llmkata.authoring.audit.judge import _near_limit
 from llmkata.authoring.audit.mistakes import judge_mistakes, missed, mistake_trials, mistakes
 from llmkata.authoring.audit.mutants import judge_mutants, mutant_trials
 from llmkata.authoring.audit.report import Audit, Figures, to_json, to_page, to_text
 from llmkata.authoring.audit.stability import judge_stability, stability_trials
 from llmkata.authoring.audit.trial import Number, Result, Seen, Trial
 from llmkata.course import load_course
-from llmkata.records import Outcome
+from llmkata.records import Measure, Outcome
 
 COURSE = load_course(Path(__file__).parents[1] / "toy")
 EXERCISE = COURSE.exercise("scale")
@@ -340,3 +341,16 @@ def test_json_has_the_promised_keys() -> None:
     assert list(objects[0]["misconceptions"]) == ["rejected", "named", "total"]
     assert list(objects[0]["alternatives"]) == ["passed", "total", "named"]
     assert list(objects[0]["mutants"]) == ["killed", "survived", "equivalent", "total"]
+
+
+# Forced failures
+
+
+@pytest.mark.parametrize(
+    ("value", "at_most", "at_least", "near"),
+    [(100.0, 101.0, None, True), (100.0, 120.0, None, False), (100.0, None, 99.0, True), (100.0, None, 50.0, False),
+     (100.0, 101.0, 99.0, True), (100.0, None, None, False)],
+)  # fmt: skip
+def test_what_misses_a_limit_could_cost_as_much(value: float, at_most: float, at_least: float, near: bool) -> None:
+    """A mistake is told by a cost within 5 %: where correct code is further from the limit, it cannot be."""
+    assert _near_limit(Measure("FLOPs", value, "FLOP", at_most, at_least)) is near

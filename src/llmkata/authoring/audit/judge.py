@@ -22,7 +22,7 @@ from llmkata.outside.process import Process, TemplateFailed
 from llmkata.outside.remote import RemoteError, WorkerGone
 from llmkata.plugin.core import KataPlugin
 from llmkata.plugin.runs import ExerciseRun, Setting
-from llmkata.records import CheckRecord, Outcome, Trust
+from llmkata.records import CheckRecord, Measure, Outcome, Trust
 
 from .trial import Number, Result, Seen, Trial, bare
 
@@ -180,12 +180,18 @@ class _Observer(KataPlugin):
     def _forced(self, item: Any, check: Any, record: CheckRecord) -> str:
         """The name that would be given had this check failed on what was answered and measured."""
         failures: list[Mismatch] = [Mismatch("forced")]
-        failures += [BudgetExceeded("forced", measure) for measure in record.measures]
+        failures += [BudgetExceeded("forced", measure) for measure in record.measures if _near_limit(measure)]
         for failure in failures:
             diagnosis = self._diagnose(item, check, failure)
             if diagnosis is not None:
                 return diagnosis.name
         return ""
+
+
+def _near_limit(measure: Measure) -> bool:
+    """Whether something that misses the limit could cost as much (to 5 %) as this, which keeps it."""
+    over = measure.at_most is not None and measure.at_most <= 1.06 * measure.value
+    return over or measure.at_least is not None and measure.value <= 1.06 * measure.at_least
 
 
 @contextlib.contextmanager
