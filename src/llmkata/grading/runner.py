@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -153,6 +154,7 @@ def run_pytest(files: list[Path], root: Path, plugin: Any, *more: str) -> str:
             self.said.append(str(excrepr)[-3000:])
 
     faults = Faults()
+    _forget_other_courses(root)
     arguments = [*map(str, files), "--rootdir", str(root), "-c", os.devnull, "--noconftest", "--import-mode=importlib",
                  "--assert=plain", "--capture=no", "-p", "no:cacheprovider", "-p", "no:terminal", "-p", "no:tmpdir",
                  "-p", "no:warnings", "-p", "no:logging", "-p", "no:faulthandler",
@@ -164,6 +166,14 @@ def run_pytest(files: list[Path], root: Path, plugin: Any, *more: str) -> str:
                                      pytest.ExitCode.NO_TESTS_COLLECTED):
         return f"The grader could not run: {' '.join(faults.said) or printed.getvalue()[-1500:] or status}"
     return ""
+
+
+def _forget_other_courses(root: Path) -> None:
+    """pytest names check modules by their path within the course: those of another course would be taken for ours."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name.split(".")[0] in ("exercises", "graders") and file and not Path(file).is_relative_to(root):
+            del sys.modules[name]
 
 
 class _Named:
