@@ -109,3 +109,46 @@ def test_a_mutant_is_applied_once() -> None:
     found = [m for m in of("return (x - n) * (x - n)") if m.change == "x - n -> x + n"]
     assert len(found) == 2
     assert found[0].source != found[1].source
+
+
+AUTOGRAD = """
+import torch
+
+
+def forward_pass(x, w):
+    # BEGIN SOLUTION task 1: f
+    return x @ w
+    # END SOLUTION
+
+
+class Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, w):
+        return forward_pass(x, w)
+
+
+def product(x, w):
+    # BEGIN SOLUTION task 1: f
+    return Product.apply(x @ w, w)
+    # END SOLUTION
+"""
+
+
+def test_nothing_is_detached_where_autograd_does_not_look() -> None:
+    assert {m.where for m in mutants(AUTOGRAD) if m.operator == "detached"} == {"product"}
+    shared = AUTOGRAD.replace("Product.apply(x @ w, w)", "Product.apply(forward_pass(x, w), w)")
+    assert {m.where for m in mutants(shared) if m.operator == "detached"} == {"forward_pass"}  # it has a second caller
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("return x.exp()", True),  # an argument
+        ("z = x + y\nreturn z.exp()", False),  # nobody sees it again
+        ("z = x + y\nreturn z.exp() + z", True),
+        ("return n.x.exp()", True),
+        ("return (x + y).exp()", False),
+    ],
+)
+def test_written_in_place_where_somebody_may_look_again(body: str, expected: bool) -> None:
+    assert bool(changes(body, "in place")) is expected

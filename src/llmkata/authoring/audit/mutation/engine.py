@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from llmkata.authoring.stub import regions
 
-from .operators import OPERATORS
+from .operators import OPERATORS, Place
 from .tensors import TENSOR_OPERATORS
 
 
@@ -41,16 +41,18 @@ def mutants(source: str) -> list[Mutant]:
     starts = _line_starts(data)
     spans = [(r.first, r.last, int(r.text.split()[1].rstrip(":")) if r.text else 0) for r in regions(source)]
     found = []
-    for top in ast.parse(source).body:
+    tree = ast.parse(source)
+    untracked = _untracked(tree)
+    for top in tree.body:
         seen = {_code(lines, top)}
-        for node, place in _places(top, spans):
+        for node, place in _places(top, spans, untracked):
             for name, operator in (*OPERATORS.items(), *TENSOR_OPERATORS.items()):
-                for new in operator(node, place.parent):
+                for new in operator(node, place):
                     text = _spliced(data, starts, node, new)
                     code = _code(text.split("\n"), top)
                     if code is not None and code not in seen:
                         seen.add(code)
-                        found.append(Mutant(node.lineno, place.function, name, _short(node), _short(new), place.task, text))
+                        found.append(Mutant(node.lineno, place.path, name, _short(node), _short(new), place.task, text))
     return sorted(found, key=lambda m: m.line)
 
 
@@ -64,22 +66,17 @@ def _code(lines: list[str], top: ast.stmt) -> tuple | None:
         return None
 
 
-@dataclass(frozen=True)
-class _Place:
-    parent: ast.AST
-    function: str
-    task: int
-
-
-def _places(top: ast.stmt, spans: list[tuple[int, int, int]]) -> Iterator[tuple[ast.AST, _Place]]:
+def _places(top: ast.stmt, spans: list[tuple[int, int, int]], untracked: set[str]) -> Iterator[tuple[ast.AST, Place]]:
     """The nodes that may be changed: whole within a region, no annotation, no docstring, no text of an error."""
-    def walk(node: ast.AST, parent: ast.AST, function: str) -> Iterator[tuple[ast.AST, _Place]]:
+
+    def walk(node: ast.AST, parent: ast.AST, function: ast.FunctionDef | None, path: str) -> Iterator[tuple[ast.AST, Place]]:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            function = f"{function}.{node.name}".lstrip(".")
+            path = f"{path}.{node.name}".lstrip(".")
+            function = node if isinstance(node, ast.FunctionDef) else function
         if hasattr(node, "lineno"):
             for first, last, task in spans:
                 if first < node.lineno and node.end_lineno < last:
-                    yield node, _Place(parent, function, task)
+                    yield node, Place(parent, function, path, task, path.split(".")[0] in untracked)
         if isinstance(node, ast.Raise | ast.JoinedStr):
             return
         for field, value in ast.iter_fields(node):
@@ -87,9 +84,23 @@ def _places(top: ast.stmt, spans: list[tuple[int, int, int]]) -> Iterator[tuple[
                 continue
             for child in value if isinstance(value, list) else [value]:
                 if isinstance(child, ast.AST):
-                    yield from walk(child, node, function)
+                    yield from walk(child, node, function, path)
 
-    yield from walk(top, top, "")
+    yield from walk(top, top, None, "")
+
+
+def _untracked(tree: ast.Module) -> set[str]:
+    """Custom autograd functions of a file, and the functions that only they call, directly or not."""
+    own = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    called = {name: {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} & own.keys() for name, node in own.items()}
+    found = {name for name, node in own.items() if isinstance(node, ast.ClassDef)
+             and any(ast.unparse(base).endswith("autograd.Function") for base in node.bases)}
+    while True:
+        more = {name for name in own if name not in found and isinstance(own[name], ast.FunctionDef)
+                and (callers := {c for c in own if name in called[c] and c != name}) and callers <= found}
+        if not more:
+            return found
+        found |= more
 
 
 def _line_starts(data: bytes) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from .operators import Operator, changed
+from .operators import Operator, Place, changed
 
 #: A name for another of the same shape of use.
 _SWAPS = {
@@ -33,7 +33,7 @@ _TWINS = {"masked_fill", "clamp", "mul", "add", "sub", "div", "exp", "neg", "sqr
           "index_add", "scatter", "scatter_add", "copy", "fill", "zero", "clip", "log", "sigmoid", "tanh", "relu"}
 
 
-def swapped(node: ast.AST, parent: ast.AST) -> Iterator[ast.AST]:
+def swapped(node: ast.AST, place: Place) -> Iterator[ast.AST]:
     """``x.amax(-1) -> x.amin(-1)``, ``torch.zeros -> torch.ones``"""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _SWAPS:
         yield changed(node, func=changed(node.func, attr=_SWAPS[node.func.attr]))
@@ -41,15 +41,15 @@ def swapped(node: ast.AST, parent: ast.AST) -> Iterator[ast.AST]:
         yield changed(node, func=ast.Name(_SWAPS[node.func.id], ast.Load()))
 
 
-def dtype(node: ast.AST, parent: ast.AST) -> Iterator[ast.AST]:
+def dtype(node: ast.AST, place: Place) -> Iterator[ast.AST]:
     """``torch.float32 -> torch.float64``, ``x.double() -> x.float()``"""
     if isinstance(node, ast.Attribute) and node.attr in _DTYPES:
         named = isinstance(node.value, ast.Name) and node.value.id in ("torch", "np")
-        if named or isinstance(parent, ast.Call) and parent.func is node:
+        if named or isinstance(place.parent, ast.Call) and place.parent.func is node:
             yield changed(node, attr=_DTYPES[node.attr])
 
 
-def left_out(node: ast.AST, parent: ast.AST) -> Iterator[ast.AST]:
+def left_out(node: ast.AST, place: Place) -> Iterator[ast.AST]:
     """``x.detach() -> x``, ``x.masked_fill(...) -> x``, ``torch.exp(x) -> x``, ``x.mT -> x``"""
     if isinstance(node, ast.Attribute) and node.attr in ("mT", "T", "real", "data"):
         yield node.value
@@ -64,21 +64,21 @@ def left_out(node: ast.AST, parent: ast.AST) -> Iterator[ast.AST]:
             yield node.args[0]
 
 
-def gradient(node: ast.AST, parent: ast.AST) -> Iterator[ast.AST]:
+def gradient(node: ast.AST, place: Place) -> Iterator[ast.AST]:
     """``x -> x.detach()`` for each side of a product: part of the gradient is lost, no value is"""
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult) and not place.untracked:
         for side in ("left", "right"):
             value = getattr(node, side)
             yield changed(node, **{side: ast.Call(ast.Attribute(value, "detach", ast.Load()), [], [])})
 
 
-def in_place(node: ast.AST, parent: ast.AST) -> Iterator[ast.AST]:
+def in_place(node: ast.AST, place: Place) -> Iterator[ast.AST]:
     """``x.add_(y) -> x.add(y)`` and back, ``x = x + y -> x += y``"""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         name = node.func.attr
         if name.endswith("_") and not name.endswith("__") and not name.startswith("_"):
             yield changed(node, func=changed(node.func, attr=name[:-1]))
-        elif name in _TWINS and _kept(node.func.value):
+        elif name in _TWINS and _kept(node.func.value, place.function):
             yield changed(node, func=changed(node.func, attr=f"{name}_"))
     elif isinstance(node, ast.Assign) and isinstance(node.value, ast.BinOp) and len(node.targets) == 1:
         target, value = node.targets[0], node.value
@@ -90,9 +90,16 @@ def _library(node: ast.AST) -> bool:
     return isinstance(node, ast.Name) and node.id in ("torch", "np", "F", "math")
 
 
-def _kept(node: ast.AST) -> bool:
-    """Whether a value has a name, so that somebody may look at it again; a passing result may be overwritten."""
-    return isinstance(node, ast.Name | ast.Attribute | ast.Subscript) and not _library(node)
+def _kept(node: ast.AST, function: ast.FunctionDef | None) -> bool:
+    """Whether somebody may look at a value again: an argument, a part of an object, a name that is read elsewhere too.
+    A passing result may be overwritten, and nobody can tell."""
+    if isinstance(node, ast.Attribute | ast.Subscript):
+        return True
+    if not isinstance(node, ast.Name) or _library(node) or function is None:
+        return False
+    names = [n for n in ast.walk(function) if isinstance(n, ast.Name | ast.arg)]
+    read = [n for n in names if isinstance(n, ast.Name) and n.id == node.id and isinstance(n.ctx, ast.Load)]
+    return len(read) > 1 or any(isinstance(n, ast.arg) and n.arg == node.id for n in names)
 
 
 TENSOR_OPERATORS: dict[str, Operator] = {
