@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 
-
 @dataclass(frozen=True)
 class Place:
     """Where a node stands."""
