@@ -1,4 +1,5 @@
-"""Oracle for normalisation: PyTorch's own norms in float64, autograd through them, decimals for one row, plain loops."""
+"""Oracle for normalisation: PyTorch's own norms in float64, autograd through them, decimals for one row, plain
+loops."""
 
 from __future__ import annotations
 
@@ -54,8 +55,9 @@ def gradients(kind: str, x: Tensor, weight: Tensor | None, bias: Tensor | None, 
     return list(torch.autograd.grad(y, [t for t in leaves if t is not None], cotangent.double()))
 
 
-def invariances(kind: str, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, shift: float,
-                scale: float) -> dict[str, float]:
+def invariances(
+    kind: str, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, shift: float, scale: float
+) -> dict[str, float]:
     """The fields of ``Invariances`` for the library's norm; the Jacobian row by row."""
 
     def norm(t: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""Oracle for residual connections: TinyLM as a function of its weights in float64, paths by enumeration, plain loops."""
+"""Oracle for residual connections: TinyLM as a function of its weights in float64, paths by enumeration, plain
+loops."""
 
 from __future__ import annotations
 
@@ -89,10 +90,15 @@ def components(state: State, kind: str, n_layers: int, ids: Tensor) -> Tensor:
 
 
 def attribution(state: State, parts: Tensor, tokens: Tensor) -> Tensor:
-    """By how much a logit falls when a component is taken out of the stream that the norm's factor was computed from."""
+    """By how much a logit falls when a component is taken out of the stream that the norm's factor was computed
+    from."""
     stream = parts.sum(0)
     norm_weight = state.get("final_norm.weight")
-    factor = torch.ones_like(stream) if norm_weight is None else norm_weight / (stream.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    factor = (
+        torch.ones_like(stream)
+        if norm_weight is None
+        else norm_weight / (stream.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    )
 
     def logit(x: Tensor) -> Tensor:
         return ((x * factor) @ state["unembed.weight"].T).gather(-1, tokens[..., None]).squeeze(-1)
@@ -104,7 +110,8 @@ def lesions(state: State, kind: str, n_layers: int, ids: Tensor, targets: Tensor
     """Every lesioned model from its first layer on."""
     whole = loss(state, streams(state, kind, n_layers, ids)[-1], targets)
     return [
-        (loss(state, streams(state, kind, n_layers, ids, block)[-1], targets) - whole).item() for block in range(n_layers)
+        (loss(state, streams(state, kind, n_layers, ids, block)[-1], targets) - whole).item()
+        for block in range(n_layers)
     ]
 
 

@@ -40,7 +40,8 @@ def check_kind(kind: str) -> None:
 
 
 def branch_scale(kind: Kind, n_sublayers: int) -> float:
-    """What a branch is multiplied by: "none" and "plain" 1, "scaled" ``n_sublayers ** -0.5``, "rezero" 0 (at the start).
+    """What a branch is multiplied by: "none" and "plain" 1, "scaled" ``n_sublayers ** -0.5``, "rezero" 0 (at the
+    start).
 
     Raises ``ValueError`` for an unknown kind.
     """
@@ -135,10 +136,10 @@ class CausalAttention(nn.Module):
 class TinyLM(nn.Module):
     """Given: ids (B, T), T <= 16, to logits (B, T, 16).
 
-    ``embed(ids)`` gives the first stream; ``sublayers`` are ``2 · n_layers`` of your :class:`ResidualWrapper`, attention
-    and MLP in turns, each branch with a norm of its own in front (``norm="rmsnorm"``) or none (``norm="none"``);
-    ``final_norm`` (an :class:`RMSNorm`, or ``nn.Identity`` with ``norm="none"``) and ``unembed`` (a linear layer without
-    bias, weight (16, d)) make logits of the last stream. There are no biases anywhere.
+    ``embed(ids)`` gives the first stream; ``sublayers`` are ``2 · n_layers`` of your :class:`ResidualWrapper`,
+    attention and MLP in turns, each branch with a norm of its own in front (``norm="rmsnorm"``) or none
+    (``norm="none"``); ``final_norm`` (an :class:`RMSNorm`, or ``nn.Identity`` with ``norm="none"``) and ``unembed`` (a
+    linear layer without bias, weight (16, d)) make logits of the last stream. There are no biases anywhere.
     """
 
     def __init__(
@@ -197,7 +198,8 @@ def cross_entropy(model: TinyLM, ids: Tensor, targets: Tensor) -> Tensor:
 
 @functools.cache
 def markov_data(seed: int = 3) -> tuple[Tensor, Tensor]:
-    """Given: sequences of 17 symbols of an order-1 Markov chain over 16 symbols, int64: 1 024 to train on, 256 to validate.
+    """Given: sequences of 17 symbols of an order-1 Markov chain over 16 symbols, int64: 1 024 to train on, 256 to
+    validate.
 
     The data of 2.4: each row of the transition matrix is a draw from Dirichlet(0.15). A model that knows only how often
     symbols occur reaches about 2.6 nats (:func:`unigram_entropy`), one that knows the chain about 1.45.
@@ -275,7 +277,8 @@ def rank_one_distance(x: Tensor) -> Tensor:
 
 
 def rank_profile(layers: Sequence[nn.Module], x: Tensor) -> list[float]:
-    """:func:`rank_one_distance`, averaged over everything but (T, d), after each of the layers, run one after the other.
+    """:func:`rank_one_distance`, averaged over everything but (T, d), after each of the layers, run one after the
+    other.
 
     x: (..., T, d). Returns as many numbers as there are layers; the input itself is not among them.
     """
@@ -356,8 +359,8 @@ TrainFn = Callable[[str, int, int], SweepRow]
 
 
 def train_tiny_lm(kind: Kind, depth: int, seed: int, steps: int = 80) -> SweepRow:
-    """Given: a :class:`TinyLM` of ``depth`` blocks, measured with your instruments and then trained (Adam, lr 0.01, batches
-    of 32). The same arguments give the same row."""
+    """Given: a :class:`TinyLM` of ``depth`` blocks, measured with your instruments and then trained (Adam, lr 0.01,
+    batches of 32). The same arguments give the same row."""
     train, val = markov_data()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -379,7 +382,8 @@ def train_tiny_lm(kind: Kind, depth: int, seed: int, steps: int = 80) -> SweepRo
 def depth_sweep(
     kinds: Sequence[str], depths: Sequence[int], seeds: Sequence[int], *, train_fn: TrainFn = train_tiny_lm
 ) -> list[SweepRow]:
-    """``train_fn(kind, depth, seed)`` for every cell, once, in the order of nested loops: kinds outermost, seeds innermost."""
+    """``train_fn(kind, depth, seed)`` for every cell, once, in the order of nested loops: kinds outermost, seeds
+    innermost."""
     # BEGIN SOLUTION task 4: the grid
     return [train_fn(kind, depth, seed) for kind in kinds for depth in depths for seed in seeds]
     # END SOLUTION
@@ -454,8 +458,8 @@ def path_contributions(mats: Sequence[Tensor], x: Tensor) -> Tensor:
         x: (N, d), a vector in each row; a matrix acts on each as on a column.
 
     Returns:
-        (L + 1, N, d); the sum over the first dimension is y. No matrices give ``x[None]``. At most L(L + 1)/2 products of a
-        matrix with an (N, d) array are needed.
+        (L + 1, N, d); the sum over the first dimension is y. No matrices give ``x[None]``. At most L(L + 1)/2 products
+        of a matrix with an (N, d) array are needed.
 
     Source: Veit, Wilber & Belongie 2016.
     """
@@ -512,9 +516,9 @@ def decompose_residual(model: TinyLM, ids: Tensor) -> Decomposition:
 def direct_logit_attribution(model: TinyLM, dec: Decomposition, token_ids: Tensor) -> Tensor:
     """What each component adds to the logit of a given token at each position.
 
-    The final norm is not linear, but at a given stream it is a product with a number per position: that number is computed
-    from the *whole* stream (the sum of all components) and held fixed. Components of a sum then have logits that sum to the
-    model's (``TinyLM`` has no biases). A model with ``norm="none"`` has no such factor.
+    The final norm is not linear, but at a given stream it is a product with a number per position: that number is
+    computed from the *whole* stream (the sum of all components) and held fixed. Components of a sum then have logits
+    that sum to the model's (``TinyLM`` has no biases). A model with ``norm="none"`` has no such factor.
 
     Args:
         dec: of this model.
@@ -544,8 +548,8 @@ def lesion_study(model: TinyLM, ids: Tensor, targets: Tensor) -> list[float]:
     """How much the loss grows when block l is taken out, for every block l.
 
     Block l, that is sublayers 2l and 2l + 1, is replaced by the identity (whatever the kind); one block at a time. What
-    comes before it need not be computed again: at most L(L + 1)/2 blocks are run, 2 sublayers each. The model is left as it
-    was.
+    comes before it need not be computed again: at most L(L + 1)/2 blocks are run, 2 sublayers each. The model is left
+    as it was.
 
     Source: Veit, Wilber & Belongie 2016.
     """

@@ -45,8 +45,10 @@ def check_affine(x: Tensor, *parameters: Tensor | None) -> None:
         raise ValueError(f"nothing to normalise in x of shape {tuple(x.shape)}: its last dimension must not be 0")
     for parameter in parameters:
         if parameter is not None and parameter.shape != x.shape[-1:]:
-            raise ValueError(f"x {tuple(x.shape)} needs a weight and bias of shape {tuple(x.shape[-1:])}, "
-                             f"got {tuple(parameter.shape)}")
+            raise ValueError(
+                f"x {tuple(x.shape)} needs a weight and bias of shape {tuple(x.shape[-1:])}, "
+                f"got {tuple(parameter.shape)}"
+            )
 
 
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -236,8 +238,8 @@ class TinyLM(nn.Module):
     """Given: ids (B, T) to logits (B, T, 16), T <= 16.
 
     ``embed(ids)`` gives the residual stream (B, T, d) that the first block reads; each of ``blocks`` maps a stream to a
-    stream; ``final_norm`` and ``unembed`` make logits of the last one. A "post" model has no final norm (``nn.Identity``):
-    its last block ends with one.
+    stream; ``final_norm`` and ``unembed`` make logits of the last one. A "post" model has no final norm
+    (``nn.Identity``): its last block ends with one.
     """
 
     def __init__(self, kind: Kind, placement: Placement, *, d: int = 32, n_heads: int = 2, n_layers: int = 4) -> None:
@@ -341,8 +343,8 @@ def measure_invariances(norm: nn.Module, x: Tensor, *, shift: float = 3.0, scale
     """Which changes of the input a norm does not see.
 
     Args:
-        norm: a layer over the last dimension, with its parameters as they are; it is not changed (measure a float64 copy).
-        x: (..., d), any float dtype.
+        norm: a layer over the last dimension, with its parameters as they are; it is not changed (measure a float64
+        copy). x: (..., d), any float dtype.
         shift: number added to every feature.
         scale: number that every feature is multiplied by.
     """
@@ -382,7 +384,8 @@ def lr_tolerance(runs: Sequence[NormRun], threshold: float) -> dict[tuple[str, s
     """The largest learning rate a (kind, placement) can bear, for each pair that occurs in ``runs``.
 
     It is the largest lr of the pair's own runs such that at it *and at every smaller one* all seeds have
-    ``val_loss < threshold`` (which NaN never has); None where already the smallest fails. ``diverged`` is not looked at.
+    ``val_loss < threshold`` (which NaN never has); None where already the smallest fails. ``diverged`` is not looked
+    at.
     """
     raise NotImplementedError("task 4: climb the learning rates of each pair until one fails")
 
@@ -398,10 +401,10 @@ def plot_lr_sweep(runs: Sequence[NormRun], path: str | Path) -> Figure:
     """Validation loss against learning rate, a line for each (kind, placement), written to ``path`` as PNG.
 
     The x axis is logarithmic. A line is labelled ``kind/placement``, in a legend; its points are the learning rates of
-    the pair in ascending order and the mean of ``val_loss`` over seeds. Where a seed ``diverged`` (or has a loss that is
-    not finite) there is no mean: the line's point is at the upper limit of the y axis instead, marked with an "x" (drawn
-    by ``scatter``, or as an unlabelled line with marker "x"). Fix the y limits so that all finite means lie below the
-    upper one; where nothing is finite any limits will do.
+    the pair in ascending order and the mean of ``val_loss`` over seeds. Where a seed ``diverged`` (or has a loss that
+    is not finite) there is no mean: the line's point is at the upper limit of the y axis instead, marked with an "x"
+    (drawn by ``scatter``, or as an unlabelled line with marker "x"). Fix the y limits so that all finite means lie
+    below the upper one; where nothing is finite any limits will do.
 
     Returns the figure (one axes).
     """
@@ -428,8 +431,8 @@ def fold_norm(norm: LayerNorm | RMSNorm, linear: nn.Linear) -> tuple[nn.Module, 
 def center_writer(linear: nn.Linear) -> nn.Linear:
     """A new linear layer whose outputs are those of ``linear`` minus their mean over the features.
 
-    If everything that writes to a residual stream is centred, the stream has mean 0, and LayerNorm and RMSNorm of it are
-    the same. ``linear`` stays as it is; its bias, if there is one, is centred too.
+    If everything that writes to a residual stream is centred, the stream has mean 0, and LayerNorm and RMSNorm of it
+    are the same. ``linear`` stays as it is; its bias, if there is one, is centred too.
     """
     raise NotImplementedError("task 6: subtract the mean row of W and the mean of b")
 

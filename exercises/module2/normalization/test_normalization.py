@@ -95,8 +95,18 @@ def test_invariances_by_kind(submission, torch_rng):
         (submission.make_norm("none", 4), False, False, 4),
     ):
         got = submission.measure_invariances(norm, x)
-        check((got.shift_error < 1e-9) == shift_blind, "shift_error", got=got.shift_error, want="0" if shift_blind else "> 0")
-        check((got.scale_error < 1e-9) == scale_blind, "scale_error", got=got.scale_error, want="0" if scale_blind else "> 0")
+        check(
+            (got.shift_error < 1e-9) == shift_blind,
+            "shift_error",
+            got=got.shift_error,
+            want="0" if shift_blind else "> 0",
+        )
+        check(
+            (got.scale_error < 1e-9) == scale_blind,
+            "scale_error",
+            got=got.scale_error,
+            want="0" if scale_blind else "> 0",
+        )
         check(got.jacobian_rank == rank, "jacobian_rank", got=got.jacobian_rank, want=rank)
 
 
@@ -149,7 +159,9 @@ def test_six_runs(submission):
     """Six handmade runs: what each pair bears at a threshold of 2, and the lines of the plot."""
     facts = submission.run(six_runs, SIX)
     want = [["rmsnorm", "pre", 0.01], ["none", "pre", None]]
-    check(sorted(facts["tolerance"], key=str) == sorted(want, key=str), "lr_tolerance", got=facts["tolerance"], want=want)
+    check(
+        sorted(facts["tolerance"], key=str) == sorted(want, key=str), "lr_tolerance", got=facts["tolerance"], want=want
+    )
     check(facts["scale"] == "log", "The x axis is logarithmic.", got=facts["scale"])
     lines = {"rmsnorm/pre": [1.5, 2.0, 1.9], "none/pre": [facts["top"]] * 2}
     same(facts["lines"], lines, atol=1e-9, rtol=0.0, what="the lines")
@@ -208,7 +220,8 @@ def tower(module, kind, height, x, cotangent):
 @task(5)
 @hint("This check only shows numbers. Composed of ordinary operations the norms keep at least 2 times x.")
 def test_kept_bytes_are_shown(submission, budget, torch_rng):
-    """For your information: bytes that a norm of (128, 256) float32, which are 128 KiB, keeps until the backward pass."""
+    """For your information: bytes that a norm of (128, 256) float32, which are 128 KiB, keeps until the backward
+    pass."""
 
     def grow(kind, height, s, *tensors):
         return s.run(tower, kind, height, *tensors)
@@ -216,7 +229,8 @@ def test_kept_bytes_are_shown(submission, budget, torch_rng):
     x, cotangent = (normal(torch_rng, 128, 256, dtype=torch.float32) for _ in range(2))
     for kind in ("rmsnorm", "layernorm"):
         peaks = [
-            budget.replay(functools.partial(grow, kind, height), x, cotangent, expect=None).peak_bytes for height in (2, 4)
+            budget.replay(functools.partial(grow, kind, height), x, cotangent, expect=None).peak_bytes
+            for height in (2, 4)
         ]
         budget.require(f"bytes kept by {kind}", (peaks[1] - peaks[0]) / 2, unit="bytes", trust="replayed")
 

@@ -142,7 +142,13 @@ def handmade(module, cells):
 @hint("plain passes at 1, 2 and 8 but not at 4, so 2 is the answer; none fails at once.")
 def test_handmade_sweep(submission):
     """Handmade rows through trainable_depth and the plot."""
-    plain = [("plain", 1, 0, 1.5), ("plain", 2, 0, 1.5), ("plain", 4, 0, 1.5), ("plain", 4, 1, 2.5), ("plain", 8, 0, 1.5)]
+    plain = [
+        ("plain", 1, 0, 1.5),
+        ("plain", 2, 0, 1.5),
+        ("plain", 4, 0, 1.5),
+        ("plain", 4, 1, 2.5),
+        ("plain", 8, 0, 1.5),
+    ]
     depths, lines = submission.run(handmade, [*plain, ("none", 1, 0, 2.25)])
     check(sorted(depths, key=str) == [["none", None], ["plain", 2]], "trainable_depth", got=depths)
     same(lines["plain"], [1.5, 1.5, 2.0, 1.5], **NEAR, what="line of plain")
@@ -158,8 +164,10 @@ def real_sweep(module):
     train = functools.partial(module.train_tiny_lm, steps=15)
     rows = module.depth_sweep(["plain", "none"], [1, 4], [0], train_fn=train)
     for row in rows:
-        print(f"{row.kind:6s} depth {row.depth}  loss {row.val_loss:.2f}  gradient {row.init_grad_first:.3f} first, "
-              f"{row.init_grad_last:.3f} last  rank {row.init_rank:.3f}")
+        print(
+            f"{row.kind:6s} depth {row.depth}  loss {row.val_loss:.2f}  gradient {row.init_grad_first:.3f} first, "
+            f"{row.init_grad_last:.3f} last  rank {row.init_rank:.3f}"
+        )
     return [[row.kind, row.depth, float(row.val_loss)] for row in rows]
 
 

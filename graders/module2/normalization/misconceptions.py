@@ -1,7 +1,7 @@
 """Wrong readings of normalisation, each as the code it leads to.
 
-They run in the namespace of the model answer: `original` is what is replaced, `statistics_dtype`, `check_affine` and the
-rest are its helpers. But for its own mistake each does what the model answer does.
+They run in the namespace of the model answer: `original` is what is replaced, `statistics_dtype`, `check_affine` and
+the rest are its helpers. But for its own mistake each does what the model answer does.
 """
 
 # ruff: noqa: F811, F821 (functions of one name, names of the model answer)
@@ -37,7 +37,8 @@ def centre(x):
     "unbiased_variance",
     replaces="layer_norm",
     caught_by="test_layer_norm_matches",
-    feedback="You divided by d - 1 (the default of torch.var and torch.std): normalisation layers use the biased variance.",
+    feedback="You divided by d - 1 (the default of torch.var and torch.std): normalisation layers use the biased "
+    "variance.",
 )
 def layer_norm(x, weight, bias, eps=1e-5):
     check_affine(x, weight, bias)
@@ -50,8 +51,8 @@ def layer_norm(x, weight, bias, eps=1e-5):
     "eps_outside_root",
     replaces="layer_norm",
     caught_by="test_layer_norm_matches",
-    feedback="eps belongs under the root; on rows of small spread 1/(sqrt(v) + eps) and 1/sqrt(v + eps) differ by orders of "
-    "magnitude.",
+    feedback="eps belongs under the root; on rows of small spread 1/(sqrt(v) + eps) and 1/sqrt(v + eps) differ by "
+    "orders of magnitude.",
 )
 def layer_norm(x, weight, bias, eps=1e-5):
     check_affine(x, weight, bias)
@@ -91,8 +92,8 @@ def layer_norm(x, weight, bias, eps=1e-5):
     "one_pass_variance",
     replaces="layer_norm",
     caught_by="test_offset_data",
-    feedback="E[x²] - E[x]² cancels: with a mean of 10 000 nothing of the variance is left in float32. Centre first, then "
-    "take the mean of the squares.",
+    feedback="E[x²] - E[x]² cancels: with a mean of 10 000 nothing of the variance is left in float32. Centre first, "
+    "then take the mean of the squares.",
 )
 def layer_norm(x, weight, bias, eps=1e-5):
     check_affine(x, weight, bias)
@@ -140,8 +141,9 @@ def rms_norm(x, weight, eps=1e-6):
     "cast_before_gain",
     replaces="rms_norm",
     caught_by="test_half_precision",
-    feedback="You rounded x̂ to half precision before multiplying by the gain (as transformers' Llama does), so a product of "
-    "two rounded numbers is rounded again. Here the gain is applied in float32 and there is one cast, at the end.",
+    feedback="You rounded x̂ to half precision before multiplying by the gain (as transformers' Llama does), so a "
+    "product of two rounded numbers is rounded again. Here the gain is applied in float32 and there is one cast, at "
+    "the end.",
 )
 def rms_norm(x, weight, eps=1e-6):
     y = original(x, None, eps)
@@ -188,7 +190,8 @@ def sublayer(x, f, norm, placement):
     "placements_swapped",
     replaces="sublayer",
     caught_by="test_sublayer",
-    feedback="Your 'pre' and 'post' are exchanged: 'pre' normalises what the branch reads, 'post' what the step returns.",
+    feedback="Your 'pre' and 'post' are exchanged: 'pre' normalises what the branch reads, 'post' what the step "
+    "returns.",
 )
 def sublayer(x, f, norm, placement):
     return original(x, f, norm, {"pre": "post", "post": "pre"}.get(placement, placement))
@@ -201,8 +204,8 @@ def sublayer(x, f, norm, placement):
     "measured_in_float32",
     replaces="measure_invariances",
     caught_by="test_invariances",
-    feedback="In float32 rounding hides the answer: 1e-7 may be an exact invariance or not. Measure a float64 copy of the "
-    "norm, on x in float64.",
+    feedback="In float32 rounding hides the answer: 1e-7 may be an exact invariance or not. Measure a float64 copy of "
+    "the norm, on x in float64.",
 )
 def measure_invariances(norm, x, *, shift=3.0, scale=7.0):
     with torch.no_grad():
@@ -221,8 +224,8 @@ def measure_invariances(norm, x, *, shift=3.0, scale=7.0):
     "rank_by_default_tolerance",
     replaces="measure_invariances",
     caught_by="test_invariances",
-    feedback="Your rank counts singular values that are rounding noise, or none that are small: the tolerance is 1e-9 of the "
-    "largest singular value.",
+    feedback="Your rank counts singular values that are rounding noise, or none that are small: the tolerance is 1e-9 "
+    "of the largest singular value.",
 )
 def measure_invariances(norm, x, *, shift=3.0, scale=7.0):
     right = original(norm, x, shift=shift, scale=scale)
@@ -234,7 +237,8 @@ def measure_invariances(norm, x, *, shift=3.0, scale=7.0):
     "mean_of_token_rms",
     replaces="residual_rms_profile",
     caught_by="test_profile",
-    feedback="You average the RMS of the tokens; asked is the RMS over everything, the root of the mean of all squares.",
+    feedback="You average the RMS of the tokens; asked is the RMS over everything, the root of the mean of all "
+    "squares.",
 )
 def residual_rms_profile(model, ids):
     with torch.no_grad():
@@ -263,8 +267,8 @@ def residual_rms_profile(model, ids):
     "none_after_the_branch",
     replaces="norm_experiment",
     caught_by="test_experiment_protocol",
-    feedback="A model without norms has no placement: ('none', 'post') would train the model of ('none', 'pre') again, so it "
-    "is left out.",
+    feedback="A model without norms has no placement: ('none', 'post') would train the model of ('none', 'pre') "
+    "again, so it is left out.",
 )
 def norm_experiment(kinds, placements, lrs, seeds, *, train_fn=train_tiny_lm):
     return [train_fn(*cell) for cell in itertools.product(kinds, placements, lrs, seeds)]
@@ -274,7 +278,8 @@ def norm_experiment(kinds, placements, lrs, seeds, *, train_fn=train_tiny_lm):
     "largest_that_works",
     replaces="lr_tolerance",
     caught_by="test_lr_tolerance",
-    feedback="You took the largest learning rate that happens to work: it must work at every smaller one of the grid too.",
+    feedback="You took the largest learning rate that happens to work: it must work at every smaller one of the grid "
+    "too.",
 )
 def lr_tolerance(runs, threshold):
     result = {}
@@ -308,7 +313,8 @@ def lr_tolerance(runs, threshold):
     "nan_passes",
     replaces="lr_tolerance",
     caught_by="test_lr_tolerance",
-    feedback="A run that ended in NaN counts as passed: NaN >= threshold is False. Ask for val_loss < threshold instead.",
+    feedback="A run that ended in NaN counts as passed: NaN >= threshold is False. Ask for val_loss < threshold "
+    "instead.",
 )
 def lr_tolerance(runs, threshold):
     return original([dataclasses.replace(r, val_loss=-1.0) if math.isnan(r.val_loss) else r for r in runs], threshold)
@@ -318,8 +324,8 @@ def lr_tolerance(runs, threshold):
     "diverged_in_the_mean",
     replaces="plot_lr_sweep",
     caught_by="test_plot",
-    feedback="You leave diverged seeds out of the mean: one of two seeds diverging looks like success. Such a point goes to "
-    "the upper limit, with an x.",
+    feedback="You leave diverged seeds out of the mean: one of two seeds diverging looks like success. Such a point "
+    "goes to the upper limit, with an x.",
 )
 def plot_lr_sweep(runs, path):
     cells = {}
@@ -352,8 +358,8 @@ def backward(ctx, grad):
     "mean_term_missing",
     replaces="LayerNormFunction.backward",
     caught_by="test_backward",
-    feedback="Gradients of a LayerNorm input sum to zero over the features; yours do not: the mean depends on x too, so "
-    "subtract mean(ĝ).",
+    feedback="Gradients of a LayerNorm input sum to zero over the features; yours do not: the mean depends on x too, "
+    "so subtract mean(ĝ).",
 )
 def backward(ctx, grad):
     x, weight, mean, rstd = ctx.saved_tensors
@@ -369,7 +375,8 @@ def backward(ctx, grad):
     "gain_after_projection",
     replaces="RMSNormFunction.backward",
     caught_by="test_backward",
-    feedback="The gain belongs to the incoming gradient, ĝ = grad ∘ w, before the projection; you multiplied by it afterwards.",
+    feedback="The gain belongs to the incoming gradient, ĝ = grad ∘ w, before the projection; you multiplied by it "
+    "afterwards.",
 )
 def backward(ctx, grad):
     x, weight, rstd = ctx.saved_tensors
@@ -387,8 +394,8 @@ def backward(ctx, grad):
     replaces="rms_norm",
     caught_by="test_saved_bytes_float32",
     matches="peak_bytes",
-    feedback="Your rms_norm is composed of ordinary operations, each of which lets autograd keep its own input. Send the call "
-    "through RMSNormFunction, which keeps x and one number per row.",
+    feedback="Your rms_norm is composed of ordinary operations, each of which lets autograd keep its own input. Send "
+    "the call through RMSNormFunction, which keeps x and one number per row.",
 )
 def rms_norm(x, weight, eps=1e-6):
     check_affine(x, weight)
@@ -401,8 +408,8 @@ def rms_norm(x, weight, eps=1e-6):
     replaces="layer_norm",
     caught_by="test_saved_bytes_float32",
     matches="peak_bytes",
-    feedback="Your layer_norm is composed of ordinary operations, each of which lets autograd keep its own input. Send the "
-    "call through LayerNormFunction, which keeps x and two numbers per row.",
+    feedback="Your layer_norm is composed of ordinary operations, each of which lets autograd keep its own input. "
+    "Send the call through LayerNormFunction, which keeps x and two numbers per row.",
 )
 def layer_norm(x, weight, bias, eps=1e-5):
     check_affine(x, weight, bias)
@@ -415,8 +422,8 @@ def layer_norm(x, weight, bias, eps=1e-5):
     replaces="RMSNormFunction.forward",
     caught_by="test_saved_bytes_bfloat16",
     matches="peak_bytes",
-    feedback="You keep the float32 copy of x, twice the bytes of the bfloat16 original: save x itself, and convert it again in "
-    "the backward pass.",
+    feedback="You keep the float32 copy of x, twice the bytes of the bfloat16 original: save x itself, and convert it "
+    "again in the backward pass.",
 )
 def forward(ctx, x, weight, eps):
     xf = x.to(statistics_dtype(x.dtype))
@@ -430,8 +437,8 @@ def forward(ctx, x, weight, eps):
     replaces="RMSNormFunction.backward",
     caught_by="test_pointwise_work",
     matches="pointwise",
-    feedback="You run the forward pass again and let autograd go back through it: little memory, but half as much work again. "
-    "The derivative in closed form takes a few passes over x.",
+    feedback="You run the forward pass again and let autograd go back through it: little memory, but half as much "
+    "work again. The derivative in closed form takes a few passes over x.",
 )
 def backward(ctx, grad):
     x, weight, rstd = ctx.saved_tensors
@@ -449,7 +456,8 @@ def backward(ctx, grad):
     replaces="residual_rms_profile",
     caught_by="test_profile_single_pass",
     matches="calls",
-    feedback="You run the model from the embedding again for every number: L(L + 1)/2 blocks in place of L. Carry the stream on.",
+    feedback="You run the model from the embedding again for every number: L(L + 1)/2 blocks in place of L. Carry the "
+    "stream on.",
 )
 def residual_rms_profile(model, ids):
     profile = []
@@ -470,7 +478,9 @@ def residual_rms_profile(model, ids):
 )
 def norm_cost(kind, d, itemsize):
     right = original(kind, d, itemsize)
-    return dataclasses.replace(right, saved_bytes_per_token=(d + right.row_reductions) * itemsize if right.params else 0)
+    return dataclasses.replace(
+        right, saved_bytes_per_token=(d + right.row_reductions) * itemsize if right.params else 0
+    )
 
 
 @misconception(
@@ -505,8 +515,8 @@ def fold_norm(norm, linear):
     "fold_forgets_bias",
     replaces="fold_norm",
     caught_by="test_fold",
-    feedback="The norm's bias is lost: the linear reads it too, so W · bias goes into the new bias, also where the linear had "
-    "none.",
+    feedback="The norm's bias is lost: the linear reads it too, so W · bias goes into the new bias, also where the "
+    "linear had none.",
 )
 def fold_norm(norm, linear):
     without = copy.deepcopy(norm)
@@ -529,8 +539,8 @@ def fold_norm(norm, linear):
     "centred_inputs",
     replaces="center_writer",
     caught_by="test_layernorm_is_rmsnorm_of_centred",
-    feedback="You centred each row of W, that is, over the inputs. The mean over the *outputs* is to vanish: W is (out, in), "
-    "so subtract the mean over dim 0.",
+    feedback="You centred each row of W, that is, over the inputs. The mean over the *outputs* is to vanish: W is "
+    "(out, in), so subtract the mean over dim 0.",
 )
 def center_writer(linear):
     new = original(linear)

@@ -1,8 +1,8 @@
 """Budgets of 2.4 normalization.
 
 Counts are taken from the recorded program, run again on fresh inputs. What one norm keeps between its passes is found
-by stacking norms into towers: a tower's inputs cost nothing, its peak is reached when the backward pass begins, and of two
-towers of different height everything but the kept bytes cancels: kept = (peak of 4 - peak of 2) / 2.
+by stacking norms into towers: a tower's inputs cost nothing, its peak is reached when the backward pass begins, and of
+two towers of different height everything but the kept bytes cancels: kept = (peak of 4 - peak of 2) / 2.
 """
 
 import torch
@@ -67,7 +67,9 @@ def test_saved_bytes_float32(submission, budget, reference, torch_rng):
     size = ROWS * D * 4
     for kind in ("rmsnorm", "layernorm"):
         kept = kept_bytes(budget, reference, torch_rng, kind, torch.float32)
-        budget.require(f"bytes kept by {kind}", kept, at_most=1.1 * size, reference=size, unit="bytes", trust="replayed")
+        budget.require(
+            f"bytes kept by {kind}", kept, at_most=1.1 * size, reference=size, unit="bytes", trust="replayed"
+        )
 
 
 @task(5)
@@ -84,7 +86,9 @@ def test_saved_bytes_bfloat16(submission, budget, reference, torch_rng):
     size = ROWS * D * 2
     for kind in ("rmsnorm", "layernorm"):
         kept = kept_bytes(budget, reference, torch_rng, kind, torch.bfloat16)
-        budget.require(f"bytes kept by {kind}", kept, at_most=1.15 * size, reference=size, unit="bytes", trust="replayed")
+        budget.require(
+            f"bytes kept by {kind}", kept, at_most=1.15 * size, reference=size, unit="bytes", trust="replayed"
+        )
 
 
 @task(5)
@@ -93,8 +97,8 @@ def test_saved_bytes_bfloat16(submission, budget, reference, torch_rng):
 @hint("x̂ and grad ∘ weight are needed twice in the backward pass: compute each once.")
 def test_pointwise_work(submission, budget, reference, torch_rng):
     """Forward and backward of one norm take few passes over x, and no matrix products."""
-    # The model answer takes 13.0 passes (RMSNorm: square, mean, scale, gain; x̂, ĝ, ĝx̂, mean, x̂ mean, difference, scale,
-    # and grad x̂ and its sum for dw) and 20.0 (LayerNorm). Composed operations and autograd take 18.0 and 26.0.
+    # The model answer takes 13.0 passes (RMSNorm: square, mean, scale, gain; x̂, ĝ, ĝx̂, mean, x̂ mean, difference,
+    # scale, and grad x̂ and its sum for dw) and 20.0 (LayerNorm). Composed operations and autograd take 18.0 and 26.0.
     for kind, limit in (("rmsnorm", 17), ("layernorm", 24)):
         run = towers(budget, reference, torch_rng, kind, torch.float32, (1,))
         budget.require(f"passes over x of {kind}", run.pointwise, at_most=limit * ROWS * D, unit="elements")
@@ -104,7 +108,9 @@ def test_pointwise_work(submission, budget, reference, torch_rng):
 @task(3)
 @points(4)
 @needs("test_profile")
-@hint("Carry the stream on from block to block; running the model from the start for every block costs L(L + 1)/2 blocks.")
+@hint(
+    "Carry the stream on from block to block; running the model from the start for every block costs L(L + 1)/2 blocks."
+)
 def test_profile_single_pass(submission, budget, torch_rng):
     """The profile of a four-block model runs each block once, on the whole batch."""
     # L = 4 blocks, once each. Starting again for every number takes 0 + 1 + 2 + 3 + 4 = 10.
@@ -139,20 +145,31 @@ def watched_profile(module, ids, tell):
 @points(4)
 @needs("test_saved_bytes_float32")
 @hint(
-    "LayerNorm has a gain and a bias, needs two means, and keeps mean and rstd of each row; RMSNorm has half of all that.",
+    "LayerNorm has a gain and a bias, needs two means, and keeps mean and rstd of each row; RMSNorm has half of all "
+    "that.",
     "Kept per row: the row itself, d·itemsize bytes, and 4 bytes for each statistic in float32.",
 )
 def test_norm_cost_formula(submission, budget, reference, torch_rng):
-    """norm_cost gives the parameters of your layers, the bytes that a norm by hand keeps per row, and its sums over a row."""
+    """norm_cost gives the parameters of your layers, the bytes that a norm by hand keeps per row, and its sums over a
+    row."""
     for d, itemsize in ((8, 4), (256, 2), (1, 8)):
         for kind, name, statistics in (("layernorm", "LayerNorm", 2), ("rmsnorm", "RMSNorm", 1), ("none", None, 0)):
             cost = submission.norm_cost(kind, d, itemsize)
-            parameters = 0 if name is None else sum(p.numel() for p in getattr(submission, name)(d).state_dict().values())
+            parameters = (
+                0 if name is None else sum(p.numel() for p in getattr(submission, name)(d).state_dict().values())
+            )
             kept = 0 if name is None else d * itemsize + 4 * statistics
-            for field, want in (("params", parameters), ("saved_bytes_per_token", kept), ("row_reductions", statistics)):
+            for field, want in (
+                ("params", parameters),
+                ("saved_bytes_per_token", kept),
+                ("row_reductions", statistics),
+            ):
                 got = getattr(cost, field)
                 check(got == want, f"{field} of {kind} with d = {d} and itemsize {itemsize}.", got=got, want=want)
-    # 16 rows of 8 float32: the claim held against what is metered. A norm may keep less (x̂ and rstd alone do for both).
+    # 16 rows of 8 float32: the claim held against what is metered. A norm may keep less (x̂ and rstd alone do for
+    # both).
     for kind, claim in (("rmsnorm", 36), ("layernorm", 40)):
         kept = kept_bytes(budget, reference, torch_rng, kind, torch.float32, rows=16, d=8) / 16
-        budget.require(f"bytes kept per row by {kind}", kept, at_most=claim, reference=claim, unit="bytes", trust="replayed")
+        budget.require(
+            f"bytes kept per row by {kind}", kept, at_most=claim, reference=claim, unit="bytes", trust="replayed"
+        )

@@ -64,7 +64,8 @@ def rounding(x, weight, eps, centred):
 )
 @sk.given(norm_cases(with_bias=True), examples=25)
 def test_layer_norm_matches(submission, reference, case):
-    """layer_norm equals F.layer_norm in float64: any shape and eps, with and without gain and bias, constant rows too."""
+    """layer_norm equals F.layer_norm in float64: any shape and eps, with and without gain and bias, constant rows
+    too."""
     x, weight, _, eps = case
     want = reference.layer_norm(*case)
     limit = rounding(x, weight, eps, centred=True)(x.dtype, want)
@@ -88,16 +89,26 @@ def test_rms_norm_matches(submission, reference, case):
 
 @task(1)
 @points(1)
-@hint("With a spread of 0 it is eps that keeps the root from being 0. (torch.var divides by d - 1, which is 0 for d = 1.)")
+@hint(
+    "With a spread of 0 it is eps that keeps the root from being 0. (torch.var divides by d - 1, which is 0 for d = 1.)"
+)
 def test_degenerate_rows(submission):
-    """Rows of one feature, constant rows and rows of zeros are finite: LayerNorm gives the bias, RMSNorm of zeros zeros."""
+    """Rows of one feature, constant rows and rows of zeros are finite: LayerNorm gives the bias, RMSNorm of zeros
+    zeros."""
     for d in (1, 4):
         weight, bias = torch.full((d,), 3.0), torch.full((d,), 0.5)
         for value in (0.0, 2.0):
             x = torch.full((2, d), value)
-            same(submission.layer_norm(x, weight, bias), bias.expand(2, d), what=f"layer_norm of rows of {d} times {value:g}")
-            same(submission.rms_norm(x, weight), weight.expand(2, d) * bool(value),
-                 what=f"rms_norm of rows of {d} times {value:g}")
+            same(
+                submission.layer_norm(x, weight, bias),
+                bias.expand(2, d),
+                what=f"layer_norm of rows of {d} times {value:g}",
+            )
+            same(
+                submission.rms_norm(x, weight),
+                weight.expand(2, d) * bool(value),
+                what=f"rms_norm of rows of {d} times {value:g}",
+            )
 
 
 @task(1)
@@ -108,8 +119,8 @@ def test_degenerate_rows(submission):
 )
 def test_offset_data(submission, reference, torch_rng):
     """Rows of unit variance around 100 and around 10 000 are normalised as exactly as float32 can hold them."""
-    # float32 has steps of 7.6e-6 at 100 and 9.8e-4 at 10 000, and the mean is off by about one such step. Measured in two
-    # passes: 1.1e-5 and 1.4e-3. E[x²] - E[x]²: 5e-3, and at 10 000 nonsense or NaN.
+    # float32 has steps of 7.6e-6 at 100 and 9.8e-4 at 10 000, and the mean is off by about one such step. Measured in
+    # two passes: 1.1e-5 and 1.4e-3. E[x²] - E[x]²: 5e-3, and at 10 000 nonsense or NaN.
     for offset, limit in ((100.0, 1e-4), (1e4, 1e-2)):
         x = (normal(torch_rng, 2, 256) + offset).float()
         want = torch.stack([reference.exact_layer_norm(row, 1e-5) for row in x])
@@ -119,10 +130,17 @@ def test_offset_data(submission, reference, torch_rng):
 
 def nearly_all_nearest(got, want, what):
     """One rounding of a float32 result hits the nearest number of the dtype but for a few ties; two miss a quarter."""
-    same(got, want, dtype=got.dtype, atol=16 * torch.finfo(got.dtype).eps * want.abs().max().item(), rtol=0.0, what=what)
+    same(
+        got, want, dtype=got.dtype, atol=16 * torch.finfo(got.dtype).eps * want.abs().max().item(), rtol=0.0, what=what
+    )
     missed = (got != want.to(got.dtype)).double().mean().item()
-    check(missed <= 0.02, f"{what}: {missed:.0%} of the elements are not the nearest {got.dtype} number to the right "
-          "value: something was rounded before the end.", got=missed, want="at most 2 %")
+    check(
+        missed <= 0.02,
+        f"{what}: {missed:.0%} of the elements are not the nearest {got.dtype} number to the right "
+        "value: something was rounded before the end.",
+        got=missed,
+        want="at most 2 %",
+    )
 
 
 @task(1)
@@ -143,7 +161,9 @@ def test_half_precision(submission, reference, torch_rng):
             nearly_all_nearest(got, want, f"{name} in {dtype}")
         # A float32 gain (parameters are often kept so) does not change the dtype of the output.
         got = submission.rms_norm(x, weight.float())
-        check(got.dtype == dtype, "The output has the dtype of x, also with a float32 weight.", got=got.dtype, want=dtype)
+        check(
+            got.dtype == dtype, "The output has the dtype of x, also with a float32 weight.", got=got.dtype, want=dtype
+        )
 
 
 @task(1)
@@ -190,7 +210,9 @@ def test_modules(submission, reference, torch_rng):
         check(len(plain.state_dict()) == 0, f"{name}(affine=False) has no parameters.", got=list(plain.state_dict()))
         default = norm(1e-3 * x, *[None] * len(wanted))  # small rows, so that the default eps counts
         for layer in (plain, make(6)):
-            same(layer(1e-3 * x), default, dtype=torch.float32, atol=1e-4, rtol=0.0, what=f"{name} with the default eps")
+            same(
+                layer(1e-3 * x), default, dtype=torch.float32, atol=1e-4, rtol=0.0, what=f"{name} with the default eps"
+            )
 
 
 @task(2)
@@ -234,7 +256,8 @@ FIELDS = ("shift_error", "scale_error", "output_mean", "output_rms", "jacobian_r
     "With eps > 0 scaling is no exact invariance, so a LayerNorm loses one direction, not two.",
 )
 def test_invariances(submission, reference, torch_rng):
-    """What shifts and scales do to each norm, means of its output and the rank of its Jacobian are measured in float64."""
+    """What shifts and scales do to each norm, means of its output and the rank of its Jacobian are measured in
+    float64."""
     x = normal(torch_rng, 2, 3, 8, dtype=torch.float32)
     for kind, name in (("layernorm", "LayerNorm"), ("rmsnorm", "RMSNorm")):
         for eps, affine in ((1e-30, False), (1e-5, False), (1e-3, True)):
@@ -247,7 +270,9 @@ def test_invariances(submission, reference, torch_rng):
             for field in FIELDS[:4]:
                 same(float(getattr(got, field)), want[field], atol=1e-9, rtol=1e-9, what=f"{field} {where}")
             rank = got.jacobian_rank
-            check(rank == want["jacobian_rank"], f"jacobian_rank {where} is wrong.", got=rank, want=want["jacobian_rank"])
+            check(
+                rank == want["jacobian_rank"], f"jacobian_rank {where} is wrong.", got=rank, want=want["jacobian_rank"]
+            )
             same(dict(norm.state_dict()), values, atol=0.0, rtol=0.0, what="the norm after it was measured")
     got = submission.measure_invariances(submission.make_norm("none", 8), x)
     want = reference.invariances("none", x, None, None, 0.0, 3.0, 7.0)
@@ -293,7 +318,8 @@ def grid(module, kinds, placements, lrs, seeds, val_loss):
 @task(4)
 @points(5)
 @hint(
-    "Four nested loops (kinds outermost, seeds innermost), one call of train_fn(kind, placement, lr, seed) in each cell.",
+    "Four nested loops (kinds outermost, seeds innermost), one call of train_fn(kind, placement, lr, seed) in each "
+    "cell.",
     "('none', 'post') is the one combination to leave out.",
 )
 def test_experiment_protocol(submission):
@@ -393,7 +419,8 @@ def sweep_facts(module, rows):
 @task(4)
 @points(3)
 @hint(
-    "One labelled line for each pair; a point is the mean of val_loss over seeds, or the top of the axis (get_ylim()[1]).",
+    "One labelled line for each pair; a point is the mean of val_loss over seeds, or the top of the axis "
+    "(get_ylim()[1]).",
     "Set the y limits before you draw the lost points, and to a value: matplotlib moves automatic limits.",
 )
 def test_plot(submission, reference):
@@ -406,8 +433,12 @@ def test_plot(submission, reference):
     check(facts["signature"] == b"\x89PNG\r\n\x1a\n", "The file is not a PNG.", got=facts["signature"])
     check(facts["scales"][0] == "log", "The x axis is logarithmic.", got=facts["scales"][0])
     want = reference.sweep_lines(rows)
-    check(set(facts["lines"]) == set(want), "One line labelled kind/placement for each pair.",
-          got=sorted(facts["lines"]), want=sorted(want))
+    check(
+        set(facts["lines"]) == set(want),
+        "One line labelled kind/placement for each pair.",
+        got=sorted(facts["lines"]),
+        want=sorted(want),
+    )
     check(facts["legend"] == sorted(want), "The legend names every line.", got=facts["legend"], want=sorted(want))
     top = facts["top"]
     for label, line in want.items():
@@ -439,14 +470,19 @@ def train(module, kind, placement):
 )
 def test_real_run(submission):
     """At a learning rate of 0.05 a model with pre-norm learns the chain, and one with post-norm learns nothing."""
-    # 15 steps, 5 seeds: 1.73 to 1.99 nats (pre, either norm) against 2.63 to 2.67 (post); symbol counts alone give 2.61.
+    # 15 steps, 5 seeds: 1.73 to 1.99 nats (pre, either norm) against 2.63 to 2.67 (post); symbol counts alone give
+    # 2.61.
     for kind, placement, low, high in (
         ("rmsnorm", "pre", 1.2, 2.3),
         ("layernorm", "post", 2.45, 3.5),
     ):
         run = submission.run(train, kind, placement)
-        check(low <= run["val_loss"] <= high, f"{kind}/{placement} has another validation loss than it should.",
-              got=run["val_loss"], want=f"{low:g} to {high:g} nats")
+        check(
+            low <= run["val_loss"] <= high,
+            f"{kind}/{placement} has another validation loss than it should.",
+            got=run["val_loss"],
+            want=f"{low:g} to {high:g} nats",
+        )
         check(not run["diverged"], f"{kind}/{placement} did not diverge.", got=run["diverged"], want=False)
 
 
@@ -456,12 +492,15 @@ def test_real_run(submission):
 @task(5)
 @points(7)
 @hint(
-    "mean and rstd depend on x too: with x̂ fixed you get ĝ·rstd, and the statistics take away mean(ĝ ∘ x̂)·x̂ (and mean(ĝ)).",
-    "Two identities to test yours with: a LayerNorm gradient sums to 0 over the features, and <dx, x - mean> is 0 but for eps.",
+    "mean and rstd depend on x too: with x̂ fixed you get ĝ·rstd, and the statistics take away mean(ĝ ∘ x̂)·x̂ (and "
+    "mean(ĝ)).",
+    "Two identities to test yours with: a LayerNorm gradient sums to 0 over the features, and <dx, x - mean> is 0 but "
+    "for eps.",
     "dw and db sum over everything but the last dimension.",
 )
 def test_backward(submission, reference, torch_rng):
-    """Gradients of x, weight and bias equal those through PyTorch's norms: all shapes, no gain, zero gains, tiny eps."""
+    """Gradients of x, weight and bias equal those through PyTorch's norms: all shapes, no gain, zero gains, tiny
+    eps."""
     for lead, d, eps, with_weight, with_bias in (
         ((2,), 5, 1e-5, True, True),
         ((), 4, 0.1, True, True),
@@ -502,7 +541,8 @@ def test_backward_in_half_precision(submission, reference, torch_rng):
         _, grads = submission.vjp(name, (*arguments, 1e-5), wrt=wrt, cotangents=cotangent)
         want = reference.gradients(kind, x, weight, bias if kind == "layernorm" else None, 1e-5, cotangent)
         for part, tensor, got, right in zip(("x", "weight", "bias"), arguments, grads, want):
-            # A rounding is 2^-9 of a number. A sum of 64 products of numbers rounded to bfloat16 is off by 2^-9 of them.
+            # A rounding is 2^-9 of a number. A sum of 64 products of numbers rounded to bfloat16 is off by 2^-9 of
+            # them.
             limit = 2.0**-5 * right.abs().max().item()
             same(got, right, dtype=tensor.dtype, atol=limit, rtol=0.0, what=f"gradient of {part} of {name}")
 
@@ -520,11 +560,15 @@ def fold(module, name, eps, affine, norm_state, weight, bias):
     norm = getattr(module, name)(weight.shape[1], eps, affine=affine).double()
     norm.load_state_dict(norm_state)
     new_norm, new_linear = module.fold_norm(norm, linear)
-    return new_norm, new_linear, {
-        "norm_parameters": len(list(new_norm.parameters())),
-        "norm": {key: value.detach().clone() for key, value in norm.state_dict().items()},
-        "linear": {key: value.detach().clone() for key, value in linear.state_dict().items()},
-    }
+    return (
+        new_norm,
+        new_linear,
+        {
+            "norm_parameters": len(list(new_norm.parameters())),
+            "norm": {key: value.detach().clone() for key, value in norm.state_dict().items()},
+            "linear": {key: value.detach().clone() for key, value in linear.state_dict().items()},
+        },
+    )
 
 
 @task(6)
@@ -534,7 +578,8 @@ def fold(module, name, eps, affine, norm_state, weight, bias):
     "(W diag(gain)) scales column j of W by gain[j]; weight is (out, in), so gain broadcasts as it is.",
 )
 def test_fold(submission, reference, torch_rng):
-    """The folded pair computes what norm and linear did, its norm has no parameters, and the originals are untouched."""
+    """The folded pair computes what norm and linear did, its norm has no parameters, and the originals are
+    untouched."""
     x = 0.01 * normal(torch_rng, 3, 5)  # small, so that eps counts
     for name, eps, affine, with_bias in (
         ("RMSNorm", 1e-3, True, True),
@@ -547,8 +592,11 @@ def test_fold(submission, reference, torch_rng):
         state = {key: normal(torch_rng, 5) for key in keys} if affine else {}
         weight, bias = normal(torch_rng, 5, 5), normal(torch_rng, 5) if with_bias else None
         norm, linear, after = submission.run(fold, name, eps, affine, state, weight, bias)
-        y = reference.layer_norm(x, state.get("weight"), state.get("bias"), eps) if name == "LayerNorm" else (
-            reference.rms_norm(x, state.get("weight"), eps))
+        y = (
+            reference.layer_norm(x, state.get("weight"), state.get("bias"), eps)
+            if name == "LayerNorm"
+            else (reference.rms_norm(x, state.get("weight"), eps))
+        )
         want = torch.nn.functional.linear(y, weight, bias)
         where = f"{name}(affine={affine}) into a linear {'with' if with_bias else 'without'} bias"
         same(linear(norm(x)), want, atol=1e-10, rtol=0.0, what=where)

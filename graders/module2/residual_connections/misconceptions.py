@@ -1,7 +1,7 @@
 """Wrong readings of residual connections, each as the code it leads to.
 
-They run in the namespace of the model answer: `original` is what is replaced, `branch_scale`, `rank_one_distance` and the
-rest are its functions. But for its own mistake each does what the model answer does.
+They run in the namespace of the model answer: `original` is what is replaced, `branch_scale`, `rank_one_distance` and
+the rest are its functions. But for its own mistake each does what the model answer does.
 """
 
 # ruff: noqa: F811, F821 (functions of one name, names of the model answer)
@@ -77,8 +77,8 @@ def branch_scale(kind, n_sublayers):
     "silent_broadcast",
     replaces="ResidualWrapper.contribution",
     caught_by="test_wiring_errors",
-    feedback="A branch that returns another shape is added by broadcasting without a word: compare the shapes and raise "
-    "ValueError.",
+    feedback="A branch that returns another shape is added by broadcasting without a word: compare the shapes and "
+    "raise ValueError.",
 )
 def contribution(self, x):
     return self.branch(x) * (self.scale if self.gate is None else self.gate)
@@ -101,8 +101,8 @@ def expected_variance(n_sublayers, alpha):
     "variance_grows_linearly",
     replaces="expected_variance",
     caught_by="test_variance",
-    feedback="Each branch has the variance of the stream that it reads, not of the input, so the growth compounds: a power of "
-    "(1 + alpha²), not a sum.",
+    feedback="Each branch has the variance of the stream that it reads, not of the input, so the growth compounds: a "
+    "power of (1 + alpha²), not a sum.",
 )
 def expected_variance(n_sublayers, alpha):
     return 1 + n_sublayers * alpha**2
@@ -246,7 +246,8 @@ def trainable_depth(rows, threshold):
     "nan_passes",
     replaces="trainable_depth",
     caught_by="test_trainable_depth",
-    feedback="A run that ended in NaN counts as passed: NaN >= threshold is False. Ask for val_loss < threshold instead.",
+    feedback="A run that ended in NaN counts as passed: NaN >= threshold is False. Ask for val_loss < threshold "
+    "instead.",
 )
 def trainable_depth(rows, threshold):
     return original([dataclasses.replace(r, val_loss=-1.0) if math.isnan(r.val_loss) else r for r in rows], threshold)
@@ -327,8 +328,8 @@ def path_contributions(mats, x):
     replaces="path_contributions",
     caught_by="test_path_flops",
     matches="flops",
-    feedback="You multiply all L + 1 entries at every layer, though after l layers no path is longer than l: half of your "
-    "products are of zeros.",
+    feedback="You multiply all L + 1 entries at every layer, though after l layers no path is longer than l: half of "
+    "your products are of zeros.",
 )
 def path_contributions(mats, x):
     live = torch.cat((x[None], x.new_zeros(len(mats), *x.shape)))
@@ -345,7 +346,8 @@ def path_contributions(mats, x):
     "contribution_includes_x",
     replaces="decompose_residual",
     caught_by="test_decomposition",
-    feedback="Your components overlap: each holds the stream so far, so their sum counts it many times. Take what is added.",
+    feedback="Your components overlap: each holds the stream so far, so their sum counts it many times. Take what is "
+    "added.",
 )
 def decompose_residual(model, ids):
     right = original(model, ids)
@@ -472,7 +474,8 @@ def lesion_study(model, ids, targets):
     replaces="lesion_study",
     caught_by="test_lesion_reuses_prefix",
     matches="calls",
-    feedback="You run every lesioned model from its first block: up to the lesion it is the whole model, whose streams you have.",
+    feedback="You run every lesioned model from its first block: up to the lesion it is the whole model, whose "
+    "streams you have.",
 )
 def lesion_study(model, ids, targets):
     def loss(without):

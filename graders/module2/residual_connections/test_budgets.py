@@ -1,7 +1,8 @@
 """Budgets of 2.5 residual_connections.
 
-FLOPs are counted in the recorded program, run again on fresh inputs (a product (m, k) x (k, n) is 2mkn). Calls are counted
-by branches that are handed in: each tells the grader when it runs, forward or backward, and on how large a batch.
+FLOPs are counted in the recorded program, run again on fresh inputs (a product (m, k) x (k, n) is 2mkn). Calls are
+counted by branches that are handed in: each tells the grader when it runs, forward or backward, and on how large a
+batch.
 """
 
 import torch
@@ -68,7 +69,8 @@ def watch(submission, kind, n_layers, instrument, *arguments):
 )
 def test_gradient_single_pass(submission, budget, torch_rng):
     """A profile of six blocks runs each of the 12 branches once forward and once backward."""
-    # 12 and 12. One autograd.grad for every stream goes back through 11 + 10 + .. + 0 = 66 branches for the streams alone.
+    # 12 and 12. One autograd.grad for every stream goes back through 11 + 10 + .. + 0 = 66 branches for the streams
+    # alone.
     ids, targets = tokens(torch_rng), tokens(torch_rng)
     forward, backward = watch(submission, "plain", 6, "gradient_profile", ids, targets)
     budget.require("branches run forward", len(forward), at_most=12, reference=12, unit="calls", trust="handed in")
@@ -80,7 +82,8 @@ def test_gradient_single_pass(submission, budget, torch_rng):
 @needs("test_paths")
 @hint(
     "After l layers paths have 0 to l branches: the next matrix is applied to l + 1 arrays, not to all L + 1.",
-    "Enumerating the 2^L paths costs L · 2^(L-1) products. Most of them compute the same thing: sum first, multiply then.",
+    "Enumerating the 2^L paths costs L · 2^(L-1) products. Most of them compute the same thing: sum first, multiply "
+    "then.",
 )
 def test_path_flops(submission, budget, reference, torch_rng):
     """Twelve matrices take 78 products, not 24 576, and the work grows as the square of their number."""
@@ -92,7 +95,8 @@ def test_path_flops(submission, budget, reference, torch_rng):
         x = torch.randn(n, d, generator=torch_rng, dtype=torch.float64)
 
         def expect(mats, x):
-            # 2^L paths are too many here: the coefficients of t^k in the product of I + t A, by interpolation at roots of unity.
+            # 2^L paths are too many here: the coefficients of t^k in the product of I + t A, by interpolation at roots
+            # of unity.
             roots = torch.exp(2j * torch.pi * torch.arange(length + 1, dtype=torch.float64) / (length + 1))
             values = []
             for t in roots:
@@ -109,7 +113,9 @@ def test_path_flops(submission, budget, reference, torch_rng):
     budget.require("FLOPs for 12 matrices", first, at_most=1.05 * 78 * one, reference=78 * one)
     # 36, 136, 528 products: exponent 1.94. Only reached with a solution that is not exponential.
     sizes = (8, 16, 32)
-    budget.growth("FLOPs by the number of matrices", sizes, [flops(size) for size in sizes], exponent_at_most=2.1, unit="FLOP")
+    budget.growth(
+        "FLOPs by the number of matrices", sizes, [flops(size) for size in sizes], exponent_at_most=2.1, unit="FLOP"
+    )
 
 
 @task(6)
@@ -132,8 +138,8 @@ def test_decompose_single_pass(submission, budget, torch_rng):
 )
 def test_lesion_reuses_prefix(submission, budget, torch_rng):
     """The lesions of eight blocks take at most 36 runs of a block on the batch, the whole model's included."""
-    # L + (L - 1) + .. + 1 = L(L + 1)/2 = 36. Every lesioned model from the start: 8 + 8 · 7 = 64. Streams that are batched
-    # together count each.
+    # L + (L - 1) + .. + 1 = L(L + 1)/2 = 36. Every lesioned model from the start: 8 + 8 · 7 = 64. Streams that are
+    # batched together count each.
     ids, targets = tokens(torch_rng), tokens(torch_rng)
     forward, _ = watch(submission, "plain", 8, "lesion_study", ids, targets)
     batches = sum(size for number, size in forward if number % 2 == 0) / len(ids)

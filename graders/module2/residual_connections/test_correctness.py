@@ -1,11 +1,11 @@
 """Hidden correctness checks of 2.5 residual_connections.
 
-Core is tasks 1 to 4; tasks 5 to 7 are stretch, and no core check runs their code. Models are float64 copies of TinyLM with
-weights drawn here, so that the oracle, which knows only the weights, computes them independently.
+Core is tasks 1 to 4; tasks 5 to 7 are stretch, and no core check runs their code. Models are float64 copies of TinyLM
+with weights drawn here, so that the oracle, which knows only the weights, computes them independently.
 
 Mended in the specification:
-* Without norms and skips the *parameters'* gradients vanish in every sublayer; the gradient of the last stream cannot (only
-  final_norm and unembed lie behind it), so the statement is about parameters.
+* Without norms and skips the *parameters'* gradients vanish in every sublayer; the gradient of the last stream cannot
+  (only final_norm and unembed lie behind it), so the statement is about parameters.
 * The real sweep runs 20 steps in place of 80: the two kinds are as far apart, at a quarter of the time.
 * A model of the kind "none" has no decomposition: ValueError("no residual stream"), as its checks say; the contract's
   "the whole output" is about `contribution`.
@@ -97,7 +97,8 @@ def wirings(draw):
 @points(7)
 @hint(
     "Multiply the branch, never x: the skip is the identity in all three residual kinds.",
-    "none f(x); plain x + f(x); scaled x + f(x)/sqrt(n_sublayers); rezero x + gate·f(x). contribution is what is added.",
+    "none f(x); plain x + f(x); scaled x + f(x)/sqrt(n_sublayers); rezero x + gate·f(x). contribution is what is "
+    "added.",
 )
 @sk.given(wirings(), examples=12)
 def test_wirings(submission, case):
@@ -113,7 +114,9 @@ def test_wirings(submission, case):
         output, contribution, grads = submission.run(wire, kind, *case)
         same(output, want.detach(), **TIGHT, what=f"output of {kind}")
         same(contribution, added.detach(), **TIGHT, what=f"contribution of {kind}")
-        check(len(grads) == len(wanted), "Only rezero has a parameter `gate`.", got=len(grads) - 3, want=len(wanted) - 3)
+        check(
+            len(grads) == len(wanted), "Only rezero has a parameter `gate`.", got=len(grads) - 3, want=len(wanted) - 3
+        )
         for name, got, right in zip(("x", "the branch", "the branch", "the gate"), grads, wanted):
             same(got, right, **TIGHT, what=f"gradient of {name} of {kind}")
 
@@ -137,7 +140,8 @@ def wrap_with(module, kind, case):
     "check_kind is given; branch_scale and the wrapper both call it.",
 )
 def test_wiring_errors(submission):
-    """A branch that returns another shape raises ValueError("shape ..."), for every kind, and so does an unknown kind."""
+    """A branch that returns another shape raises ValueError("shape ..."), for every kind, and so does an unknown
+    kind."""
     for kind in KINDS:
         submission.run(wrap_with, kind, "same")
         for case in ("width", "tokens"):
@@ -156,7 +160,9 @@ def test_branch_scale(submission):
     """none and plain 1, scaled n_sublayers ** -0.5, rezero 0."""
     for n in (1, 2, 16, 50):
         for kind, want in (("none", 1.0), ("plain", 1.0), ("scaled", 1 / math.sqrt(n)), ("rezero", 0.0)):
-            same(float(submission.branch_scale(kind, n)), want, atol=1e-12, rtol=0.0, what=f"branch_scale({kind!r}, {n})")
+            same(
+                float(submission.branch_scale(kind, n)), want, atol=1e-12, rtol=0.0, what=f"branch_scale({kind!r}, {n})"
+            )
 
 
 @probe
@@ -182,7 +188,9 @@ def test_rezero_starts_as_identity(submission, reference):
         got = [(list(shape), value) for shape, value in gates]
         check(got == want, f"Gates (shape, value) of a new {kind} model.", got=got, want=want)
         last = reference.streams(state, kind, 3, ids)[0 if kind == "rezero" else -1]
-        same(logits, reference.logits(state, last), dtype=None, atol=1e-4, rtol=0.0, what=f"logits of a new {kind} model")
+        same(
+            logits, reference.logits(state, last), dtype=None, atol=1e-4, rtol=0.0, what=f"logits of a new {kind} model"
+        )
 
 
 # --- task 2: variance and rank ----------------------------------------------------------------------------------------
@@ -195,18 +203,36 @@ def test_rezero_starts_as_identity(submission, reference):
     "Variances of independent terms add: Var[x + alpha·f] = Var[x] + alpha²·Var[f].",
 )
 def test_variance(submission, reference):
-    """measure_variance follows the normative draws step by step, and expected_variance is (1 + alpha²)^n, close to it."""
+    """measure_variance follows the normative draws step by step, and expected_variance is (1 + alpha²)^n, close to
+    it."""
     for n, alpha, d, batch, seed in ((1, 1.0, 4, 3, 5), (6, -0.5, 16, 8, 1), (16, 1.0, 64, 16, 2)):
         got = submission.measure_variance(n, alpha, d=d, batch=batch, seed=seed)
         check(len(got) == n, "One number for each step.", got=len(got), want=n)
         want = reference.measure_variance(n, alpha, d, batch, seed)
-        same([float(v) for v in got], want, atol=0.0, rtol=1e-4, what=f"measure_variance({n}, {alpha}, d={d}, seed={seed})")
+        same(
+            [float(v) for v in got],
+            want,
+            atol=0.0,
+            rtol=1e-4,
+            what=f"measure_variance({n}, {alpha}, d={d}, seed={seed})",
+        )
     for n, alpha in ((0, 1.0), (4, 1.0), (7, 0.25), (64, 0.125)):
         want = (1 + alpha**2) ** n
-        same(float(submission.expected_variance(n, alpha)), want, atol=0.0, rtol=1e-9, what=f"expected_variance({n}, {alpha})")
+        same(
+            float(submission.expected_variance(n, alpha)),
+            want,
+            atol=0.0,
+            rtol=1e-9,
+            what=f"expected_variance({n}, {alpha})",
+        )
     # At d = 256 measured / expected was 0.97 to 1.11 for seeds 0 to 4.
     got = submission.measure_variance(16, 1.0)[-1]
-    check(0.75 <= got / 65536 <= 1.25, "16 steps with alpha = 1, defaults, stay within 25 % of 2^16.", got=got, want=65536.0)
+    check(
+        0.75 <= got / 65536 <= 1.25,
+        "16 steps with alpha = 1, defaults, stay within 25 % of 2^16.",
+        got=got,
+        want=65536.0,
+    )
 
 
 @st.composite
@@ -326,7 +352,8 @@ def new_profile(module, kind, ids, targets):
 @points(3)
 @hint("If both are of ordinary size: is the kind 'none' really without a skip?")
 def test_gradients_vanish_without_skips(submission, torch_rng):
-    """In 16 blocks without norms no sublayer gets a gradient above 1e-12 if there is no skip, and all above 0.05 if there is."""
+    """In 16 blocks without norms no sublayer gets a gradient above 1e-12 if there is no skip, and all above 0.05 if
+    there is."""
     ids, targets = tokens(torch_rng), tokens(torch_rng)
     # Measured: 5e-21 to 2e-20 without, 2.7 to 4.3 with skips.
     got = submission.run(new_profile, "none", ids, targets)
@@ -394,12 +421,14 @@ def handmade_rows(draw):
 @task(4)
 @points(4)
 @hint(
-    "Go through the depths of one kind in ascending order and stop at the first at which a seed is not below the threshold.",
+    "Go through the depths of one kind in ascending order and stop at the first at which a seed is not below the "
+    "threshold.",
     "NaN < threshold is False, which is what you want.",
 )
 @sk.given(handmade_rows(), examples=30)
 def test_trainable_depth(submission, reference, case):
-    """The largest depth such that it and all smaller ones of the kind are below the threshold for all seeds, else None."""
+    """The largest depth such that it and all smaller ones of the kind are below the threshold for all seeds, else
+    None."""
     got = {kind: depth for kind, depth in submission.run(deepest, case, 2.0)}
     want = reference.trainable_depth(case, 2.0)
     check(got == want, "trainable_depth is wrong.", got=got, want=want)
@@ -440,7 +469,9 @@ def sweep_facts(module, rows):
 )
 def test_plot(submission):
     """Lines hold the mean over seeds at ascending depths, a horizontal line the unigram entropy, on a log2 axis."""
-    rows = [{"kind": "plain", "depth": n, "seed": s, "val_loss": 1.5 + n / 8 + s / 4} for n in (4, 1, 2) for s in (0, 1)]
+    rows = [
+        {"kind": "plain", "depth": n, "seed": s, "val_loss": 1.5 + n / 8 + s / 4} for n in (4, 1, 2) for s in (0, 1)
+    ]
     rows += [{"kind": "none", "depth": n, "seed": 0, "val_loss": 2.5 if n > 1 else math.nan} for n in (1, 2, 8)]
     facts = submission.run(sweep_facts, rows)
     check(facts["signature"] == b"\x89PNG\r\n\x1a\n", "The file is not a PNG.", got=facts["signature"])
@@ -452,8 +483,12 @@ def test_plot(submission):
     same(lines["plain"], [[1.0, 2.0, 4.0], [1.75, 1.875, 2.125]], atol=1e-9, rtol=0.0, what="plain")
     same(lines["none"], [[1.0, 2.0, 8.0], [math.nan, 2.5, 2.5]], atol=1e-9, rtol=0.0, equal_nan=True, what="none")
     heights = lines["unigram entropy"][1]
-    check(all(abs(y - facts["entropy"]) < 1e-6 for y in heights), "The horizontal line is at unigram_entropy().", got=heights,
-          want=facts["entropy"])
+    check(
+        all(abs(y - facts["entropy"]) < 1e-6 for y in heights),
+        "The horizontal line is at unigram_entropy().",
+        got=heights,
+        want=facts["entropy"],
+    )
 
 
 @probe
@@ -469,13 +504,18 @@ def train(module, kind):
 @points(2)
 @hint("Plain learns and none does not: are the wirings what their names say, and do gradients flow through them?")
 def test_real_sweep(submission):
-    """Four blocks with residuals learn the chain in 20 steps; without, they learn nothing but how often symbols occur."""
+    """Four blocks with residuals learn the chain in 20 steps; without, they learn nothing but how often symbols
+    occur."""
     # Measured, 20 steps: 1.64 to 1.68 against 2.62 to 2.63 nats.
     plain, none = submission.run(train, "plain"), submission.run(train, "none")
     check(1.2 <= plain[0] <= 2.1, "Validation loss of plain.", got=plain[0], want="1.2 to 2.1")
     check(2.4 <= none[0] <= 3.0, "Validation loss of none.", got=none[0], want="2.4 to 3.0")
-    check(min(plain[1:]) > 0 and plain[3] > none[3], "Tokens differ less at the end of a new model without skips.",
-          got=none[3], want=f"below {plain[3]:.3g}")
+    check(
+        min(plain[1:]) > 0 and plain[3] > none[3],
+        "Tokens differ less at the end of a new model without skips.",
+        got=none[3],
+        want=f"below {plain[3]:.3g}",
+    )
 
 
 # --- task 5: paths ----------------------------------------------------------------------------------------------------
@@ -492,12 +532,14 @@ def products(draw):
 @points(9)
 @hint(
     "For two layers: (I + B)(I + A) x = x + (A x + B x) + B A x. Entry 1 is A x + B x, entry 2 is B A x.",
-    "Let live[k] be the sum over paths through k of the layers so far. The next layer A: live'[k] = live[k] + A live[k - 1].",
+    "Let live[k] be the sum over paths through k of the layers so far. The next layer A: live'[k] = live[k] + A "
+    "live[k - 1].",
     "x holds vectors in rows: A acts as x @ A.T.",
 )
 @sk.given(products(), examples=30)
 def test_paths(submission, reference, case):
-    """Entry k is the sum over all paths through exactly k branches, in their order; entry 0 is x; no matrices give x[None]."""
+    """Entry k is the sum over all paths through exactly k branches, in their order; entry 0 is x; no matrices give
+    x[None]."""
     want = reference.path_contributions(*case)
     same(submission.path_contributions(*case), want, atol=1e-10 * (1 + want.abs().max().item()), rtol=0.0)
 
@@ -514,14 +556,20 @@ RESIDUAL = (("plain", 2, "rmsnorm"), ("scaled", 1, "none"), ("rezero", 2, "rmsno
     "The sum of all components is the last stream: what is added is f(x) with its scale or gate, without x.",
 )
 def test_decomposition(submission, reference, torch_rng):
-    """Components are the embedding and what each sublayer added, by name; a model without skips has no stream to split."""
+    """Components are the embedding and what each sublayer added, by name; a model without skips has no stream to
+    split."""
     for kind, n_layers, norm in RESIDUAL:
         state, ids = weights(torch_rng, kind, n_layers, norm), tokens(torch_rng)
         model = submission.run(build, kind, n_layers, norm, state)
         got = submission.decompose_residual(model, ids)
         names = ["embed", *(f"{part}{n}" for n in range(n_layers) for part in ("attn", "mlp"))]
         check(list(got.names) == names, f"Names of {kind}.", got=list(got.names), want=names)
-        same(got.components.detach(), reference.components(state, kind, n_layers, ids), **TIGHT, what=f"components of {kind}")
+        same(
+            got.components.detach(),
+            reference.components(state, kind, n_layers, ids),
+            **TIGHT,
+            what=f"components of {kind}",
+        )
     state = weights(torch_rng, "none", 1)
     with expect_error(ValueError, "no residual stream"):
         submission.decompose_residual(submission.run(build, "none", 1, "rmsnorm", state), ids)
@@ -534,7 +582,8 @@ def test_decomposition(submission, reference, torch_rng):
     "r = model.final_norm.scale(stream) of the whole stream, the sum of all components.",
 )
 def test_attribution(submission, reference, torch_rng):
-    """Each component's logit is what the logit loses without it, the norm's factor held fixed; they sum to the logit."""
+    """Each component's logit is what the logit loses without it, the norm's factor held fixed; they sum to the
+    logit."""
     for kind, n_layers, norm in RESIDUAL:
         state, ids, asked = weights(torch_rng, kind, n_layers, norm), tokens(torch_rng), tokens(torch_rng)
         model = submission.run(build, kind, n_layers, norm, state)
@@ -556,7 +605,8 @@ def test_attribution(submission, reference, torch_rng):
     "Block l is sublayers 2l and 2l + 1, both at once. Loss without it, minus the loss of the whole model.",
 )
 def test_lesion(submission, reference, torch_rng):
-    """Entry l is the growth of the loss when both sublayers of block l are left out; the model is as it was afterwards."""
+    """Entry l is the growth of the loss when both sublayers of block l are left out; the model is as it was
+    afterwards."""
     for kind, n_layers, norm in (*RESIDUAL, ("none", 3, "rmsnorm")):
         state, ids, targets = weights(torch_rng, kind, n_layers, norm), tokens(torch_rng), tokens(torch_rng)
         model = submission.run(build, kind, n_layers, norm, state)

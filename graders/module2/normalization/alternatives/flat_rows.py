@@ -189,8 +189,8 @@ class TinyLM(nn.Module):
     """Given: ids (B, T) to logits (B, T, 16), T <= 16.
 
     ``embed(ids)`` gives the residual stream (B, T, d) that the first block reads; each of ``blocks`` maps a stream to a
-    stream; ``final_norm`` and ``unembed`` make logits of the last one. A "post" model has no final norm (``nn.Identity``):
-    its last block ends with one.
+    stream; ``final_norm`` and ``unembed`` make logits of the last one. A "post" model has no final norm
+    (``nn.Identity``): its last block ends with one.
     """
 
     def __init__(self, kind: Kind, placement: Placement, *, d: int = 32, n_heads: int = 2, n_layers: int = 4) -> None:

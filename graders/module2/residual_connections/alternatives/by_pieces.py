@@ -1,4 +1,5 @@
-"""An alternative: recursion and closures; a wrapper that stores a multiplier; gradients by leaves cut out of the graph."""
+"""An alternative: recursion and closures; a wrapper that stores a multiplier; gradients by leaves cut out of the
+graph."""
 
 from __future__ import annotations
 
@@ -90,10 +91,10 @@ class CausalAttention(nn.Module):
 class TinyLM(nn.Module):
     """Given: ids (B, T), T <= 16, to logits (B, T, 16).
 
-    ``embed(ids)`` gives the first stream; ``sublayers`` are ``2 · n_layers`` of your :class:`ResidualWrapper`, attention
-    and MLP in turns, each branch with a norm of its own in front (``norm="rmsnorm"``) or none (``norm="none"``);
-    ``final_norm`` (an :class:`RMSNorm`, or ``nn.Identity`` with ``norm="none"``) and ``unembed`` (a linear layer without
-    bias, weight (16, d)) make logits of the last stream. There are no biases anywhere.
+    ``embed(ids)`` gives the first stream; ``sublayers`` are ``2 · n_layers`` of your :class:`ResidualWrapper`,
+    attention and MLP in turns, each branch with a norm of its own in front (``norm="rmsnorm"``) or none
+    (``norm="none"``); ``final_norm`` (an :class:`RMSNorm`, or ``nn.Identity`` with ``norm="none"``) and ``unembed`` (a
+    linear layer without bias, weight (16, d)) make logits of the last stream. There are no biases anywhere.
     """
 
     def __init__(
@@ -152,7 +153,8 @@ def cross_entropy(model: TinyLM, ids: Tensor, targets: Tensor) -> Tensor:
 
 @functools.cache
 def markov_data(seed: int = 3) -> tuple[Tensor, Tensor]:
-    """Given: sequences of 17 symbols of an order-1 Markov chain over 16 symbols, int64: 1 024 to train on, 256 to validate.
+    """Given: sequences of 17 symbols of an order-1 Markov chain over 16 symbols, int64: 1 024 to train on, 256 to
+    validate.
 
     The data of 2.4: each row of the transition matrix is a draw from Dirichlet(0.15). A model that knows only how often
     symbols occur reaches about 2.6 nats (:func:`unigram_entropy`), one that knows the chain about 1.45.
@@ -256,8 +258,8 @@ TrainFn = Callable[[str, int, int], SweepRow]
 
 
 def train_tiny_lm(kind: Kind, depth: int, seed: int, steps: int = 80) -> SweepRow:
-    """Given: a :class:`TinyLM` of ``depth`` blocks, measured with your instruments and then trained (Adam, lr 0.01, batches
-    of 32). The same arguments give the same row."""
+    """Given: a :class:`TinyLM` of ``depth`` blocks, measured with your instruments and then trained (Adam, lr 0.01,
+    batches of 32). The same arguments give the same row."""
     train, val = markov_data()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
