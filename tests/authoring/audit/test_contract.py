@@ -116,6 +116,14 @@ def test_files_that_nothing_reads(toy: Path) -> None:
     assert not any("baseline.py" in f for f in faults(toy) if "is read by nothing" in f)
 
 
+def test_a_formula_in_the_docstring_is_a_figure(toy: Path) -> None:
+    path = toy / BUDGETS
+    path.write_text(path.read_text().replace("    # 2 * 16 * 8 * 4 = 1024 FLOP\n", ""))
+    assert any("no comment says how" in f for f in faults(toy))
+    path.write_text(path.read_text().replace("costs one product.", "costs one product, 2·n·k·d FLOP."))
+    assert faults(toy) == []
+
+
 def test_lint_tells_and_runs_nothing(toy: Path, kata) -> None:
     assert kata("--course", toy, "lint").status == 0
     path = toy / CORRECTNESS

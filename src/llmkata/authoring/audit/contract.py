@@ -149,7 +149,9 @@ def _budgets(exercise: Any, missed: set[str], quick: bool, audit: Audit) -> None
             continue
         where = f"{_relative(exercise, path)}:{node.lineno} {node.name}"
         comments = [line.partition("#")[2] for line in lines[node.lineno - 1 : node.end_lineno] if "#" in line]
-        if not any(re.search(r"\d", c) for c in comments):
+        # Where the count hangs on shapes that change, the formula of the docstring is the figure.
+        formula = re.search(r"\d ?[·*=/]|[·*=/] ?\d", ast.get_docstring(node) or "")
+        if not formula and not any(re.search(r"\d", c) for c in comments):
             audit.fault("contract", where, "no comment says how its limit was computed")
         if node.name not in missed and not quick:
             audit.fault("contract", where, "no misconception misses it: a naive solution must fail each budget")
