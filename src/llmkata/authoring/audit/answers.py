@@ -27,12 +27,14 @@ def alternatives(exercise: Any) -> list[Path]:
 
 
 def answer_trials(exercise: Any, quick: bool) -> list[Trial]:
-    """Seed 0 in the order of grading; the full audit adds each check alone, and other seeds in random orders."""
+    """Seed 0 in the order of grading; the full audit adds each check alone, other seeds in random orders, and for the
+    alternatives a failure forced on each check, after which no mistake may be named."""
     files = [(_SOLUTION, exercise.solution), *((f"alternatives/{p.stem}", p) for p in alternatives(exercise))]
     trials = []
     for what, path in files:
-        trials += [_trial(exercise, what, path, checks=side, forced=what != _SOLUTION) for side in ("hidden", "visible")]
+        trials += [_trial(exercise, what, path, checks=side, diagnosing=what != _SOLUTION) for side in ("hidden", "visible")]
         if not quick:
+            trials += [_trial(exercise, what, path, forced=True)] if what != _SOLUTION else []
             trials += [_trial(exercise, what, path, alone=True)]
             trials += [_trial(exercise, what, path, seed=s, shuffle=s) for s in range(1, SEEDS)]
     return [*trials, stub_trial(exercise)]
