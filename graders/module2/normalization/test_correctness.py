@@ -453,13 +453,14 @@ def test_plot(submission, reference):
 
 
 @probe
-def train(module, kind, placement):
-    """Losses of one short real run through norm_experiment."""
+def train(module, kind, placement, tell):
+    """Tell the outcome of one short real run through norm_experiment. (It is told, not answered: what rounding does to a
+    training run is no evidence of a known mistake.)"""
     import functools
 
     short = functools.partial(module.train_tiny_lm, steps=15)
     (run,) = module.norm_experiment([kind], [placement], [0.05], [0], train_fn=short)
-    return {"val_loss": float(run.val_loss), "diverged": bool(run.diverged)}
+    tell(float(run.val_loss), bool(run.diverged))
 
 
 @task(4)
@@ -476,14 +477,16 @@ def test_real_run(submission):
         ("rmsnorm", "pre", 1.2, 2.3),
         ("layernorm", "post", 2.45, 3.5),
     ):
-        run = submission.run(train, kind, placement)
+        told = []
+        submission.run(train, kind, placement, lambda *outcome: told.append(outcome))
+        ((val_loss, diverged),) = told
         check(
-            low <= run["val_loss"] <= high,
+            low <= val_loss <= high,
             f"{kind}/{placement} has another validation loss than it should.",
-            got=run["val_loss"],
+            got=val_loss,
             want=f"{low:g} to {high:g} nats",
         )
-        check(not run["diverged"], f"{kind}/{placement} did not diverge.", got=run["diverged"], want=False)
+        check(not diverged, f"{kind}/{placement} did not diverge.", got=diverged, want=False)
 
 
 # --- task 5: the backward pass ----------------------------------------------------------------------------------------

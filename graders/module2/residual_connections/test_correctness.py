@@ -492,12 +492,13 @@ def test_plot(submission):
 
 
 @probe
-def train(module, kind):
-    """One short real run of four blocks through depth_sweep."""
+def train(module, kind, tell):
+    """Tell the outcome of one short real run of four blocks through depth_sweep. (It is told, not answered: what rounding
+    does to a training run is no evidence of a known mistake.)"""
     import functools
 
     (row,) = module.depth_sweep([kind], [4], [0], train_fn=functools.partial(module.train_tiny_lm, steps=20))
-    return [float(v) for v in (row.val_loss, row.init_grad_first, row.init_grad_last, row.init_rank)]
+    tell([float(v) for v in (row.val_loss, row.init_grad_first, row.init_grad_last, row.init_rank)])
 
 
 @task(4)
@@ -507,7 +508,10 @@ def test_real_sweep(submission):
     """Four blocks with residuals learn the chain in 20 steps; without, they learn nothing but how often symbols
     occur."""
     # Measured, 20 steps: 1.64 to 1.68 against 2.62 to 2.63 nats.
-    plain, none = submission.run(train, "plain"), submission.run(train, "none")
+    told = []
+    for kind in ("plain", "none"):
+        submission.run(train, kind, told.append)
+    plain, none = told
     check(1.2 <= plain[0] <= 2.1, "Validation loss of plain.", got=plain[0], want="1.2 to 2.1")
     check(2.4 <= none[0] <= 3.0, "Validation loss of none.", got=none[0], want="2.4 to 3.0")
     check(
