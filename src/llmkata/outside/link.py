@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import pickle
 import socket
@@ -477,7 +478,7 @@ class Link:
         self.open()
         self.banned = list(self._banned_at_import)
         self._forget()
-        self._plain("seed", seed=seed)
+        self._plain("seed", seed=seed_of_submission(seed))
 
     def _forget(self) -> None:
         """Release what nobody holds and number from the start again where that is safe: the same check then makes the
@@ -501,6 +502,12 @@ class Link:
     def missing(self) -> dict[str, str]:
         """Layers (and ``grant:`` names) that this host could not give, with the reason."""
         return {}
+
+
+def seed_of_submission(seed: int) -> int:
+    """The seed of a submission's random state: follows from that of the check, tells nothing of it. Inputs yet to come
+    are drawn from the latter, and a process can read its own random state."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}:submission".encode(), digest_size=8).digest(), "little") >> 1
 
 
 def storable(text: str, cap: int = 4000) -> str:
