@@ -14,6 +14,7 @@ import pytest
 
 from llmkata.checks import context, feedback
 from llmkata.checks.budgets import BudgetExceeded, NotJudged
+from llmkata.checks.compare import GraderFault
 from llmkata.checks.diagnose import choose, diagnose
 from llmkata.checks.marks import MARKS
 from llmkata.checks.misconceptions import Misconception
@@ -171,7 +172,8 @@ class KataPlugin:
         elif isinstance(error, pytest.skip.Exception):
             v_outcome, cause, evidence, judged = Outcome.not_judged, str(error), None, False
         else:
-            v = verdict(error, ctx.links, ctx.compared)
+            excuses = isinstance(error, GraderFault) and self._fault_is_ours(item, check)
+            v = verdict(error, ctx.links, ctx.compared, excuses)
             v_outcome, cause, evidence, judged = v.outcome, v.cause, v.evidence, v.judged
         if isinstance(error, TemplateFailed):
             check.run.broken = str(error)
@@ -212,34 +214,40 @@ class KataPlugin:
 
     def _by_measure(self, item: Any, check: _Check, error: BudgetExceeded) -> Diagnosis | None:
         """A mistake whose answers are right is recognised by what it costs: the same budget, missed by as much."""
-        here = self._context
-        matches = [m for m in check.run.misconceptions
-                   if m.matches and m.caught_by.split("[")[0] == check.base and self._costs_as_much(item, check, m, error)]
-        self._context = here
-        return choose(matches)
+        return choose([
+            m for m in check.run.misconceptions
+            if m.matches and m.caught_by.split("[")[0] == check.base and self._costs_as_much(item, check, m, error)])
 
     def _costs_as_much(self, item: Any, check: _Check, m: Misconception, error: BudgetExceeded) -> bool:
-        context.enter(context.CheckContext(None, self._context.seed))
-        link = check.run.wrong(m)
-        context.current().link = link
+        theirs = self._put_to(item, check, check.run.ours_measured(m))
+        if not isinstance(theirs, BudgetExceeded):
+            return False  # it passes, or fails in another way: not this mistake
+        scale = max(abs(error.measure.value), 1e-12)
+        return theirs.measure.name == error.measure.name and abs(theirs.measure.value - error.measure.value) <= 0.05 * scale
+
+    def _fault_is_ours(self, item: Any, check: _Check) -> bool:
+        """Whether the model answer meets the fault, too. If not, it was an answer of the submission's that brought it
+        about, and what is not judged costs nothing: anybody could have a check dropped."""
         try:
-            link.begin_check(context.current().seed)
-            given = {"submission": lambda: Submission(link), "rng": lambda: np.random.default_rng(link_seed),
-                     "torch_rng": lambda: torch_generator(link_seed),
-                     "budget": lambda: check.run.budget(link_seed, link)}
-            link_seed = context.current().seed
-            arguments = {name: given[name]() if name in given else item.funcargs[name]
-                         for name in item._fixtureinfo.argnames}
-            item.obj(**arguments)
-        except BudgetExceeded as theirs:
-            same_budget = theirs.measure.name == error.measure.name
-            scale = max(abs(error.measure.value), 1e-12)
-            return same_budget and abs(theirs.measure.value - error.measure.value) <= 0.05 * scale
-        except BaseException:  # noqa: BLE001 - it fails in another way: not this mistake
-            return False
+            return not check.run.exercise.solution.exists() or self._put_to(item, check, check.run.ours_measured()) is not None
+        finally:
+            context.enter(self._context)
+
+    def _put_to(self, item: Any, check: _Check, link: Any) -> BaseException | None:
+        """What the check raises when it is put to the implementation behind another link, which is closed after it."""
+        seed = self._context.seed
+        context.enter(context.CheckContext(link, seed))
+        try:
+            link.begin_check(seed)
+            given = {"submission": lambda: Submission(link), "rng": lambda: np.random.default_rng(seed),
+                     "torch_rng": lambda: torch_generator(seed), "budget": lambda: check.run.budget(seed, link)}
+            item.obj(**{name: given[name]() if name in given else item.funcargs[name]
+                        for name in item._fixtureinfo.argnames})
+        except BaseException as e:  # noqa: BLE001 - whatever it is, the caller judges it
+            return e
         finally:
             link.close()
-        return False
+        return None
 
     def _dress(self, report: Any, record: CheckRecord, error: BaseException | None) -> None:
         """What plain pytest shows: our sentences instead of the grader's traceback; a stub is not a failure."""

@@ -117,10 +117,11 @@ class ExerciseRun:
             self._ours[key] = _patched(link, misconception)
         return self._ours[key]
 
-    def wrong(self, misconception: Misconception) -> Link:
-        """A fresh link to the model answer with one known mistake in it, run as submissions are (to be measured)."""
+    def ours_measured(self, misconception: Misconception | None = None) -> Link:
+        """A fresh link to the model answer, with one known mistake in it or none, run as submissions are."""
         name = self.exercise.slug if self.setting.transport == "worker" else f"{self.exercise.slug}__measured"
-        return _patched(self._make(self.exercise.solution.read_bytes(), f"{misconception.name}.py", name), misconception)
+        file = f"{misconception.name if misconception else self.exercise.slug}.py"
+        return _patched(self._make(self.exercise.solution.read_bytes(), file, name), misconception)
 
     @property
     def misconceptions(self) -> list[Misconception]:

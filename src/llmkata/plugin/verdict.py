@@ -26,11 +26,11 @@ class Verdict:
             frames=[storable(f) for f in evidence.frames])
 
 
-def verdict(error: BaseException | None, links: Sequence[Link], compared: int) -> Verdict:
+def verdict(error: BaseException | None, links: Sequence[Link], compared: int, excuses: bool = True) -> Verdict:
     """The verdict on a check that raised ``error`` (or nothing) and asked the submission over ``links``.
 
     Once the submission has answered, whatever the check stumbles over is a failure: an answer of an odd form must not
-    turn into "not judged", which costs nothing.
+    turn into "not judged", which costs nothing. ``excuses``: whether a GraderFault does (the model answer meets it, too).
     """
     link = next((k for k in links if k.transcript.last_call is not None), None)
     banned = [sentence for k in links for sentence in k.banned]
@@ -45,7 +45,7 @@ def verdict(error: BaseException | None, links: Sequence[Link], compared: int) -
         return Verdict(Outcome.not_judged, "This check compared nothing: a fault of the grader.", judged=False)
     if isinstance(error, NotJudged):
         return Verdict(Outcome.not_judged, str(error), judged=False)
-    if isinstance(error, (GraderFault, TemplateFailed)):
+    if isinstance(error, TemplateFailed) or isinstance(error, GraderFault) and (excuses or link is None):
         return Verdict(Outcome.not_judged, f"The grader could not judge this: {error}", judged=False)
     if isinstance(error, WorkerGone):
         return Verdict(Outcome.failed, error.cause, _evidence(error.cause, link))

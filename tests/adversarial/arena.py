@@ -1,0 +1,110 @@
+"""A course of one exercise with the checks that an attack is aimed at, graded as any other course is."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmkata.course import Course, load_course
+from llmkata.grading.runner import grade_one
+from llmkata.records import CheckRecord, ExerciseRecord, Outcome
+
+_COURSE = """
+schema: llmkata/course/v1
+title: An arena
+policy:
+  isolation: sandbox
+  seed_env: ARENA_SEED
+  weights: {{core: 1, stretch: 1}}
+  feedback: {{visible: counterexample, hidden: diagnosis}}
+limits: {{wall: {wall}, call: {call}, cpu: 20, memory: 256, output: 64, submission: 4096}}
+modules:
+  - number: 1
+    title: Arena
+    objective: One exercise.
+    exercises:
+      - number: "1.1"
+        slug: arena
+        title: Arena
+        mission: Hold.
+        difficulty: 1
+        hours: {{core: 1, total: 1}}
+        status: available
+        tasks:
+          - {{number: 1, tier: core, title: "Everything"}}
+"""
+_IMPORTS = """
+import math
+import hypothesis.strategies as st
+import numpy as np
+import torch
+from llmkata.checks import *
+"""
+
+
+#: Makes the model answer differ from the stub that is cut from it.
+_REGION = """
+
+def _answered():
+    # BEGIN SOLUTION task 1: everything
+    return True
+    # END SOLUTION
+"""
+
+
+@dataclass
+class Arena:
+    """The exercise and its model answer."""
+
+    course: Course
+    solution: str
+
+    def grade(self, source: str | None = None, **options: Any) -> ExerciseRecord:
+        """Grade ``source`` (the model answer where none is given)."""
+        text = self.solution if source is None else textwrap.dedent(source)
+        return grade_one(self.course, self.course.exercise("arena"), text.encode(), **options)
+
+    def instead(self, code: str, **options: Any) -> ExerciseRecord:
+        """Grade the model answer with ``code`` at its end, which replaces what it defines again."""
+        return self.grade(f"{self.solution}\n\n{textwrap.dedent(code)}", **options)
+
+    def stands(self, source: str | None = None, **options: Any) -> bool:
+        """Whether the model answer (or ``source``) gets every point."""
+        record = self.grade(source, **options)
+        return record.points == record.max_points > 0 and all(c.outcome is Outcome.passed for c in record.checks)
+
+
+def build(root: Path, solution: str, checks: str = "", budgets: str = "", *, visible: str = "", reference: str = "",
+          misconceptions: str = "", forbid: str = "", files: dict[str, str] | None = None, wall: int = 20,
+          call: int = 2) -> Arena:
+    """Write the course into ``root``. ``checks`` and ``budgets``: test functions, each given ``@task(1)`` by its writer;
+    NumPy, torch and ``llmkata.checks`` are imported. ``files``: more files of the graders' folder, by name."""
+    graders, exercise = root / "graders/module1/arena", root / "exercises/module1/arena"
+    solution = textwrap.dedent(solution)
+    written = {
+        root / "course.yaml": _COURSE.format(wall=wall, call=call),
+        root / "solutions/module1/arena.py": solution + _REGION,
+        root / "reference/module1/arena.py": textwrap.dedent(reference) or solution,
+        exercise / "arena.py": "raise NotImplementedError('task 1: everything')\n",
+        exercise / "README.md": "# Arena\n",
+        exercise / "test_arena.py": _IMPORTS + textwrap.dedent(visible),
+    }
+    for name, text in {"test_correctness.py": checks, "test_budgets.py": budgets}.items():
+        if text:
+            written[graders / name] = _IMPORTS + textwrap.dedent(text)
+    for name, text in {"misconceptions.py": misconceptions, "forbid.py": forbid, **(files or {})}.items():
+        if text:
+            written[graders / name] = textwrap.dedent(text)
+    for path, text in written.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    return Arena(load_course(root), solution)
+
+
+def check(record: ExerciseRecord, name: str) -> CheckRecord:
+    """The record of one check."""
+    found = [c for c in record.checks if c.id.split("::")[1].split("[")[0] == name]
+    assert found, (record.state, record.cause, [c.id for c in record.checks])
+    return found[0]
