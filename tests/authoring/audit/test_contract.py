@@ -11,6 +11,8 @@ from llmkata.authoring.audit.contract import brief_tasks, judge_contract, public
 from llmkata.authoring.audit.report import Audit, Figures
 from llmkata.course import load_course
 
+from ..conftest import edit
+
 GRADERS = "graders/module1/scale"
 CORRECTNESS, BUDGETS = f"{GRADERS}/test_correctness.py", f"{GRADERS}/test_budgets.py"
 VISIBLE, BRIEF = "exercises/module1/scale/test_scale.py", "exercises/module1/scale/README.md"
@@ -52,6 +54,9 @@ def test_the_toy_is_clean(toy: Path) -> None:
         (VISIBLE, '@task(1)\n@hint("Two equal', '@hint("Two equal', "test_two_rows"),
         (VISIBLE, "same(submission.mix(torch.zeros(1, 2), torch.tensor([[2.0], [4.0]])), torch.tensor([[3.0]]))",
          "submission.mix(torch.zeros(1, 2), torch.zeros(2, 1))", "test_mix_of_equals: says nothing that must hold"),
+        (CORRECTNESS, "expect_error(ValueError", "expect_error(TypeError",
+         "softmax promises ValueError, which no hidden check asks for"),
+        (BRIEF, "**Softmax**", "**`softmin`**", "the stub has no softmin"),
         (BUDGETS, "    # 2 * 16 * 8 * 4 = 1024 FLOP\n", "", "no comment says how its limit was computed"),
     ],
 )  # fmt: skip
@@ -102,6 +107,19 @@ def test_probes_hold_all_they_need(toy: Path) -> None:
     told = [f for f in faults(toy) if "the probe counts uses" in f]
     assert len(told) == 2, faults(toy)
     assert "uses LIMIT of the grader" in told[0]
+
+
+def test_an_error_that_given_code_raises_needs_no_check(toy: Path, kata) -> None:
+    """What the stub does already earns nothing, so no hidden check must ask for it."""
+    edit(toy / CORRECTNESS, "expect_error(ValueError", "expect_error(TypeError")
+    guard = "    if x.dim() == 0:\n        raise ValueError(f\"softmax needs a dimension, not shape {tuple(x.shape)}\")\n"
+    edit(toy / SOLUTION, guard, "")
+    edit(toy / SOLUTION, "    # BEGIN SOLUTION task 1", "    check_rank(x)\n    # BEGIN SOLUTION task 1")
+    assert any("softmax promises ValueError" in f for f in faults(toy))
+    helper = "def check_rank(x: Tensor) -> None:\n" + guard + "\n\n"
+    edit(toy / SOLUTION, "def softmax", helper + "def softmax")
+    assert kata("--course", toy, "sync").status == 0
+    assert faults(toy) == []
 
 
 def test_files_that_nothing_reads(toy: Path) -> None:

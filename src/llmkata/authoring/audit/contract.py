@@ -10,6 +10,7 @@ from typing import Any
 from llmkata.authoring.stub import StubError, cut_stub, regions
 
 from .answers import alternatives
+from .promises import judge_promises
 from .report import Audit
 
 #: Points of all hidden checks of an exercise.
@@ -23,6 +24,7 @@ def judge_contract(exercise: Any, missed: set[str], quick: bool, audit: Audit) -
 
     _stub(exercise, audit)
     _names(exercise, audit)
+    judge_promises(exercise, audit)
     try:
         checks = collected(exercise)
     except RuntimeError as e:
