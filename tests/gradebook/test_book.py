@@ -117,6 +117,16 @@ def test_pass_rates_count_what_stands_and_leave_out_what_was_not_judged(book: Bo
     assert (second.check_id, second.passed, second.rate) == ("test_correctness.py::test_b", 4, 1.0)
 
 
+def test_a_task_nobody_touched_is_no_failure(book: Book) -> None:
+    def of(learner: str, cause: str) -> ExerciseRecord:
+        return record(learner, checks=[check("test_a", 1, Outcome.failed, cause=cause)])
+
+    [rate] = book(
+        record("ada", checks=[check("test_a", 1)]), of("bob", "not started: task 1: add"), of("cyd", "It has not started: 1.")
+    ).check_rates()
+    assert (rate.passed, rate.failed, rate.not_started, rate.rate) == (1, 1, 1, 0.5)
+
+
 def test_misconceptions_count_learners_not_checks(book: Book) -> None:
     twice = [scaled_by_d(), check("test_other", 2, Outcome.failed, diagnosis=Diagnosis("scale_by_d", "again"))]
     other = [check("test_mask", 1, Outcome.failed, diagnosis=Diagnosis("mask_after_softmax", "..."))]

@@ -130,6 +130,15 @@ def test_checks_without_points_are_not_among_the_hardest(tmp_path: Path) -> None
     assert [row[0] for row in rows_of(section(page, "Hardest checks"))] == ["B. test_b"]
 
 
+def test_who_has_not_begun_is_counted_apart(tmp_path: Path) -> None:
+    def of(learner: str, cause: str) -> object:
+        return record(learner, checks=[factory.check("test_a", 1, factory.Outcome.failed, cause=cause)])
+
+    page = page_of([of("ada", "It differs."), of("bob", "not started: task 1: add")], tmp_path)
+    [row] = rows_of(section(page, "Hardest checks"))
+    assert row[2] == "0 % (0 of 1; 1 not started)"
+
+
 def test_hardest_checks_misconceptions_and_faults(tmp_path: Path) -> None:
     fault = record("cyd", KV_CACHE, State.infrastructure, cause="Out of memory on the host.")
     page = page_of([in_progress("ada"), in_progress("bob"), fault, unreadable("dan")], tmp_path)

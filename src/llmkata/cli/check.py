@@ -59,14 +59,13 @@ def status_of(record: ExerciseRecord) -> int:
     """Exit status of a record: a failure outweighs what could not be judged. A check that this machine cannot run and
     that costs no points (no GPU, say) stands in nobody's way.
     """
-    from llmkata.gradebook.standing import excused
     from llmkata.records import Outcome, State
 
     if record.state is State.infrastructure:
         return UNUSABLE
     if record.state is not State.graded:
         return FAILED
-    outcomes = {c.outcome for c in record.checks if not excused(c)}
+    outcomes = {c.outcome for c in record.checks if not c.excused}
     if Outcome.failed in outcomes:
         return FAILED
     return PASSED if outcomes == {Outcome.passed} else UNUSABLE

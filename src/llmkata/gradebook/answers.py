@@ -6,7 +6,7 @@ import msgspec
 
 
 class CheckRate(msgspec.Struct, frozen=True):
-    """How a class fared with one check. Checks the grader could not judge are counted apart."""
+    """How a class fared with one check. What the grader could not judge, and tasks nobody touched, are counted apart."""
 
     exercise: str
     check_id: str
@@ -16,11 +16,13 @@ class CheckRate(msgspec.Struct, frozen=True):
     passed: int
     failed: int
     not_judged: int
+    #: Failed only because the task is still as it was given out.
+    not_started: int
     max_points: float
 
     @property
     def rate(self) -> float | None:
-        """Share of judged submissions that passed, 0..1; None where none was judged."""
+        """Share of the submissions that tried and were judged, 0..1; None where there is none."""
         judged = self.passed + self.failed
         return self.passed / judged if judged else None
 

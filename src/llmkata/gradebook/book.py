@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
-from sqlalchemy import Connection, Engine, Row, and_, case, create_engine, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, Row, and_, case, create_engine, delete, func, insert, not_, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from llmkata.records import ExerciseRecord, Fault, Outcome, latest, rank, read_records
+from llmkata.records import NOT_STARTED, ExerciseRecord, Fault, Outcome, latest, rank, read_records
 
 from . import schema
 from .answers import BudgetUse, CheckRate, Flag, Misconception, Unjudged
@@ -106,17 +106,22 @@ class Gradebook:
         return {learner: total(course, entries, exercises) for learner, entries in self.entries().items()}
 
     def check_rates(self) -> list[CheckRate]:
-        """Every check that some submission was held against, hardest first (lowest pass rate, then most failures)."""
+        """Every check that some submission was held against, hardest first (lowest pass rate, then most failures). Tasks
+        that are still as they were given out count as neither.
+        """
         table = schema.check.c
+        untouched = and_(table.outcome == Outcome.failed.value, table.cause.startswith(NOT_STARTED, autoescape=True))
         tally = {
-            outcome: func.sum(case((table.outcome == outcome.value, 1), else_=0)) for outcome in Outcome
+            outcome: func.sum(case((and_(table.outcome == outcome.value, not_(untouched)), 1), else_=0))
+            for outcome in Outcome
         }
         query = (
             _standing(
                 schema.record.c.exercise, table.check_id, func.min(table.title).label("title"),
                 func.min(table.task).label("task"), func.min(table.tier).label("tier"),
                 tally[Outcome.passed].label("passed"), tally[Outcome.failed].label("failed"),
-                tally[Outcome.not_judged].label("not_judged"), func.max(table.max_points).label("max_points"),
+                tally[Outcome.not_judged].label("not_judged"),
+                func.sum(case((untouched, 1), else_=0)).label("not_started"), func.max(table.max_points).label("max_points"),
                 of=schema.check,
             ).group_by(schema.record.c.exercise, table.check_id)
         )

@@ -75,18 +75,13 @@ class Total(msgspec.Struct, frozen=True):
     standings: dict[Standing, int]
 
 
-def excused(check: CheckRecord) -> bool:
-    """A check that could not be judged and costs no points: it carries none, and stands in nobody's way."""
-    return check.outcome is Outcome.not_judged and check.max_points == 0
-
-
 def standing(record: ExerciseRecord | None) -> Standing:
     """The standing a record gives; without a record the exercise is not started."""
     if record is None:
         return Standing.not_started
     if record.state is not State.graded:
         return Standing(_UNGRADED[record.state])
-    judged = [check for check in record.checks if not excused(check)]
+    judged = [check for check in record.checks if not check.excused]
     core = [check for check in judged if check.tier == "core"]
     if not core or not all(check.outcome is Outcome.passed for check in core):
         return Standing.in_progress
@@ -103,7 +98,7 @@ _UNGRADED = {
 
 def task_done(checks: Iterable[CheckRecord]) -> bool:
     """Whether a task is done: it has a check that counts, and every such check passed."""
-    judged = [check for check in checks if not excused(check)]
+    judged = [check for check in checks if not check.excused]
     return bool(judged) and all(check.outcome is Outcome.passed for check in judged)
 
 

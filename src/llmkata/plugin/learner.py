@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from llmkata.course import load_course
-from llmkata.gradebook.standing import excused
 from llmkata.records import NOT_STARTED, CheckRecord, Outcome
 
 from .core import KataPlugin
@@ -49,7 +48,7 @@ class LearnerPlugin(KataPlugin):
         """An untouched stub is no success: skipped checks alone do not exit with 0."""
         super().pytest_sessionfinish()
         records = [r for found in self._records.values() for r in found]
-        open_ = any(r.outcome is not Outcome.passed for r in records if not excused(r))
+        open_ = any(r.outcome is not Outcome.passed for r in records if not r.excused)
         if session is not None and exitstatus == 0 and open_:
             session.exitstatus = 1
 
@@ -59,8 +58,8 @@ class LearnerPlugin(KataPlugin):
         for ident, records in self._records.items():
             exercise = self._course.exercise(ident)
             t.section(f"{exercise.number} {exercise.title}")
-            judged = [r for r in records if not excused(r)]
-            if judged and all(r.cause.startswith(NOT_STARTED) for r in judged):
+            judged = [r for r in records if not r.excused]
+            if judged and all(r.not_started for r in judged):
                 t.write_line(f"  not started. Open {exercise.stub.relative_to(self._root)}; the brief is "
                              f"{exercise.brief.relative_to(self._root)}.")
                 continue
@@ -74,11 +73,11 @@ class LearnerPlugin(KataPlugin):
 
 def _task_state(records: list[CheckRecord]) -> tuple[str, str]:
     """Mark and words for a task. Checks that this machine cannot run (no GPU) stand in nobody's way."""
-    judged = [r for r in records if not excused(r)]
+    judged = [r for r in records if not r.excused]
     skipped = f", {len(records) - len(judged)} cannot run here" if len(judged) < len(records) else ""
     if not judged:
         return "[-]", "cannot be checked here"
-    if all(r.cause.startswith(NOT_STARTED) for r in judged):
+    if all(r.not_started for r in judged):
         return "[ ]", NOT_STARTED + skipped
     passed = sum(r.outcome is Outcome.passed for r in judged)
     return ("[x]", "done" + skipped) if passed == len(judged) else ("[~]", f"{passed}/{len(judged)} checks{skipped}")

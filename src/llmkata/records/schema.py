@@ -132,6 +132,11 @@ class CheckRecord(msgspec.Struct, omit_defaults=True):
         """Whether it failed only because its task is still as it was given out."""
         return self.outcome is Outcome.failed and self.cause.startswith(NOT_STARTED)
 
+    @property
+    def excused(self) -> bool:
+        """Whether it could not be judged and costs no points: it carries none, and stands in nobody's way."""
+        return self.outcome is Outcome.not_judged and self.max_points == 0
+
 
 class Provenance(msgspec.Struct, omit_defaults=True):
     """What a result hangs on. Equal provenance and submission: equal verdict."""

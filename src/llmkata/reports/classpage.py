@@ -134,7 +134,7 @@ def _clean_budget(use: BudgetUse) -> BudgetUse:
 
 def _clean_rate(rate: CheckRate) -> CheckRate:
     return CheckRate(line(rate.exercise), line(rate.check_id), line(rate.title), rate.task, rate.tier, rate.passed,
-                     rate.failed, rate.not_judged, rate.max_points)
+                     rate.failed, rate.not_judged, rate.not_started, rate.max_points)
 
 
 def _clean_misconception(found: Misconception) -> Misconception:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from llmkata.gradebook.standing import Entry, Standing, entry, excused, task_done, total
+from llmkata.gradebook.standing import Entry, Standing, entry, task_done, total
 from llmkata.records import (
     CheckRecord,
     Diagnosis,
@@ -257,7 +257,7 @@ def _tasks(
 def _outcome(checks: list[CheckRecord]) -> Outcome:
     if task_done(checks):
         return Outcome.passed
-    failed = any(check.outcome is Outcome.failed for check in checks if not excused(check))
+    failed = any(check.outcome is Outcome.failed for check in checks if not check.excused)
     return Outcome.failed if failed else Outcome.not_judged
 
 
