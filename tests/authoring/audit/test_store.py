@@ -16,6 +16,8 @@ from llmkata.authoring.audit.trial import Result, Seen, Trial
 from llmkata.course import load_course
 from llmkata.records import Outcome
 
+from ..conftest import edit
+
 RESULT = Result([Seen("test_a", Outcome.passed, 1, 1, headroom=0.25)], cpu_seconds=1.5)
 
 
@@ -54,6 +56,43 @@ def test_what_makes_a_result_stale(toy: Path, file: str, stale: set[str]) -> Non
         stream.write("\n# changed\n")
     store = Store(load_course(toy))
     assert {kind for kind, trial in trials.items() if store.get(trial) is None} == stale
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "stale"),
+    [
+        ('"""Rows of', '"""All rows of', False),  # another check
+        ("atol=1e-9, rtol=0)\n\n\n@task(1)\n@points(10)\n@hint(\"Subtract", "atol=1e-8, rtol=0)\n\n\n@task(1)\n@points(10)\n@hint(\"Subtract", True),
+        ("st.integers(2, 5)", "st.integers(2, 6)", True),  # the cases it draws
+        ("import torch\n", "import torch\nimport math\n", True),
+        ("@task(1)\n@points(40)", "@task(1)\n@points(41)", True),
+    ],
+)
+def test_a_kill_stands_while_its_check_does(toy: Path, before: str, after: str, stale: bool) -> None:
+    mutant = kinds(toy)["mutant"]
+    kill = Result([Seen("test_softmax_matches", Outcome.failed, 0, 40, cause="output differs")])
+    Store(load_course(toy)).put(mutant, kill)
+    path = toy / "graders/module1/scale/test_correctness.py"
+    path.write_text(path.read_text().replace('"""Large numbers', '"""Rows of large numbers'))
+    assert Store(load_course(toy)).get(mutant) == kill
+    edit(path, before, after)
+    assert (Store(load_course(toy)).get(mutant) is None) is stale
+
+
+def test_what_else_a_kill_hangs_on(toy: Path) -> None:
+    mutant = kinds(toy)["mutant"]
+    Store(load_course(toy)).put(mutant, Result(problem="it cannot be imported"))
+    (toy / "graders/module1/scale/test_correctness.py").write_text("")
+    assert Store(load_course(toy)).get(mutant) is not None
+    edit(toy / "reference/module1/scale.py", "def softmax", "\n\ndef softmax")
+    assert Store(load_course(toy)).get(mutant) is None
+
+
+def test_a_survivor_is_run_again_after_any_change(toy: Path) -> None:
+    mutant = kinds(toy)["mutant"]
+    Store(load_course(toy)).put(mutant, RESULT)
+    edit(toy / "graders/module1/scale/test_correctness.py", '"""Large', '"""Quite large')
+    assert Store(load_course(toy)).get(mutant) is None
 
 
 def test_limits_and_tasks_count(toy: Path) -> None:

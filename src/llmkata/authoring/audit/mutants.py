@@ -17,6 +17,9 @@ EQUIVALENT, KILLED = 0.10, 0.95
 #: Limits of a mutant: CPU seconds of one request, seconds of all. Small, because some never end.
 _REQUEST_SECONDS, _WALL_SECONDS = 2.0, 30.0
 
+#: What notices a mutant that cannot be imported.
+IMPORT = "the import"
+
 
 class Equivalent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One entry of ``mutants.yaml``. ``nth`` picks one of several equal changes in a function (1, 2, ...)."""
@@ -55,13 +58,14 @@ def judge_mutants(exercise: Any, found: list[Mutant], trials: list[Trial], resul
     solution = exercise.solution.relative_to(exercise.root).as_posix()
     for mutant, place, trial in zip(found, _places(found), trials, strict=False):
         declared = next((e for e in entries if e.holds(place)), None)
-        killer = _killer(results[trial])
+        killed_by = killer(results[trial])
         if declared is not None:
             used.add(declared)
             figures.equivalent += 1
-            if killer:
-                audit.fault("mutants", f"{solution}:{mutant.line}", f"{mutant.change}: declared equivalent, but {killer} kills it")
-        elif killer:
+            if killed_by:
+                audit.fault("mutants", f"{solution}:{mutant.line}",
+                            f"{mutant.change}: declared equivalent, but {killed_by} kills it")
+        elif killed_by:
             figures.killed += 1
         else:
             figures.survived += 1
@@ -86,10 +90,10 @@ def _bars(audit: Audit) -> None:
                                                           f"least {100 * KILLED:g} % must be")
 
 
-def _killer(result: Result) -> str:
+def killer(result: Result) -> str:
     """What noticed a mutant, "" where nothing did. A check that could not judge it has not noticed it."""
     if result.problem and not result.fault:
-        return "the import"
+        return IMPORT
     return next((c.name for c in result.checks if c.outcome.value == "failed"), "")
 
 

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llmkata.authoring.stub import regions
-
 from .report import Audit
+from .source import checks, reached
 
 _ERROR = re.compile(r"\b[A-Z]\w*Error\b")
 
@@ -77,18 +76,11 @@ def _raised(path: Path) -> dict[str, set[str]]:
 def _checks(path: Path) -> Iterator[set[str]]:
     """The names and texts of each check, those of the file's helpers and constants that it uses included."""
     tree = ast.parse(path.read_text("utf-8"))
-    parts: dict[str, ast.AST] = {}
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            parts[node.name] = node
-        elif isinstance(node, ast.Assign):
-            parts |= {t.id: node for t in node.targets if isinstance(t, ast.Name)}
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-            yield _words(node, parts, {node.name})
+    for check in checks(tree):
+        yield set().union(*map(_words, reached(tree, check)))
 
 
-def _words(node: ast.AST, parts: dict[str, ast.AST], reached: set[str]) -> set[str]:
+def _words(node: ast.AST) -> set[str]:
     found: set[str] = set()
     for n in ast.walk(node):
         if isinstance(n, ast.Attribute):
@@ -97,9 +89,6 @@ def _words(node: ast.AST, parts: dict[str, ast.AST], reached: set[str]) -> set[s
             found.add(n.value)  # vjp, call and the like take the name as a string
         elif isinstance(n, ast.Name):
             found.add(n.id)
-            if n.id in parts and n.id not in reached:
-                reached.add(n.id)
-                found |= _words(parts[n.id], parts, reached)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import os
@@ -16,11 +17,21 @@ import msgspec
 import llmkata
 from llmkata.grading.provenance import tree_hash
 
+from .mutants import IMPORT, killer
+from .source import text_of
 from .trial import Result, Trial, bare, digest
 
 #: What of the framework a verdict hangs on.
 _JUDGES = ("wire", "inside", "outside", "bench", "checks", "plugin", "records", "grading/runner.py",
            "authoring/audit/judge.py", "authoring/audit/trial.py")
+
+
+class Kill(msgspec.Struct):
+    """A mutant that a check noticed. It is noticed as long as that check is what it was, whatever others become."""
+
+    #: Hash of what the check reads.
+    read: str
+    result: Result
 
 
 class Store:
@@ -32,23 +43,34 @@ class Store:
 
     def get(self, trial: Trial) -> Result | None:
         """The kept result, or None."""
-        try:
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
             return msgspec.json.decode(self._path(trial).read_bytes(), type=Result)
-        except (OSError, msgspec.MsgspecError):
-            return None
+        if trial.stop:
+            with contextlib.suppress(OSError, msgspec.MsgspecError):
+                kill = msgspec.json.decode(self._kill_path(trial).read_bytes(), type=Kill)
+                if kill.read == self._read_by_check(trial.exercise, killer(kill.result)):
+                    return kill.result
+        return None
 
     def put(self, trial: Trial, result: Result) -> None:
         """Keep a result, unless the grader went wrong in it."""
         if not result.settled:
             return
-        path = self._path(trial)
+        self._write(self._path(trial), result)
+        if trial.stop and killer(result):
+            self._write(self._kill_path(trial), Kill(self._read_by_check(trial.exercise, killer(result)), result))
+
+    def _write(self, path: Path, what: msgspec.Struct) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}")
-        part.write_bytes(msgspec.json.encode(result))
+        part.write_bytes(msgspec.json.encode(what))
         part.replace(path)
 
     def _path(self, trial: Trial) -> Path:
         return self._folder / trial.exercise / f"{digest(trial, self._read_by(trial))}.json"
+
+    def _kill_path(self, trial: Trial) -> Path:
+        return self._folder / trial.exercise / f"{digest(trial, 'kill')}.json"
 
     def _read_by(self, trial: Trial) -> str:
         """Hash of all that the trial reads besides its own source."""
@@ -63,14 +85,26 @@ class Store:
         chosen = [p for p in checks if side == "all" or (p == exercise.visible_checks) == (side == "visible")]
         if only:
             chosen = [p for p in chosen if any(bare(n) in _functions(p) for n in only)]
+        paths = [exercise.graders_dir / "misconceptions.py", exercise.solution] if mistakes else []
+        return self._digest(exercise, tree_hash(*(p for p in [*chosen, *paths] if p.exists())))
+
+    def _read_by_check(self, name: str, check: str) -> str:
+        """Hash of all that one hidden check reads besides the submission ("the import": what is beside the checks)."""
+        key = (name, bare(check))
+        if key not in self._inputs:
+            exercise = self._course.exercise(name)
+            hidden = sorted(exercise.graders_dir.glob("test_*.py"))
+            texts = [text_of(p.read_text("utf-8"), bare(check)) for p in hidden] if check != IMPORT else []
+            self._inputs[key] = self._digest(exercise, "\n".join(texts))
+        return self._inputs[key]
+
+    def _digest(self, exercise: Any, checks: str) -> str:
+        """Hash of checks and of all that every trial of an exercise reads."""
         others = [p for p in exercise.graders_dir.glob("*") if p.name not in _NO_INPUT and not p.name.startswith("test_")]
-        paths = [*chosen, *sorted(others), exercise.reference, *(self._course.root / "components" / c
-                                                                for c in exercise.components)]
-        if mistakes:
-            paths += [exercise.graders_dir / "misconceptions.py", exercise.solution]
+        paths = [*sorted(others), exercise.reference, *(self._course.root / "components" / c for c in exercise.components)]
         rules = [exercise.tasks, exercise.profile, exercise.grants, exercise.wall, self._course.limits]
-        text = f"{tree_hash(*(p for p in paths if p.exists()))}:{msgspec.json.encode(rules).decode()}:{_framework()}"
-        return hashlib.sha256(text.encode()).hexdigest()
+        told = [checks, tree_hash(*(p for p in paths if p.exists())), msgspec.json.encode(rules).decode(), _framework()]
+        return hashlib.sha256("\0".join(told).encode()).hexdigest()
 
 
 #: Beside the checks in a grader's folder, read only where mistakes are diagnosed, or never.
