@@ -64,3 +64,29 @@ def released(clone: Path, tmp_path: Path) -> Path:
     kept.parent.mkdir(parents=True)
     shutil.copy(clone / "exercises/module1/toy/toy.py", kept)
     return root
+
+
+#: What Windows has not, taken away from the project's code in every process that is started.
+WITHOUT_POSIX = """
+import builtins, os, signal
+GONE = {"fcntl", "resource", "termios", "tty", "pty", "grp", "pwd"}
+real = builtins.__import__
+def without(name, globals=None, locals=None, fromlist=(), level=0):
+    if name in GONE and str((globals or {}).get("__package__")).startswith("llmkata"):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    return real(name, globals, locals, fromlist, level)
+builtins.__import__ = without
+for name in ("fork", "forkpty", "setsid", "killpg", "getpgid", "memfd_create"):
+    if hasattr(os, name):
+        delattr(os, name)
+for name in ("SIGWINCH", "SIGALRM", "setitimer", "alarm"):
+    if hasattr(signal, name):
+        delattr(signal, name)
+"""
+
+
+def without_posix(folder: Path) -> dict[str, str]:
+    """The environment of a system without forks and POSIX modules; ``folder`` is made."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(WITHOUT_POSIX)
+    return {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}

@@ -22,7 +22,7 @@ from llmkata.records import Outcome
 from llmkata.watch.judge import Judge, first_failure
 from llmkata.watch.warm import Request
 
-from .conftest import KATA, TOY, environment
+from .conftest import KATA, TOY, environment, without_posix
 from .terminal import Terminal
 
 SOLUTION = (TOY / "solutions/module1/toy.py").read_text("utf-8")
@@ -204,34 +204,8 @@ def test_giving_up_is_recorded_and_shown(clone):
     assert "The solution was opened before passing" in (clone / ".kata/scorecard/you.html").read_text("utf-8")
 
 
-#: What Windows has not, taken away from the project's code in every process that is started.
-WITHOUT_POSIX = """
-import builtins, os, signal
-GONE = {"fcntl", "resource", "termios", "tty", "pty", "grp", "pwd"}
-real = builtins.__import__
-def without(name, globals=None, locals=None, fromlist=(), level=0):
-    if name in GONE and str((globals or {}).get("__package__")).startswith("llmkata"):
-        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-    return real(name, globals, locals, fromlist, level)
-builtins.__import__ = without
-for name in ("fork", "forkpty", "setsid", "killpg", "getpgid", "memfd_create"):
-    if hasattr(os, name):
-        delattr(os, name)
-for name in ("SIGWINCH", "SIGALRM", "setitimer", "alarm"):
-    if hasattr(signal, name):
-        delattr(signal, name)
-"""
-
-
-@pytest.fixture
-def windows(tmp_path: Path) -> dict[str, str]:
-    """The environment of a system without forks and POSIX modules."""
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site/sitecustomize.py").write_text(WITHOUT_POSIX)
-    return {"PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}
-
-
-def test_nothing_posix_on_the_learners_path(clone, windows):
+def test_nothing_posix_on_the_learners_path(clone, tmp_path):
+    windows = without_posix(tmp_path / "site")
     probe = subprocess.run([sys.executable, "-c", "import os; os.fork"], env=environment(**windows), capture_output=True,
                            text=True, check=False)
     assert "AttributeError" in probe.stderr  # the controls: they are taken away

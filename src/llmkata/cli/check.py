@@ -26,7 +26,7 @@ def check(
         bool, typer.Option("--json", help="Print the record (llmkata/record/v1), nothing else.")
     ] = False,
     only: Annotated[str | None, typer.Option(help="Run this check and what it needs.", metavar="NAME")] = None,
-    isolation: IsolationOption = Isolation.full,
+    isolation: IsolationOption = Isolation.sandbox,
 ) -> None:
     """Check one exercise: visible checks, and the hidden ones where they are present.
 
@@ -79,25 +79,13 @@ def _judge(course: Course, exercise: Exercise, file: Path, *, only: str | None, 
         return read.record()
     from llmkata.watch.warm import CAN_FORK
 
-    record = _sandboxed(course, exercise, read, only, isolation) if CAN_FORK else _unsandboxed(exercise, read, only)
+    if CAN_FORK:
+        record = _sandboxed(course, exercise, read, only, isolation)
+    else:
+        from llmkata.cli.spawned import judge_spawned
+
+        record = judge_spawned(exercise, read, only=only)
     record.notes += read.notes
-    return record
-
-
-def _unsandboxed(exercise: Exercise, read: Submission, only: str | None) -> ExerciseRecord:
-    """The same checks in a process without a sandbox, where the system has neither forks nor a sandbox (Windows)."""
-    import base64
-
-    from llmkata.watch.judge import PATIENCE, Judge
-    from llmkata.watch.warm import Request
-
-    # Hidden checks are many more than the loop's, which wants an answer soon.
-    judge = Judge(exercise, forking=False, patience=10 * PATIENCE)
-    try:
-        record = judge.verdict(Request(source=base64.b64encode(read.source).decode(), only=only or "", hidden=True))
-    finally:
-        judge.close()
-    record.notes.append("Checked in a process of its own without a sandbox, which this system has not.")
     return record
 
 

@@ -22,7 +22,7 @@ def grade(
         int | None, typer.Option(help="Graded at once; default: one per core.", metavar="N", min=1)
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of hidden inputs; keep it secret.", metavar="S", min=0)] = None,
-    isolation: IsolationOption = Isolation.full,
+    isolation: IsolationOption = Isolation.sandbox,
 ) -> None:
     """Grade a folder of submissions.
 
@@ -58,13 +58,21 @@ def grade_folder(
         more = f" and {len(beside) - 5} more" if len(beside) > 5 else ""
         typer.echo(f"not a learner's folder, left out: {', '.join(beside[:5])}{more}")
 
-    from llmkata.grading.executor import grade_many
     from llmkata.grading.isolation import TooLittleIsolation
     from llmkata.records import State
+    from llmkata.watch.warm import CAN_FORK
 
-    with Progress("submissions graded", present) as progress:
-        grade_many(
-            course, submissions, out=out, workers=workers or os.cpu_count() or 1, seed=seed,
-            isolation=isolation.value, progress=progress,
-        )  # fmt: skip
+    try:
+        with Progress("submissions graded", present) as progress:
+            given = {"out": out, "seed": seed, "isolation": isolation.value, "progress": progress}
+            if CAN_FORK:
+                from llmkata.grading.executor import grade_many
+
+                grade_many(course, submissions, workers=workers or os.cpu_count() or 1, **given)
+            else:
+                from llmkata.cli.spawned import grade_spawned
+
+                grade_spawned(course, submissions, **given)
+    except TooLittleIsolation as error:
+        fail(str(error))
     return sum(r.state is State.infrastructure for r in publish(course, out))

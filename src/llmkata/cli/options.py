@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 class Isolation(StrEnum):
     """How learner code is kept apart."""
 
-    full = "full"
+    sandbox = "sandbox"
     process = "process"
 
 
 IsolationOption = Annotated[
     Isolation,
-    typer.Option(help="full: own process in the sandbox; process: own process only, for code you trust."),
+    typer.Option(help="sandbox: own process in the sandbox; process: own process only, for code you trust."),
 ]
 
 

@@ -38,7 +38,7 @@ class _Fork:
 
 
 def grade_many(course: Any, submissions: Iterable[Submission], *, out: Path, workers: int = 1, seed: int | None = None,
-               isolation: str = "full", progress: Callable[[ExerciseRecord], None] | None = None,
+               isolation: str = "sandbox", progress: Callable[[ExerciseRecord], None] | None = None,
                ) -> list[ExerciseRecord]:
     """Grade all, append each record to ``out/records.jsonl`` as it arrives, return the records in the order given.
 

@@ -22,13 +22,13 @@ from .provenance import grader_hash, result_key
 
 
 def grade_one(course: Any, exercise: Any, source: bytes, *, learner: str = "you", file: str = "",
-              only: str | None = None, isolation: str = "full", seed: int | None = None, transport: str = "worker",
+              only: str | None = None, isolation: str = "sandbox", seed: int | None = None, transport: str = "worker",
               on_check: Callable[[CheckRecord], None] | None = None, visible_only: bool = False,
               diagnosing: bool = True, disable: tuple[str, ...] = (), mistake: Any = None,
               checks: str = "") -> ExerciseRecord:
     """Grade ``source`` (UTF-8 Python) -> its record. Never raises for anything the submission does.
 
-    ``only``: run checks whose id holds this text, and what they need. ``isolation``: "full" or "process".
+    ``only``: run checks whose id holds this text, and what they need. ``isolation``: "sandbox" or "process".
     ``transport``: "worker" (sandboxed process) or "loopback" (this process; for the learner's own eyes).
     ``disable``: sandbox layers to leave out, for negative controls. ``mistake``: a Misconception put into ``source``
     (the model answer) after it is imported, for the audit. ``checks``: source of a check file to run in place of those

@@ -22,7 +22,7 @@ class Setting:
 
     transport: str = "loopback"
     seed: int = 0
-    isolation: str = "full"
+    isolation: str = "sandbox"
     #: Sandbox layers switched off, for negative controls.
     disable: tuple[str, ...] = ()
     request_seconds: float = REQUEST_SECONDS

@@ -8,8 +8,8 @@ input, see :class:`Request`; what it says is one line each on what was its stand
     R <ExerciseRecord>  the whole verdict
     E <how it ended>    always the last: an exit status, negative for a signal
 
-Where processes can fork, each run is a fork: it starts in milliseconds, and a crash costs nothing. Elsewhere (Windows)
-the process serves one request and ends; whoever asks has another one warm.
+Where processes can fork, each run is a fork: it starts in milliseconds, and a crash costs nothing. Elsewhere (Windows,
+macOS) the process serves one request and ends; whoever asks has another one warm.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ import msgspec
 
 from llmkata.records import CheckRecord, Evidence, ExerciseRecord, State, encode
 
-CAN_FORK = hasattr(os, "fork")
+#: On macOS a fork of a process that has used its system libraries may crash.
+CAN_FORK = hasattr(os, "fork") and sys.platform != "darwin"
 #: CPU time of one run; whoever waits gives it up earlier.
 CPU_SECONDS = 90
 
@@ -39,6 +40,8 @@ class Request(msgspec.Struct):
     #: Run the checks whose name holds this text.
     only: str = ""
     hidden: bool = False
+    #: Seed of the inputs; None for the public one.
+    seed: int | None = None
 
 
 def broken(exercise: Any, state: State, cause: str) -> ExerciseRecord:
@@ -118,7 +121,7 @@ def _judged(course: Any, exercise: Any, request: Request, out: int) -> ExerciseR
         return broken(exercise, State.missing, f"{exercise.stub} cannot be read: {e.strerror}")
     try:
         return grade_one(course, exercise, source, file=str(exercise.stub), transport="loopback",
-                         visible_only=not request.hidden, only=request.only or None, on_check=say_check,
+                         visible_only=not request.hidden, only=request.only or None, seed=request.seed, on_check=say_check,
                          checks=request.checks)
     except BaseException as e:  # noqa: BLE001 - there must be an answer
         return broken(exercise, State.infrastructure, f"The checks could not run: {type(e).__name__}: {e}")

@@ -59,7 +59,7 @@ def test_control_without_the_layer_the_session_is_the_parents(ground):
     assert session == os.getsid(0) and score != 1000
 
 
-@pytest.mark.parametrize("isolation", ["full", "process"])
+@pytest.mark.parametrize("isolation", ["sandbox", "process"])
 def test_the_channel_still_works(ground, isolation):
     ours, theirs = socket.socketpair()
 

@@ -37,7 +37,7 @@ class Entry:
             memory = limits.baseline()
         except OSError:
             memory = None
-        if self.policy.isolation == "full":
+        if self.policy.isolation == "sandbox":
             self.namespaces()
             self.loopback()
             self.layer("privileges", self.privileges)

@@ -54,7 +54,7 @@ class Policy:
     `scratch_bytes` and `scratch_files`, else the directory itself.
     keep_fds: descriptors that stay open (the channel); all others are closed, 0 to 2 become /dev/null unless kept.
     memory_bytes: private writable memory above what the process has on entering.
-    isolation: "full", or "process" (descriptors, session and limits only).
+    isolation: "sandbox", or "process" (descriptors, session and limits only).
     disable: names of `LAYERS` to leave out, for negative controls.
     """
 
@@ -68,12 +68,12 @@ class Policy:
     scratch_bytes: int = 64 * MIB
     scratch_files: int = 4096
     grants: Grants = field(default_factory=Grants)
-    isolation: str = "full"
+    isolation: str = "sandbox"
     disable: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        if self.isolation not in ("full", "process"):
-            raise ValueError(f"isolation: expected 'full' or 'process', got {self.isolation!r}")
+        if self.isolation not in ("sandbox", "process"):
+            raise ValueError(f"isolation: expected 'sandbox' or 'process', got {self.isolation!r}")
         if unknown := self.disable - set(LAYERS):
             raise ValueError(f"disable: no such layer: {', '.join(sorted(unknown))}")
         scratch = os.path.realpath(self.scratch)
@@ -105,7 +105,7 @@ class Policy:
 
     def wants(self, layer: str) -> bool:
         """Whether this policy asks for `layer`."""
-        return layer not in self.disable and (self.isolation == "full" or layer in PROCESS_LAYERS)
+        return layer not in self.disable and (self.isolation == "sandbox" or layer in PROCESS_LAYERS)
 
 
 @dataclass
