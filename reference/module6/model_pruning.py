@@ -196,10 +196,47 @@ def logits(state, ids, n_heads=4):
     return torch.stack(rows)
 
 
-def loss(state, ids):
+def mean_loss(state, ids, n_heads):
+    logp = logits(state, ids, n_heads)[:, :-1].log_softmax(-1)
+    return -logp.gather(-1, ids[:, 1:, None]).mean()
+
+
+def loss(state, ids, n_heads=4):
     """Mean of -log p of the next token, nats."""
-    logp = logits(state, ids)[:, :-1].log_softmax(-1)
-    return -logp.gather(-1, ids[:, 1:, None]).mean().item()
+    return mean_loss(state, ids, n_heads).item()
+
+
+def finetune(state, batches, changes, names, scope, lr, n_heads, masks=None):
+    """AdamW on every tensor but lm_head (tied); at a step of `changes` {step: sparsity} what is not pruned is ranked again.
+
+    Masked by hand: weights before and after each step, gradients, both moments. -> losses, sparsity, state.
+    """
+    w = {n: t.double().clone() for n, t in state.items() if n != "lm_head.weight"}
+    masks = masks or {n: torch.ones_like(w[n], dtype=torch.bool) for n in names}
+    m, v = ({n: torch.zeros_like(t) for n, t in w.items()} for _ in range(2))
+    out = {"losses": [], "sparsity": []}
+    for step, ids in enumerate(batches):
+        if step in changes:
+            # |w| + 1 against 0: what is pruned comes first. Weights here are far from where adding 1 makes ties.
+            keys = {n: torch.where(masks[n], w[n].abs() + 1, 0.0) for n in names}
+            if scope == "global":
+                ranked = global_masks(keys, changes[step])
+            else:
+                ranked = {n: magnitude_mask(keys[n], changes[step]) for n in names}
+            masks = {n: masks[n] & ranked[n] for n in names}
+        w = {n: (t * masks.get(n, 1)).requires_grad_() for n, t in w.items()}
+        value = mean_loss(w, ids, n_heads)
+        grads = torch.autograd.grad(value, list(w.values()))
+        for (n, t), g in zip(list(w.items()), grads, strict=True):
+            keep = masks.get(n, 1)
+            m[n] = (0.9 * m[n] + 0.1 * g) * keep
+            v[n] = (0.999 * v[n] + 0.001 * g * g) * keep
+            move = (m[n] / (1 - 0.9 ** (step + 1))) / (torch.sqrt(v[n] / (1 - 0.999 ** (step + 1))) + 1e-8)
+            w[n] = (t.detach() * (1 - lr * 0.01) - lr * move) * keep
+        out["losses"].append(value.item())
+        kept, total = sum(int(masks[n].sum()) for n in names), sum(masks[n].numel() for n in names)
+        out["sparsity"].append(1 - kept / total if total else 0.0)
+    return out | {"state": {n: w["model.embed_tokens.weight" if n == "lm_head.weight" else n] for n in state}}
 
 
 def lag2_batch(n, length, seed):
