@@ -89,7 +89,7 @@ class Run:
 
     @property
     def peak_bytes(self) -> Metric:
-        """Largest sum of live storages beyond the inputs, in bytes."""
+        """Largest sum of live storages beyond the inputs, in bytes; inputs that are written to count."""
         return self._metric("peak_bytes")
 
     @property
@@ -104,18 +104,26 @@ class Budget:
 
     def __init__(self, fresh: Callable[[], Link], other: Callable[[str], Link], bench: Bench, seed: int) -> None:
         self._make_fresh, self._other, self._bench, self._seed = fresh, other, bench, seed
+        self._recorded: Link | None = None
 
     def _fresh(self) -> Link:
         link = self._make_fresh()
         current().fresh.append(link)
         return link
 
+    def close(self) -> None:
+        """End the worker whose programs were recorded."""
+        if self._recorded is not None:
+            self._recorded.close()
+            self._recorded = None
+
     # -- replayed --------------------------------------------------------------------------------------------------
 
     def replay(self, scenario: Callable[..., Any], *inputs: Any, expect: Callable[..., Any] | None,
                tol: float | None = None, measure: Sequence[str] = ()) -> Run:
-        """Record ``scenario(s, *inputs)`` in a fresh worker, run the program on fresh values in the bench, compare
-        what the scenario returns with ``expect(*fresh_inputs)``, and return the counts taken there.
+        """Record ``scenario(s, *inputs)`` in a worker that serves the replays of this check alone, run the program on fresh
+        values in the bench, compare what the scenario returns with ``expect(*fresh_inputs)``, and return the counts taken
+        there.
 
         Floating tensors of ``inputs`` get fresh values; ids, masks, lengths and constant tensors stay, and where nothing
         else is handed in the counts are the learner's own word. The scenario returns what the
@@ -126,13 +134,7 @@ class Budget:
 
         from llmkata.bench.fresh import fresh as fresh_values
 
-        link = self._fresh()
-        try:
-            link.begin_recording()
-            returned = scenario(Submission(link), *inputs)
-            program, recording = link.end_recording()
-        finally:
-            link.close()
+        link, returned, program, recording = self._record(scenario, inputs)
         generator = torch.Generator().manual_seed(self._seed & 0x7FFFFFFF)
         leaves: dict[bytes, Any] = {}
         memo: dict[int, Any] = {}
@@ -163,6 +165,18 @@ class Budget:
         # On the values it was recorded with, any program that returns the answer computes it.
         other = any(_digest(new) != old for old, new in leaves.items())
         return Run(answer["total"], answer["segments"], Trust.replayed if other and expect is not None else Trust.self_reported)
+
+    def _record(self, scenario: Callable[..., Any], inputs: Sequence[Any]) -> tuple[Link, Any, Any, Any]:
+        # What an earlier replay left in the worker helps nobody: values kept from it are constants to the bench, and
+        # its inputs are not the fresh ones.
+        link = self._recorded = self._recorded or self._fresh()
+        try:
+            link.begin_recording()
+            returned = scenario(Submission(link), *inputs)
+            return link, returned, *link.end_recording()
+        except BaseException:
+            self.close()
+            raise
 
     def _compare(self, replayed: Any, want: Any, tol: float | None, answer: dict[str, Any]) -> None:
         try:
@@ -261,13 +275,15 @@ class Budget:
 
         Both in workers, their clocks read from outside, pairs interleaved; Wald's sequential test on the log-ratios
         (alpha = beta = 1e-4 at 15 % from the threshold, 60 pairs at most). ``validate(i, answer)`` checks each timed
-        answer. Raises NotJudged when the test stays inconclusive or there is no outside clock.
+        answer. Raises NotJudged when the test stays inconclusive or there is no outside clock. Noise is what the
+        baseline shows: a submission whose own time varies at will does not keep the test from ending.
         """
         ours, theirs = self._other(baseline_file), self._fresh()
         try:
             if theirs.transport == "loopback":
                 raise NotJudged("CPU time is compared only across the process boundary (./kata check)")
             ratios: list[float] = []
+            baselines: list[float] = []
             proxies = {link: Submission(link) for link in (ours, theirs)}
             for i in range(_MAX_PAIRS + 1):
                 order = (theirs, ours) if i % 2 else (ours, theirs)
@@ -284,7 +300,9 @@ class Budget:
                 if i == 0:
                     continue  # the first pair warms both
                 ratios.append(math.log(max(seconds[ours], 1e-6) / max(seconds[theirs], 1e-6)))
-                verdict = _sequential(ratios, math.log(at_least))
+                baselines.append(math.log(max(seconds[ours], 1e-6)))
+                noise = math.sqrt(2) * float(np.std(baselines, ddof=1)) if i > 1 else math.inf
+                verdict = _sequential(ratios, math.log(at_least), noise)
                 if verdict is not None:
                     self.require(name, Metric(math.exp(float(np.median(ratios))) if verdict else
                                               min(math.exp(float(np.median(ratios))), at_least * 0.999), Trust.outside),
@@ -296,11 +314,12 @@ class Budget:
             theirs.close()
 
 
-def _sequential(ratios: Sequence[float], threshold: float) -> bool | None:
-    """Wald's test: True above the threshold, False below, None not yet."""
+def _sequential(ratios: Sequence[float], threshold: float, noise: float = math.inf) -> bool | None:
+    """Wald's test on log-ratios: True above the threshold, False below, None not yet. Of their spread no more counts than
+    ``noise``, that of two measurements as noisy as the baseline's."""
     if len(ratios) < _MIN_PAIRS:
         return None
-    spread = max(float(np.std(ratios, ddof=1)), 0.05)
+    spread = max(min(float(np.std(ratios, ddof=1)), noise), 0.05)
     evidence = sum(2 * _DELTA * (x - threshold) for x in ratios) / spread**2
     bound = math.log((1 - _ALPHA) / _ALPHA)
     return True if evidence >= bound else False if evidence <= -bound else None

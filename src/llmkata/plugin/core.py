@@ -237,15 +237,17 @@ class KataPlugin:
         """What the check raises when it is put to the implementation behind another link, which is closed after it."""
         seed = self._context.seed
         context.enter(context.CheckContext(link, seed))
+        budget = check.run.budget(seed, link)
         try:
             link.begin_check(seed)
             given = {"submission": lambda: Submission(link), "rng": lambda: np.random.default_rng(seed),
-                     "torch_rng": lambda: torch_generator(seed), "budget": lambda: check.run.budget(seed, link)}
+                     "torch_rng": lambda: torch_generator(seed), "budget": lambda: budget}
             item.obj(**{name: given[name]() if name in given else item.funcargs[name]
                         for name in item._fixtureinfo.argnames})
         except BaseException as e:  # noqa: BLE001 - whatever it is, the caller judges it
             return e
         finally:
+            budget.close()
             link.close()
         return None
 
@@ -308,8 +310,10 @@ class KataPlugin:
 
     @pytest.fixture
     def budget(self, request: Any) -> Any:
-        """Budgets of this check, measured in fresh workers."""
-        return self._checks[request.node.nodeid].run.budget(self._context.seed)
+        """Budgets of this check, measured in workers of its own."""
+        budget = self._checks[request.node.nodeid].run.budget(self._context.seed)
+        yield budget
+        budget.close()
 
     def pytest_sessionfinish(self) -> None:
         """End all workers."""
