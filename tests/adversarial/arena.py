@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmkata.course import Course, load_course
+from llmkata.grading.intake import Submission, read_submissions
 from llmkata.grading.runner import grade_one
 from llmkata.records import CheckRecord, ExerciseRecord, Outcome
+
+from ..toy import harness as toy
 
 _COURSE = """
 schema: llmkata/course/v1
@@ -108,3 +113,28 @@ def check(record: ExerciseRecord, name: str) -> CheckRecord:
     found = [c for c in record.checks if c.id.split("::")[1].split("[")[0] == name]
     assert found, (record.state, record.cause, [c.id for c in record.checks])
     return found[0]
+
+
+def shared(code: str) -> dict[str, Any]:
+    """What a submission defines, run in this very process: a grader without a boundary."""
+    scope: dict[str, Any] = {"__name__": "__main__"}
+    exec(textwrap.dedent(code), scope)  # noqa: S102 - the negative control of many attacks
+    return scope
+
+
+def plain_pytest(folder: Path, *options: str, **files: str) -> subprocess.CompletedProcess[str]:
+    """Write ``files`` (by stem) beside each other and run pytest there, as graders without a boundary do."""
+    for stem, text in files.items():
+        (folder / f"{stem}.py").write_text(textwrap.dedent(text), "utf-8")
+    environment = {"PATH": "/usr/bin:/bin", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options], cwd=folder,
+                          env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+def handed_in(root: Path, files: dict[str, str]) -> Submission:
+    """What intake takes of a learner of the toy course who handed in ``files`` (by path)."""
+    for path, text in files.items():
+        target = root / "ann" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, "utf-8")
+    return next(s for s in read_submissions(root, toy.COURSE) if s.exercise_id == toy.TOY.id)

@@ -374,7 +374,7 @@ def test_not_faster(budget, running, few_pairs):
 
 def test_too_close_to_say(budget, monkeypatch, few_pairs):
     monkeypatch.setattr(budgets, "_MAX_PAIRS", 5)
-    monkeypatch.setattr(budgets, "_sequential", lambda ratios, threshold: None)
+    monkeypatch.setattr(budgets, "_sequential", lambda ratios, threshold, noise: None)
     with pytest.raises(NotJudged, match="after 5 pairs the measurement is still too close to 1"):
         ratio(budget(LOOP.format(1000), baseline=LOOP.format(1000)), 1.0)
 
@@ -413,6 +413,13 @@ def test_noise_takes_longer():
         return len(ratios)
 
     assert needed(0.5) > needed(0.01) == budgets._MIN_PAIRS
+
+
+def test_a_spread_the_machine_cannot_account_for_does_not_count():
+    """Now as fast as asked, now twenty times as slow: by the spread alone nothing could be said for ever."""
+    ratios = [math.log(1.9), math.log(0.05)] * 30
+    assert budgets._sequential(ratios, math.log(0.45)) is None
+    assert budgets._sequential(ratios, math.log(0.45), noise=0.1) is False
 
 
 def test_workers_are_closed_whatever_happens(budget, running):

@@ -42,6 +42,8 @@ class Operator:
     guard: Guard | None
     #: Leaves memory as it finds it: what it returns holds no values yet.
     uninitialised: bool
+    #: Names of the parameters that it writes to.
+    written: tuple[str, ...] = ()
 
 
 class UnknownOperator(ValueError):
@@ -234,5 +236,7 @@ def operator(name: str) -> Operator:
     if composite:
         raise UnknownOperator(f"{name} is a composite of other operators, which are recorded in its place")
     kind, price = TABLE[base]
-    parameters = tuple(argument.name for argument in overload._schema.arguments)
-    return Operator(name, overload, parameters, kind, price, GUARDS.get(base), base in _UNINITIALISED)
+    arguments = overload._schema.arguments
+    written = tuple(a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write)
+    return Operator(name, overload, tuple(a.name for a in arguments), kind, price, GUARDS.get(base),
+                    base in _UNINITIALISED, written)

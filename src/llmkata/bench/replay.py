@@ -63,8 +63,8 @@ def run(program: Any, inputs: dict[str, Tensor], outputs: Iterable[int] | None =
         "constants": [...], "timeline": [...], "operators": int}`` where ``counts`` is ``{flops, matmul_calls,
         pointwise, bytes_moved, allocated_bytes, peak_bytes, entry_bytes, spots}``; a spot is ``{line, op, flops,
         matmul_calls, pointwise, bytes_moved, allocated_bytes, peak_bytes}``, the last being what memory made there was
-        live at the peak. Peaks count what is live beyond the inputs, from earlier segments too: ``entry_bytes`` is the
-        level at which a segment began. A segment that occurs several times adds up; its peak is the highest, its
+        live at the peak. Peaks count what is live beyond the inputs that nothing wrote to, from earlier segments too:
+        ``entry_bytes`` is the level at which a segment began. A segment that occurs several times adds up; its peak is the highest, its
         entry the first. ``reads`` lists the values that the recorded run read out of a
         tensor (``.item()``) and that differ here: ``{line, op, recorded, replayed}``; they say why outputs are wrong.
         ``constants``: ``{line, bytes}``. ``timeline``: see ``Program.timeline``.
@@ -101,6 +101,8 @@ class _Replay:
         self.storages: dict[int, torch.UntypedStorage] = {}
         self.bound: dict[int, int] = {}  # address of a bound storage -> its number
         self.tensors: dict[int, dict[int, Tensor]] = {}  # storage -> view -> tensor
+        #: Storages of inputs that nothing has written to.
+        self.inputs_as_they_came: set[int] = set()
         self.ledger = Ledger()
         self.outputs: list[Tensor | None] = []
         self.reads: list[dict[str, Any]] = []
@@ -173,6 +175,7 @@ class _Replay:
         copy = self.input_storages[storage._cdata]
         if view.storage not in self.storages:
             self.bind(view.storage, copy)
+            self.inputs_as_they_came.add(view.storage)
         elif self.storages[view.storage]._cdata != copy._cdata:
             raise ReplayError(f"the input {event.name!r} shares memory with another input, but not here")
 
@@ -210,6 +213,8 @@ class _Replay:
         bound = dict(zip(called.parameters, args, strict=False)) | kwargs
         spot = (event.line, called.name.partition(".")[0])
         self.ledger.start(spot)
+        for name in called.written:
+            self.writes(bound.get(name), spot)
         try:
             if called.guard is not None and not called.guard(bound):
                 raise ReplayError(f"{called.name} was called with arguments that do not fit together", event.line)
@@ -234,6 +239,15 @@ class _Replay:
         if called.uninitialised:
             for result in tensors:
                 result.fill_(_POISON if result.dtype.is_floating_point or result.dtype.is_complex else 1)
+
+    def writes(self, target: Any, spot: tuple[int, str]) -> None:
+        """An input that is written to is memory the program works in: it counts from then on, as a copy would."""
+        for tensor in _flat(target):
+            if isinstance(tensor, Tensor):
+                number = self.bound[tensor.untyped_storage()._cdata]
+                if number in self.inputs_as_they_came:
+                    self.inputs_as_they_came.remove(number)
+                    self.ledger.born(number, self.program.storages[number], spot)
 
     def argument(self, value: Any) -> Any:
         if type(value) is Ref:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from llmkata.outside.link import Link
@@ -29,6 +30,8 @@ from .misconceptions import Misconception
 
 #: Seconds one diagnosis may take.
 _ALLOWANCE = 20.0
+#: Bytes by which the judge may grow meanwhile.
+_ROOM = 1 << 30
 #: The model answer must be this many times further from the learner's answer than the wrong one is...
 _APART = 5.0
 #: ...and at least this far, in units of the default tolerance.
@@ -60,6 +63,25 @@ def _alarm(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+@contextlib.contextmanager
+def _room(extra: int) -> Iterator[None]:
+    """Let this process grow by ``extra`` bytes at most: what a learner answered may be handed on as a size."""
+    try:
+        import resource
+
+        held = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    except (ImportError, OSError):
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limits = [x for x in (soft, hard, held + extra) if x != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(limits), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
 @dataclass(frozen=True)
 class Raised:
     """An exception in the place of an answer. Equal by type: messages and lines differ from file to file."""
@@ -80,7 +102,7 @@ def diagnose(learner: Link, misconceptions: Sequence[Misconception], ours: Calla
         return None
     try:
         # In a folder of its own: what a model answer writes is nobody's.
-        with _alarm(_ALLOWANCE), tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        with _alarm(_ALLOWANCE), _room(_ROOM), tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             return _named(learner, misconceptions, ours, time.monotonic() + _ALLOWANCE)
     except _TooLong:
         return None

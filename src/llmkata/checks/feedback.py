@@ -21,6 +21,7 @@ from typing import Any
 from llmkata.outside.link import Link
 from llmkata.outside.transcript import Exchange
 from llmkata.records import Diagnosis
+from llmkata.wire import Kind, decode, encode
 
 from .compare import distance
 from .diagnose import Raised, answer_of
@@ -39,7 +40,15 @@ def answers(exchanges: Sequence[Exchange]) -> list[list[str]] | None:
     """The exchanges of a failed check as they are stored; None where they are too large."""
     if sum(len(e.answer) for e in exchanges) > _CAP:
         return None
-    return [[digest(e.request), base64.b64encode(e.answer).decode()] for e in exchanges]
+    return [[digest(e.request), base64.b64encode(_told(e)).decode()] for e in exchanges]
+
+
+def _told(exchange: Exchange) -> bytes:
+    """The answer; an error without its frames, which quote the model answer line by line."""
+    if exchange.kind is not Kind.error:
+        return exchange.answer
+    error = decode(exchange.answer)["value"]
+    return bytes(encode({"value": error | {"frames": []}}))
 
 
 def diagnose(link: Link, check: str, path: Path) -> Diagnosis | None:

@@ -27,6 +27,8 @@ REQUEST_SECONDS = 10.0
 
 #: Calls of functions of the grader's during one request: its own time stands still meanwhile.
 _MOST_CALLBACKS = 50_000
+#: Bytes they are called with during one request: a check may keep them all.
+_MOST_CALLBACK_BYTES = 512 << 20
 #: Characters of prints kept of one check.
 _PRINT_CAP = 20_000
 
@@ -651,7 +653,7 @@ class WorkerLink(Link):
         self._start()
         channel = self.process.channel
         self._seq += 1
-        seconds, calls = min(self.request_seconds, self.wall.left), 0
+        seconds, calls, given = min(self.request_seconds, self.wall.left), 0, 0
         try:
             clock = _Stopwatch(self.process, seconds)
         except OSError:  # no such process any more: it ended after its last answer
@@ -669,6 +671,11 @@ class WorkerLink(Link):
                     if calls > _MOST_CALLBACKS:
                         self._drop()
                         raise WorkerGone(f"It called what was handed in more than {_MOST_CALLBACKS:,} times.", "late")
+                    given += len(body)
+                    if given > _MOST_CALLBACK_BYTES:
+                        self._drop()
+                        raise WorkerGone("It called what was handed in with more than "
+                                         f"{_MOST_CALLBACK_BYTES >> 20} MiB in all.", "memory")
                     channel.send(*self._reply(self._serve_callback(body, clock.paused())), clock)
                 elif kind in (Kind.result, Kind.error):
                     break
