@@ -133,7 +133,11 @@ def listed(ignored: list[Entry], needed: set[tuple[str, ...]]) -> list[str]:
     for entry in ignored:
         whole = next((n for n in range(1, len(entry.parts)) if entry.parts[:n] not in needed), None)
         shown["/".join(map(printable, entry.parts[:whole])) + "/" if whole else entry.label] = None
-    names = list(shown)
+    return cut(list(shown))
+
+
+def cut(names: list[str]) -> list[str]:
+    """At most ``MAX_LISTED`` names, and how many more there are."""
     return names if len(names) <= MAX_LISTED else [*names[:MAX_LISTED], f"and {len(names) - MAX_LISTED} more"]
 
 

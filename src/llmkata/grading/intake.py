@@ -1,6 +1,6 @@
 """A folder of submissions -> what each learner handed in for each exercise.
 
-One folder per learner. Within it a file is found as ``exercises/module2/self_attention/self_attention.py``,
+One folder or archive (.zip, .tar.gz) per learner. Within it a file is found as ``exercises/module2/self_attention/self_attention.py``,
 ``module2/self_attention.py``, or by its name alone where only one such file is there; ``.ipynb`` stands for ``.py``.
 Everything found is hostile: links are not followed, only plain files of the names asked for are opened, sizes, depth
 and number of entries are bounded, and no learner's folder can stop the intake of another's.
@@ -9,14 +9,17 @@ and number of entries are bounded, and no learner's folder can stop the intake o
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llmkata.authoring.stub import is_stub
 from llmkata.course import Course, Exercise
+from llmkata.grading import archive
 from llmkata.grading.folder import (
     Entry,
     by_name,
+    cut,
     is_junk,
     listed,
     owner,
@@ -98,21 +101,33 @@ def read_submissions(folder: Path | str, course: Course) -> list[Submission]:
 
 
 def strays(folder: Path | str) -> list[str]:
-    """Entries beside the learners' folders, which no learner answers to: loose files and links."""
+    """Entries beside the learners' folders, which no learner answers to: loose files, links, an archive beside the
+    folder of the same name."""
     with os.scandir(folder) as entries:
-        return [printable(e.name) for e in sorted(entries, key=by_name) if not _is_learner(e) and not is_junk(e.name)]
+        found = sorted(entries, key=by_name)
+    learners = {e.name for e in _of_learners(found)}
+    return [printable(e.name) for e in found if e.name not in learners and not is_junk(e.name)]
 
 
 def read_learner(folder: Path, course: Course) -> list[Submission]:
-    """The submissions of the learner whose folder this is, one for each available exercise. Never raises."""
+    """The submissions of the learner whose folder or archive this is, one for each available exercise. Never raises."""
     return _compiled(_handed_in(folder, course))
 
 
 def _handed_in(folder: Path, course: Course) -> list[Submission]:
     """What :func:`read_learner` returns, not compiled yet."""
-    learner = printable(folder.name)
+    packed = archive.is_archive(folder.name) and not folder.is_dir()
+    learner = printable(archive.stem(folder.name) if packed else folder.name)
     try:
-        return _read_learner(folder, learner, course)
+        if not packed:
+            return _read_learner(folder, learner, course)
+        with tempfile.TemporaryDirectory(prefix="kata-archive-") as unpacked:
+            left_out = archive.unpack(folder, Path(unpacked))
+            read = _read_learner(Path(unpacked), learner, course)
+        return [replace(s, ignored=cut([*s.ignored, *left_out])) for s in read]
+    except archive.ArchiveError as error:
+        cause = f"{printable(folder.name)}: {error}."
+        return [Submission(learner, e.id, file=printable(folder.name), cause=cause) for e in course.available]
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         cause = f"The folder cannot be read ({type(error).__name__}: {printable(str(error))[:200]}). Hand it in again."
         return [Submission(learner, e.id, file=learner, cause=cause) for e in course.available]
@@ -130,6 +145,19 @@ def _is_learner(entry: os.DirEntry) -> bool:
     return entry.is_dir(follow_symlinks=False) and not entry.name.startswith((".", "__")) and not entry.is_symlink()
 
 
+def _of_learners(entries: list[os.DirEntry]) -> list[os.DirEntry]:
+    """Of what lies in the folder of a class, the folders and archives of learners; a folder comes before an archive."""
+    folders = [e for e in entries if _is_learner(e)]
+    taken = {e.name for e in folders}
+    packed = []
+    for e in entries:
+        if archive.is_archive(e.name) and not e.name.startswith(".") and e.is_file(follow_symlinks=False):
+            if archive.stem(e.name) not in taken:
+                packed.append(e)
+            taken.add(archive.stem(e.name))
+    return sorted([*folders, *packed], key=by_name)
+
+
 def _learners(folder: Path, course: Course) -> list[Path]:
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
@@ -144,9 +172,9 @@ def _learners(folder: Path, course: Course) -> list[Path]:
         raise IntakeError(
             f"{folder} looks like the folder of one learner; give the folder above, which holds one folder per learner"
         )
-    learners = [Path(e.path) for e in found if _is_learner(e)]
+    learners = [Path(e.path) for e in _of_learners(found)]
     if not learners:
-        raise IntakeError(f"{folder} holds no folder; give a folder that holds one folder per learner")
+        raise IntakeError(f"{folder} holds no folder; give a folder that holds one folder (or archive) per learner")
     return learners
 
 
