@@ -1,7 +1,7 @@
 """Oracle of 6.4 knowledge_distillation: float64, position by position, every probability written out.
 
-Divergences are sums over the outcomes that are possible; logarithms come from scipy's log-sum-exp, so that
-probabilities which underflow still have one. Gradients of the fused loss come from autograd through products that hold
+Divergences are sums over the outcomes that are possible; logarithms come from a log-sum-exp, so that probabilities
+which underflow still have one. Gradients of the fused loss come from autograd through products that hold
 everything. Training is a plain loop over parameters in a dict, with AdamW written out.
 """
 
@@ -17,14 +17,17 @@ F64 = torch.float64
 
 
 def log_distribution(row, temperature):
-    """log softmax(row / T) of one position."""
+    """log softmax(row / T) of one position, by a log-sum-exp."""
     z = np.asarray(row, dtype=np.float64) / temperature
-    return z - logsumexp(z)
+    top = z.max()
+    return z - (top + math.log(np.exp(z - top).sum()))
 
 
 def kl(log_p, log_q):
     """Σ p (log p - log q) over the outcomes with p > 0."""
-    return sum(math.exp(a) * (a - b) for a, b in zip(log_p, log_q) if math.exp(a) > 0)
+    possible = np.exp(log_p) > 0
+    log_p, log_q = log_p[possible], log_q[possible]
+    return float(np.sum(np.exp(log_p) * (log_p - log_q)))
 
 
 def positions(logits, mask=None):
@@ -62,7 +65,7 @@ def generalized_jsd(student, teacher, *, beta, temperature=1.0, mask=None):
         if beta in (0, 1):
             losses.append(kl(p, q) if beta == 0 else kl(q, p))
             continue
-        m = [logsumexp([a, b], b=[beta, 1 - beta]) for a, b in zip(p, q)]
+        m = logsumexp([p, q], axis=0, b=[[beta], [1 - beta]])
         losses.append(beta * kl(p, m) + (1 - beta) * kl(q, m))
     return scalar(losses)
 

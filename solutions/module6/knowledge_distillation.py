@@ -4,8 +4,8 @@ Conventions of this module, used by every function below:
 
 * Logits have shape (..., V): all dimensions but the last are *positions*, the last one is the vocabulary. Teacher and
   student logits have the same shape. A mean is over positions, never over positions times V.
-* A mask is boolean, has the shape of the positions, and ``True`` means "this position counts". Whatever stands at the
-  other positions, inf and NaN included, changes neither the value nor the gradient; their own gradient is zero.
+* A mask is boolean, has the shape of the positions, and ``True`` means "this position counts". Whatever finite numbers
+  stand at the other positions change neither the value nor the gradient; their own gradient is zero.
 * p is the teacher's distribution, q the student's, both at temperature T: ``p = softmax(t/T)``, ``q = softmax(s/T)``.
   An outcome of probability 0 contributes 0 to a divergence (0·log 0 = 0), also where both logits are -inf.
 * Losses are computed and returned in float32, or in float64 for float64 student logits (see `compute_dtype`). They are
@@ -141,8 +141,8 @@ def fit(
 
 # BEGIN HIDDEN
 def _rows(values: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """The real positions of (..., V) as rows (n, V). Selecting, not multiplying by 0: 0 · NaN is NaN."""
-    rows = values.flatten(0, -2) if mask is None else values[mask]
+    """The real positions of (..., V) as rows (n, V): selected, for an inf in the padding times 0 is NaN."""
+    rows = values.reshape(-1, values.shape[-1]) if mask is None else values[mask]
     return rows.to(dtype)
 
 
