@@ -82,8 +82,8 @@ class Arena:
 
 
 def build(root: Path, solution: str, checks: str = "", budgets: str = "", *, visible: str = "", reference: str = "",
-          misconceptions: str = "", forbid: str = "", files: dict[str, str] | None = None, wall: int = 20,
-          call: int = 2) -> Arena:
+          misconceptions: str = "", forbid: str = "", files: dict[str, str] | None = None, wall: float = 20,
+          call: float = 2) -> Arena:
     """Write the course into ``root``. ``checks`` and ``budgets``: test functions, each given ``@task(1)`` by its writer;
     NumPy, torch and ``llmkata.checks`` are imported. ``files``: more files of the graders' folder, by name."""
     graders, exercise = root / "graders/module1/arena", root / "exercises/module1/arena"
@@ -97,8 +97,7 @@ def build(root: Path, solution: str, checks: str = "", budgets: str = "", *, vis
         exercise / "test_arena.py": _IMPORTS + textwrap.dedent(visible),
     }
     for name, text in {"test_correctness.py": checks, "test_budgets.py": budgets}.items():
-        if text:
-            written[graders / name] = _IMPORTS + textwrap.dedent(text)
+        written[graders / name] = _IMPORTS + textwrap.dedent(text)
     for name, text in {"misconceptions.py": misconceptions, "forbid.py": forbid, **(files or {})}.items():
         if text:
             written[graders / name] = textwrap.dedent(text)
@@ -138,3 +137,31 @@ def handed_in(root: Path, files: dict[str, str]) -> Submission:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, "utf-8")
     return next(s for s in read_submissions(root, toy.COURSE) if s.exercise_id == toy.TOY.id)
+
+
+_RACE = """
+@task(1)
+@points(1)
+def test_right(submission):
+    \"\"\"A sum.\"\"\"
+    same(submission.work(3), 3 * {k} * ({k} - 1) // 2)
+
+@task(1)
+@points(3)
+def test_faster(submission, budget, rng):
+    \"\"\"At least three times as fast as a loop.\"\"\"
+    numbers = {numbers}
+    def validate(i, answer):
+        same(answer, numbers[i] * {k} * ({k} - 1) // 2)
+    budget.cpu_ratio("CPU time", candidate=lambda s, i: s.work(numbers[i]), baseline=lambda r, i: r.work(numbers[i]),
+                     baseline_file="baseline.py", at_least=3.0, validate={validate})
+"""
+#: A loop over the whole sum, which the race is run against.
+LOOP = "def loop(n):\n    t = 0\n    for i in range(100_000):\n        t += i * n\n    return t\n"
+
+
+def race(root: Path, *, numbers: str = "rng.integers(1, 2**31, 100).tolist()", validate: str = "validate") -> Arena:
+    """An arena whose check compares CPU time with that of a loop; the model answer has the closed form."""
+    return build(root, "def work(n):\n    return n * (100_000 * 99_999 // 2)\n",
+                 budgets=_RACE.format(k=100_000, numbers=numbers, validate=validate),
+                 files={"baseline.py": LOOP + "work = loop\n"})
