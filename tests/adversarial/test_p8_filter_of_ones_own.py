@@ -3,7 +3,7 @@
 from llmkata.records import Outcome
 
 from ..toy.harness import grade, named
-from .acts import passes, right_only_if
+from .acts import right_only_if
 
 #: A filter that answers getppid with "no such process", for every later program in this process.
 ATTACK = right_only_if('''
