@@ -614,7 +614,7 @@ def unpack_awq(words: Tensor) -> Tensor:
     nibbles = _nibbles(words, dim=2).to(torch.uint8)
     codes = torch.empty_like(nibbles)
     codes[..., list(AWQ_ORDER)] = nibbles
-    return codes.view(words.shape[0], -1).T
+    return codes.reshape(words.shape[0], -1).T
     # END SOLUTION
 
 
