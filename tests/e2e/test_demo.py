@@ -225,13 +225,10 @@ def test_the_loop_costs_its_own_learner_the_limit_once(demo: Graded) -> None:
     assert demo.records["yuki-tanaka", ATTENTION].points == 69
 
 
-def test_the_hog_costs_its_own_learner_the_limit_once_in_each_function(demo: Graded) -> None:
+def test_the_hog_costs_its_own_learner_the_checks_that_need_the_memory(demo: Graded) -> None:
     checks = demo.checks("olena-kovalenko", CACHE).values()
     full = [c for c in checks if "used up the 1,024 MiB" in c.cause]
-    first = [c for c in full if "not run again" not in c.cause]
-    assert 1 <= len(first) <= 5 < len(full)
-    assert "not run again" in {c.id.rpartition("::")[2]: c for c in full}["test_cache_state_machine"].cause
-    assert any(c.outcome is Outcome.passed for c in checks)
+    assert len(full) > 5 and any(c.outcome is Outcome.passed for c in checks)
 
 
 def test_prints_are_cut_and_for_staff_only(demo: Graded) -> None:

@@ -145,9 +145,24 @@ def test_memory_is_limited(links):
         with pytest.raises(WorkerGone, match="used up the 100 MiB of memory") as e:
             getattr(s, name)()
         assert e.value.kind == "memory"
-        with pytest.raises(WorkerGone, match="is not run again"):
-            getattr(s, name)()
     assert s.fits() == 1 << 22
+
+
+def test_a_function_that_fills_the_memory_is_tried_with_other_inputs_for_a_while(links):
+    s = links('''
+        def f(n):
+            kept = []
+            while len(kept) < n: kept.append(bytearray(1 << 20))
+            return len(kept)
+    ''', policy={"memory_bytes": 100 << 20}, wall_seconds=1.0)
+    with pytest.raises(WorkerGone, match="used up the 100 MiB"):
+        s.f(10_000)
+    assert s.f(3) == 3
+    s.link.wall.filling["f"] = 0.126
+    with pytest.raises(WorkerGone, match="used up the 100 MiB"):
+        s.f(10_000)
+    with pytest.raises(WorkerGone, match="`f` is not run again"):
+        s.f(3)
 
 
 def test_the_sandbox_stands(links):
@@ -398,3 +413,19 @@ def test_layouts_of_answers(links):
 
 def test_templates_are_shared():
     assert template("base") is template("base")
+
+
+def test_prints_are_kept_up_to_the_courses_limit(links):
+    s = links("def f(): print('x' * 50)", policy={"output": 20})
+    s.f()
+    assert s.link.printed == ["x" * 20 + "\n[... 31 more characters were printed and are not kept]"]
+
+
+def test_the_limits_of_a_course_reach_its_workers():
+    from llmkata.plugin.runs import ExerciseRun, Setting
+
+    from ..toy.harness import COURSE, SOLUTION, TOY
+
+    run = ExerciseRun(TOY, Setting("worker", limits=COURSE.limits), SOLUTION.encode(), "toy.py")
+    assert run.policy()["output"] == run.link.print_cap == 64 << 10
+    assert run.policy()["memory_bytes"] == 256 << 20

@@ -16,9 +16,10 @@ from .session import Session
 
 
 def serve(read_fd: int, write_fd: int, policy: dict[str, Any]) -> None:
-    """Never returns. ``policy`` is the plain form of ``sandbox.Policy``; the descriptors are the channel."""
+    """Never returns. ``policy`` is the plain form of ``sandbox.Policy``, and ``output``: the characters kept of what is
+    printed during one request. The descriptors are the channel."""
+    capture = Capture(policy["output"]) if "output" in policy else Capture()
     channel = enter_sandbox(policy, read_fd, write_fd)
-    capture = Capture()
     session = Session(lambda ident, args, kwargs: _call_back(channel, session, ident, args, kwargs), capture)
     try:
         while True:
@@ -34,7 +35,7 @@ def serve(read_fd: int, write_fd: int, policy: dict[str, Any]) -> None:
 
 def enter_sandbox(policy: dict[str, Any], read_fd: int, write_fd: int) -> Channel:
     """Enter, pass out the listening socket of the ``server`` grant if there is one, say hello -> the channel."""
-    plain = {k: v for k, v in policy.items() if k != "role"}
+    plain = {k: v for k, v in policy.items() if k not in ("role", "output")}
     entered = enter(Policy.from_dict(plain | {"keep_fds": sorted({read_fd, write_fd})}))
     channel = Channel(read_fd, write_fd, TRUSTED)
     if policy.get("grants", {}).get("server"):

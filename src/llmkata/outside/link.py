@@ -29,8 +29,11 @@ REQUEST_SECONDS = 10.0
 _MOST_CALLBACKS = 50_000
 #: Bytes they are called with during one request: a check may keep them all.
 _MOST_CALLBACK_BYTES = 512 << 20
-#: Characters of prints kept of one check.
+#: Characters of prints kept of one check, where the course does not say.
 _PRINT_CAP = 20_000
+#: A function that fills the memory is tried again, since another input may need less, until that took this much of the
+#: time of the exercise.
+_FILLING_SHARE = 0.125
 
 
 @dataclass
@@ -79,6 +82,8 @@ class Wall:
 
     def __post_init__(self) -> None:
         self.left = self.total
+        #: By function, the part of it that went into filling the memory.
+        self.filling: dict[str, float] = {}
 
 
 class _FromLearner(Hooks):
@@ -116,6 +121,7 @@ class Link:
         #: Counts the workers: a proxy of an earlier one has no say in what this one may forget.
         self.epoch = 0
         self.printed: list[str] = []
+        self.print_cap = _PRINT_CAP
         self.banned: list[str] = []
         self._banned_at_import: list[str] = []
         self.meter: Meter | None = None
@@ -123,7 +129,7 @@ class Link:
         self.traffic = 0
         self.wall = Wall(float("inf"))
         self._talking = False
-        #: Functions that were late or ran out of memory before: not run again.
+        #: Functions that were late, or filled the memory too often: not run again.
         self.spent: dict[str, WorkerGone] = {}
         #: Source run in the module after it was imported (a known mistake in the model answer), see Session._patch.
         self.patch: dict[str, Any] | None = None
@@ -259,10 +265,11 @@ class Link:
         self._callback_error = None
         if what:
             self.transcript.last_call = Call(what, args, kwargs or {})
+        before = self.wall.left
         try:
             kind, answer = self._talk(request)
         except WorkerGone as gone:
-            self._spend(what, gone)
+            self._spend(what, gone, before - self.wall.left)
             raise
         value = self._read(answer)
         self.transcript.add(Exchange(bytes(request), kind, bytes(answer)))
@@ -273,7 +280,7 @@ class Link:
             gone = self._exhausted(error) if error.out_of_memory else None
             if gone is None:
                 raise error
-            self._spend(what, gone)
+            self._spend(what, gone, before - self.wall.left)
             raise gone
         if self.recording is not None:
             for t in _tensors(value, sys.modules.get("torch")):
@@ -281,9 +288,11 @@ class Link:
                 self.recording.timeline.append("out")
         return value
 
-    def _spend(self, what: str, gone: WorkerGone) -> None:
-        """A function that reached a limit is not run again: it would reach it in every check."""
-        if what and gone.kind in ("late", "memory"):
+    def _spend(self, what: str, gone: WorkerGone, seconds: float) -> None:
+        """A function that was late is not run again: it would be late in every check."""
+        if gone.kind == "memory":
+            self.wall.filling[what] = self.wall.filling.get(what, 0.0) + seconds
+        if what and (gone.kind == "late" or self.wall.filling.get(what, 0.0) > _FILLING_SHARE * self.wall.total):
             self.spent[what] = WorkerGone(f"{gone.cause} (in an earlier check; `{what}` is not run again)", gone.kind)
 
     def _exhausted(self, error: RemoteError) -> WorkerGone | None:
@@ -317,8 +326,8 @@ class Link:
         printed, banned = parts.get("printed", ""), parts.get("banned", [])
         if type(printed) is not str or type(banned) is not list or not all(type(x) is str for x in banned):
             raise self._broken("the answer is not made as answers are")
-        if printed and sum(map(len, self.printed)) < _PRINT_CAP:
-            self.printed.append(storable(printed, _PRINT_CAP))
+        if printed and sum(map(len, self.printed)) < self.print_cap:
+            self.printed.append(storable(printed, self.print_cap))
         self.banned.extend(storable(x) for x in banned[:5])
         return parts["value"]
 

@@ -26,7 +26,7 @@ class Setting:
     #: Sandbox layers switched off, for negative controls.
     disable: tuple[str, ...] = ()
     request_seconds: float = REQUEST_SECONDS
-    #: The course's limits (memory, cpu), see ``course.Limits``.
+    #: The course's limits (memory, cpu, output), see ``course.Limits``.
     limits: Any = None
 
 
@@ -75,8 +75,11 @@ class ExerciseRun:
         args = (name, filename, source, self._forbid())
         if self.setting.transport == "loopback":
             return LoopbackLink(*args, request_seconds=self.setting.request_seconds)
-        return WorkerLink(*args, profile=self.exercise.profile, policy=self.policy(),
+        link = WorkerLink(*args, profile=self.exercise.profile, policy=self.policy(),
                           wall_seconds=float(self.exercise.wall), request_seconds=self.setting.request_seconds)
+        if self.setting.limits:
+            link.print_cap = self.setting.limits.output << 10
+        return link
 
     def policy(self) -> dict[str, Any]:
         """The plain sandbox policy of this exercise's workers."""
@@ -91,6 +94,7 @@ class ExerciseRun:
             "grants": {name: grants[name] for name in ("threads", "processes", "exec", "loopback", "server")
                        if name in grants},
             "read_paths": components,
+            **({"output": limits.output << 10} if limits else {}),
         }
 
     def _forbid(self) -> dict[str, Any] | None:
