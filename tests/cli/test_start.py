@@ -87,7 +87,7 @@ def test_faults_come_with_a_next_step_and_without_a_traceback(toy, kata, words, 
 
 
 @pytest.mark.parametrize(
-    "words", [("nonsense",), ("check",), ("hint", "0.1", "--level", "0"), ("grade", "x", "--workers", "no")]
+    "words", [("nonsense",), ("replay", "0.1"), ("hint", "0.1", "--level", "0"), ("grade", "x", "--workers", "no")]
 )
 def test_wrong_usage(toy, kata, words) -> None:
     done = kata(*words)

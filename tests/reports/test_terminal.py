@@ -14,7 +14,7 @@ import pytest
 from rich.console import RenderableType
 
 from llmkata.records import ExerciseRecord, State
-from llmkata.reports.terminal import check_report, console, summary_table
+from llmkata.reports.terminal import check_report, console, frames_text, summary_table
 
 from . import factory
 from .factory import (
@@ -67,9 +67,24 @@ def test_a_failure_is_explained_in_order() -> None:
     assert places == sorted(places)
 
 
+def test_what_nobody_touched_is_one_line_of_a_task_under_way() -> None:
+    failed, at = factory.Outcome.failed, ["self_attention.py:41 in attention: raise NotImplementedError"]
+    waiting = [factory.check(f"test_{i}", 1, failed, 3, cause="not started: task 1: scores",
+                             evidence=factory.Evidence("", frames=at)) for i in (1, 2)]
+    other = factory.check("test_3", 1, failed, 3, cause="not started: task 1: merge")
+    text = shown(check_report(record("ada", checks=[*waiting, other, factory.check("test_4", 1, failed)]), course()), width=120)
+    assert "○ 2 checks wait for task 1: scores  6 points to earn" in text and "○ 1 check waits for task 1: merge" in text
+    assert text.count("at self_attention.py:41") == 1 and text.count("Again:") == 1 and "not started" not in text
+
+
+def test_the_same_frame_again_and_again_is_shown_once() -> None:
+    frames = ["toy.py:3 in f: f()", *["toy.py:7 in g: g()"] * 12]
+    assert frames_text(frames, None).plain == "at toy.py:3 in f: f()\nat toy.py:7 in g: g()  (12 times)"
+
+
 def test_only_the_first_hint_is_given_away() -> None:
     text = shown(check_report(in_progress("ada"), course()), width=200)
-    assert "1 of 3; kata hint module2/self_attention opens the next" in text
+    assert "1 of 3; ./kata hint module2/self_attention opens the next" in text
     assert "standard deviation" not in text
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmkata.cli.common import FAILED, PASSED, UNUSABLE, YOU, course_of, exercise_of, fail, prog, shown
-from llmkata.cli.options import Isolation, IsolationOption
+from llmkata.cli.options import Isolation, IsolationOption, OptionalExercise
 
 if TYPE_CHECKING:
     from llmkata.course import Course, Exercise
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def check(
     context: typer.Context,
-    exercise: Annotated[str, typer.Argument(help="For example module2/self_attention, or 2.1.", metavar="EXERCISE")],
+    exercise: OptionalExercise = None,
     submission: Annotated[
         Path | None, typer.Option(help="A .py or .ipynb in place of your file.", metavar="FILE")
     ] = None,

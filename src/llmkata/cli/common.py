@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -38,8 +37,17 @@ def course_of(context: typer.Context) -> Course:
     return load_course(given if given is not None else _nearest_root())
 
 
-def exercise_of(course: Course, name: str) -> Exercise:
-    """The exercise of that name; stops with a message where it is unknown or only planned."""
+def exercise_of(course: Course, name: str | None) -> Exercise:
+    """The exercise of that name, or the one to work on next; stops with a message where it is unknown or only planned."""
+    if name is None:
+        from llmkata.cli.own import next_exercise
+        from llmkata.cli.verify import own_verified
+
+        known = own_verified(course, lambda text: typer.echo(text, err=True))
+        exercise = next_exercise(course, known.records, known.broken)
+        if exercise is None:
+            fail("everything that is available is mastered: name an exercise", f"{prog()} list")
+        return exercise
     exercise = course.exercise(name)
     if not exercise.available:
         fail(f"{exercise.number} {exercise.title} ({exercise.id}) is planned: it is not written yet", f"{prog()} start")
@@ -52,11 +60,10 @@ def state_dir(course: Course) -> Path:
 
 
 def prog() -> str:
-    """How this program was called, for commands that can be pasted: ``./kata`` from a clone, else ``kata``."""
-    here = Path.cwd()
-    if not (here / "kata").is_file():
-        return "kata"
-    return "python kata" if os.name == "nt" else "./kata"
+    """How this program is called here, for commands that can be pasted."""
+    from llmkata.course.launcher import launcher
+
+    return launcher()
 
 
 def shown(path: Path) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmkata.cli.common import course_of, exercise_of, fail, prog, state_dir
+from llmkata.cli.options import OptionalExercise
 
 if TYPE_CHECKING:
     from llmkata.cli.hints import CheckHints
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def hint(
     context: typer.Context,
-    exercise: Annotated[str, typer.Argument(help="The exercise you are on.", metavar="EXERCISE")],
+    exercise: OptionalExercise = None,
     level: Annotated[
         int | None, typer.Option(help="Open the hints up to this level at once.", metavar="N", min=1)
     ] = None,

@@ -16,29 +16,28 @@ def list_exercises(
 ) -> None:
     """List the exercises with their state and points."""
     from llmkata.cli.board import board
-    from llmkata.cli.own import own_records
+    from llmkata.cli.verify import own_verified
 
     course = course_of(context)
     modules = tuple(m for m in course.modules if module in (None, m.number))
     if not modules:
         numbers = [m.number for m in course.modules]
         fail(f"there is no module {module}; modules are {min(numbers)} to {max(numbers)}", f"{prog()} list")
-    records = own_records(course)
+    known = own_verified(course, lambda text: typer.echo(text, err=True))
     if not as_json:
         from llmkata.reports.terminal import console
 
         out = console()
-        for line in board(course, records, modules):
+        for line in [*board(known, modules), *known.said]:
             out.print(line, soft_wrap=True)
         return
     import msgspec
 
-    from llmkata.gradebook import standing
-
+    records = known.records
     rows = [
         {
             "exercise": e.id, "number": e.number, "title": e.title, "status": e.status,
-            "state": standing(records.get(e.id)).value if e.available else None,
+            "state": known.where(e) if e.available else None,
             "points": records[e.id].points if e.id in records else None,
             "max_points": records[e.id].max_points if e.id in records else None,
         }

@@ -22,8 +22,8 @@ from llmkata.cli.list import list_exercises
 from llmkata.cli.new import new
 from llmkata.cli.next import next_step, open_exercise
 from llmkata.cli.notebook import notebook
-from llmkata.cli.replay import replay
 from llmkata.cli.release import release
+from llmkata.cli.replay import replay
 from llmkata.cli.report import report
 from llmkata.cli.reset import give_up, reset
 from llmkata.cli.scorecard import scorecard
@@ -50,6 +50,7 @@ class Sections(TyperGroup):
 
 app = typer.Typer(
     name="kata", cls=Sections, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False,
+    suggest_commands=False,  # click does it already
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     help="Large language models, learned by making tests pass. Exit status: 0 done, all passed; 1 something failed; "
     "2 wrong usage, or it could not be judged.",

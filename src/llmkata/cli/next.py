@@ -10,24 +10,25 @@ from typing import Annotated
 import typer
 
 from llmkata.cli.common import course_of, exercise_of, fail, prog, shown
+from llmkata.cli.options import OptionalExercise
 
 
 def next_step(context: typer.Context) -> None:
     """Say which exercise comes next, and the command to start it."""
-    from llmkata.cli.own import next_exercise, own_records
+    from llmkata.cli import board
+    from llmkata.cli.verify import own_verified
+    from llmkata.reports.terminal import console
 
     course = course_of(context)
-    exercise = next_exercise(course, own_records(course))
-    if exercise is None:
-        typer.echo("Everything that is available is mastered.")
-        return
-    typer.echo(f"{exercise.number} {exercise.title}\n{exercise.mission}")
-    typer.echo(f"brief  {shown(exercise.brief)}\nfile   {shown(exercise.stub)}\nloop   {prog()} watch {exercise.id}")
+    out = console()
+    known = own_verified(course, lambda text: typer.echo(text, err=True))
+    for line in board.next_step(course, known):
+        out.print(line, soft_wrap=True)
 
 
 def open_exercise(
     context: typer.Context,
-    exercise: Annotated[str, typer.Argument(help="For example module2/self_attention, or 2.1.", metavar="EXERCISE")],
+    exercise: OptionalExercise = None,
     edit: Annotated[bool, typer.Option("--edit", "-e", help="Open the file in $VISUAL or $EDITOR.")] = False,
     brief: Annotated[bool, typer.Option("--brief", "-b", help="Print the brief.")] = False,
 ) -> None:

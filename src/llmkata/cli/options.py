@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from llmkata.course import Course
 
 
+OptionalExercise = Annotated[
+    str | None,
+    typer.Argument(help="For example module2/self_attention, or 2.1; default: the one to work on next.", metavar="[EXERCISE]"),
+]
+
+
 class Isolation(StrEnum):
     """How learner code is kept apart."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -60,12 +61,17 @@ def remember_given_up(course: Course, exercise: str) -> None:
     partial.replace(state_dir(course) / "given_up.json")
 
 
-def next_exercise(course: Course, records: dict[str, ExerciseRecord]) -> Exercise | None:
-    """What to work on: what was begun last, else the first whose prerequisites are passed, else a stretch task left
+def next_exercise(
+    course: Course, records: dict[str, ExerciseRecord], broken: Collection[str] = ()
+) -> Exercise | None:
+    """What to work on: what an edit broke (ids in ``broken``), what was begun last, else the first whose prerequisites are passed, else a stretch task left
     over. None when everything is mastered.
     """
     from llmkata.gradebook import Standing, standing
 
+    for exercise in course.available:
+        if exercise.id in broken:
+            return exercise
     where = {e.id: standing(records.get(e.id)) for e in course.available}
     begun = [e for e in course.available if where[e.id] in (Standing.in_progress, Standing.unreadable)]
     if begun:

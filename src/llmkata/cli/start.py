@@ -12,16 +12,14 @@ def start(context: typer.Context) -> None:
     from rich.text import Text
 
     from llmkata.cli.board import board, next_step, summary
-    from llmkata.cli.own import own_records
-    from llmkata.cli.verify import reverified
+    from llmkata.cli.verify import own_verified
     from llmkata.reports.terminal import console
 
     course = course_of(context)
-    records = own_records(course)
     out = console()
-    records, said = reverified(course, records, lambda text: out.print(text, style="dim"))
-    lines = [Text(course.title, style="bold"), Text(), *board(course, records, course.modules)]
-    lines += [Text(), summary(course, records), Text(), *next_step(course, records)]
-    lines += [Text(), *map(Text, said)] if said else []
+    known = own_verified(course, lambda text: out.print(text, style="dim"))
+    lines = [Text(course.title, style="bold"), Text(), *board(known, course.modules)]
+    lines += [Text(), summary(course, known), Text(), *next_step(course, known)]
+    lines += [Text(), *map(Text, known.said)] if known.said else []
     for line in lines:
         out.print(line, soft_wrap=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,31 @@ import msgspec
 if TYPE_CHECKING:
     from llmkata.course import Course, Exercise
     from llmkata.records import ExerciseRecord
+
+
+@dataclass
+class Verified:
+    """Where one stands, as far as it was looked at again."""
+
+    #: By exercise id: the records of ``kata check``, and in place of those that no longer hold what is so now.
+    records: dict[str, ExerciseRecord]
+    #: Ids of exercises that were passed and fail now.
+    broken: set[str] = field(default_factory=set)
+    #: A sentence for each exercise that was edited since it was passed.
+    said: list[str] = field(default_factory=list)
+
+    def where(self, exercise: Exercise) -> str:
+        """The state of an exercise in words."""
+        from llmkata.gradebook import standing
+
+        return "broken" if exercise.id in self.broken else standing(self.records.get(exercise.id)).value
+
+
+def own_verified(course: Course, say: Callable[[str], None] = lambda text: None) -> Verified:
+    """One's own records, looked at again."""
+    from llmkata.cli.own import own_records
+
+    return reverified(course, own_records(course), say)
 
 
 def changed_since_passed(course: Course, records: dict[str, ExerciseRecord]) -> list[str]:
@@ -35,16 +61,17 @@ def changed_since_passed(course: Course, records: dict[str, ExerciseRecord]) -> 
 
 def reverified(
     course: Course, records: dict[str, ExerciseRecord], say: Callable[[str], None] = lambda text: None
-) -> tuple[dict[str, ExerciseRecord], list[str]]:
-    """-> (records with broken exercises as they are now, a sentence for each exercise that was edited since).
+) -> Verified:
+    """Judge again what was edited since it was passed.
 
     The visible checks are run in a process of their own; they cannot vouch for the hidden ones, and the sentence says so.
     ``say`` is told before anything slow.
     """
     from llmkata.cli.common import prog, state_dir
-    from llmkata.records import Outcome, State
+    from llmkata.records import State
+    from llmkata.reports.text import line
 
-    records, said = dict(records), []
+    known = Verified(dict(records))
     kept = _Kept(state_dir(course) / "verified.json")
     for ident in changed_since_passed(course, records):
         exercise = course.exercise(ident)
@@ -54,14 +81,26 @@ def reverified(
             record = _judged(exercise)
             kept.put(exercise, record)
         if record.state is State.infrastructure:
-            said.append(f"{ident} was edited since it was passed and could not be checked again: {record.cause}")
-        elif record.state is not State.graded or any(c.outcome is Outcome.failed for c in record.checks):
-            records[ident] = record
-            said.append(f"{ident} was passed and is broken since your last edit: {prog()} check {ident}")
+            known.said.append(f"{ident} was edited since it was passed and could not be checked again: {line(record.cause, 160)}")
+        elif record.state is State.not_started:
+            known.records[ident] = record
+            known.said.append(f"{ident} was passed and is back at the stub.")
+        elif record.state is not State.graded or _lost(records[ident], record):
+            known.records[ident] = record
+            known.broken.add(ident)
+            known.said.append(f"{ident} was passed and is broken since your last edit: {prog()} watch {ident}")
         else:
-            said.append(f"{ident} was edited since it was passed; its visible checks still pass. All of them: "
-                        f"{prog()} check {ident}")
-    return records, said
+            known.said.append(f"{ident} was edited since it was passed; its visible checks still pass. All of them: "
+                              f"{prog()} check {ident}")
+    return known
+
+
+def _lost(before: ExerciseRecord, now: ExerciseRecord) -> bool:
+    """Whether a check that had passed fails."""
+    from llmkata.records import Outcome
+
+    had = {check.id for check in before.checks if check.outcome is Outcome.passed}
+    return any(check.id in had and check.outcome is Outcome.failed for check in now.checks)
 
 
 def _judged(exercise: Exercise) -> ExerciseRecord:

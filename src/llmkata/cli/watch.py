@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmkata.cli.common import course_of, exercise_of, fail, prog, shown, state_dir
+from llmkata.cli.common import course_of, exercise_of, prog, shown, state_dir
+from llmkata.cli.options import OptionalExercise
 
 if TYPE_CHECKING:
     from llmkata.watch.loop import Watch
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 def watch(
     context: typer.Context,
-    exercise: Annotated[str | None, typer.Argument(help="Default: the one to work on next.", metavar="[EXERCISE]")] = None,
+    exercise: OptionalExercise = None,
     poll: Annotated[bool, typer.Option("--poll", help="Look for saves instead of being told: network mounts, WSL.")] = False,
 ) -> None:
     """Rerun the current exercise on every save.
@@ -22,14 +23,11 @@ def watch(
     Keys: h hint, n next exercise, l list, c check everything (hidden checks too), r reset to the stub, s solution (once
     all visible checks pass), q quit. Without a terminal it prints each verdict and takes no keys.
     """
-    from llmkata.cli.own import next_exercise, own_records
     from llmkata.reports.terminal import console
     from llmkata.watch.loop import Watch
 
     course = course_of(context)
-    found = exercise_of(course, exercise) if exercise else next_exercise(course, own_records(course))
-    if found is None:
-        fail("everything that is available is mastered", f"{prog()} watch EXERCISE")
+    found = exercise_of(course, exercise)
     loop = Watch(course, found, actions=_ACTIONS, console=console(), poll=poll)
     loop.run()
 
@@ -58,15 +56,14 @@ def _next(w: Watch) -> str | None:
 
 
 def _list(w: Watch) -> str:
-    from llmkata.cli.own import own_records
-    from llmkata.gradebook import standing
-    from llmkata.reports.terminal import SIGNS
+    from llmkata.cli.board import sign_of
+    from llmkata.cli.verify import own_verified
 
-    records, lines = own_records(w.course), []
+    known, lines = own_verified(w.course), []
     here = list(w.course.available).index(w.exercise)
     for e in w.course.available[max(here - _AROUND, 0) : here + _AROUND + 1]:
-        where = standing(records.get(e.id))
-        lines.append(f"{'>' if e is w.exercise else ' '} {SIGNS[where][0]} {e.number:>4} {e.title}: {where.value}")
+        where = known.where(e)
+        lines.append(f"{'>' if e is w.exercise else ' '} {sign_of(where)[0]} {e.number:>4} {e.title}: {where}")
     return "\n".join([*lines, f"All of them: {prog()} list"])
 
 

@@ -7,6 +7,8 @@ from difflib import get_close_matches
 
 import msgspec
 
+from .launcher import launcher
+
 
 class Fault(msgspec.Struct, frozen=True):
     """One fault of a course file; ``line`` counts from 1."""
@@ -39,7 +41,7 @@ class UnknownExercise(CourseError):
 
     def __init__(self, name: str, suggestions: Sequence[str]) -> None:
         self.suggestions = tuple(suggestions)
-        hint = f"did you mean {' or '.join(suggestions)}?" if suggestions else "`kata start` lists them all."
+        hint = f"did you mean {' or '.join(suggestions)}?" if suggestions else f"`{launcher()} start` lists them all."
         super().__init__(f'no exercise "{name}"; {hint}')
 
 

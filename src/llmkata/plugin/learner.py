@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from llmkata.course import load_course
+from llmkata.course.launcher import launcher
 from llmkata.records import NOT_STARTED, CheckRecord, Outcome
 
 from .core import KataPlugin
@@ -68,7 +69,7 @@ class LearnerPlugin(KataPlugin):
                 if mine:
                     mark, state = _task_state(mine)
                     t.write_line(f"  {mark} task {task.number}  {task.title} ({task.tier}): {state}")
-            t.write_line(f"  All checks, hidden ones too: ./kata check {exercise.id}")
+            t.write_line(f"  All checks, hidden ones too: {launcher()} check {exercise.id}")
 
 
 def _task_state(records: list[CheckRecord]) -> tuple[str, str]:

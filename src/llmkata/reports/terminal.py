@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from itertools import groupby
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -20,8 +21,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from llmkata.course.launcher import launcher
 from llmkata.gradebook.standing import Entry, Standing, entry, total
-from llmkata.records import ExerciseRecord, Measure, latest
+from llmkata.records import NOT_STARTED, ExerciseRecord, Measure, latest
 
 from .figures import bar
 from .policy import Level
@@ -129,7 +131,10 @@ def check_report(
     seen: set[str] = set()
     for task in card.tasks:
         parts.append(_task_line(task))
+        parts += [_indented(_waiting(checks, source), 2, below=1) for checks in _untouched(task)]
         for check in task.checks if task.started else ():
+            if check.cause.startswith(NOT_STARTED):
+                continue
             if check.outcome != "passed":
                 parts.append(_indented(_check(card, check, source, seen), 2, below=1))
             elif check.measures:
@@ -176,6 +181,28 @@ def _task_line(task: TaskCard) -> Text:
     return text.append(f"{tally}, {task.tier}", style="dim")
 
 
+def _untouched(task: TaskCard) -> list[list[CheckCard]]:
+    """The checks of a task under way that met a part of it nobody touched, by that part."""
+    by_part: dict[str, list[CheckCard]] = {}
+    for check in task.checks if task.started else ():
+        if check.cause.startswith(NOT_STARTED):
+            by_part.setdefault(check.cause, []).append(check)
+    return list(by_part.values())
+
+
+def _waiting(checks: list[CheckCard], source: Path | str | None) -> RenderableType:
+    sign, style = SIGNS[Standing.not_started]
+    open_points = sum(check.max_points for check in checks)
+    worth = f"  {points(open_points)} points to earn" if open_points else ""
+    part = checks[0].cause.removeprefix(f"{NOT_STARTED}: ")
+    many = f"{len(checks)} checks wait" if len(checks) > 1 else "1 check waits"
+    parts: list[RenderableType] = [Text.assemble((f"{sign} {many} for {part}", style), (worth, "dim"))]
+    frames = next((check.evidence.frames for check in checks if check.evidence and check.evidence.frames), [])
+    if frames:
+        parts.append(_indented(frames_text(frames, source), 2))
+    return Group(*parts)
+
+
 def _check(card: ExerciseCard, check: CheckCard, source: Path | str | None, seen: set[str]) -> RenderableType:
     """A check that did not pass: diagnosis first, then the evidence, the hint, and how to run it alone.
 
@@ -199,10 +226,10 @@ def _check(card: ExerciseCard, check: CheckCard, source: Path | str | None, seen
             parts.append(frames_text(evidence.frames, source))
     parts += [measure_text(m) for m in check.measures]
     if check.hints:
-        more = f" (1 of {len(check.hints)}; kata hint {card.id} opens the next)" if len(check.hints) > 1 else ""
+        more = f" (1 of {len(check.hints)}; {launcher()} hint {card.id} opens the next)" if len(check.hints) > 1 else ""
         parts.append(Text.assemble(("Hint: ", "cyan"), check.hints[0], (more, "dim")))
     if check.outcome == "failed":
-        parts.append(Text(f"Again: ./kata check {card.id} --only {check.name}", style="dim"))
+        parts.append(Text(f"Again: {launcher()} check {card.id} --only {check.name}", style="dim"))
     return Group(parts[0], _indented(Group(*parts[1:]), 2))
 
 
@@ -226,10 +253,13 @@ _FRAME = re.compile(r"^(?P<file>[^:\n]+):(?P<line>\d+)(?P<rest>.*)$", re.DOTALL)
 
 
 def frames_text(frames: list[str], source: Path | str | None) -> Text:
-    """Frames, innermost last. One in the graded file gets its path as seen from here, and a link terminals open."""
+    """Frames, innermost last. One in the graded file gets its path as seen from here, and a link terminals open. The
+    same frame again and again, as of a recursion without end, is shown once.
+    """
     lines = []
     path = Path(source) if source else None
-    for frame in frames:
+    for frame, again in ((frame, len(list(group))) for frame, group in groupby(frames)):
+        frame += f"  ({again} times)" if again > 1 else ""
         match = _FRAME.match(frame)
         if path is None or match is None or match["file"] != path.name:
             lines.append(Text(f"at {frame}"))

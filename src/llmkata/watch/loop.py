@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from llmkata.course.launcher import launcher
 from llmkata.records import CheckRecord, ExerciseRecord
 
 from .judge import Judge, first_failure
@@ -158,7 +159,7 @@ class Watch:
 
     def _deaf(self, follower: subprocess.Popen) -> None:
         if follower is self._follower:
-            raise RuntimeError("the process that watches for saves ended; try kata watch --poll")
+            raise RuntimeError(f"the process that watches for saves ended; try {launcher()} watch --poll")
 
     def _end_errand(self) -> None:
         if self._errand is not None:

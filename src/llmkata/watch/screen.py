@@ -13,6 +13,7 @@ from rich.padding import Padding
 from rich.segment import Segment, Segments
 from rich.text import Text
 
+from llmkata.course.launcher import launcher
 from llmkata.gradebook.standing import task_done
 from llmkata.records import CheckRecord, ExerciseRecord, Outcome, State
 from llmkata.reports.terminal import frames_text, labelled, measure_text, relative
@@ -163,11 +164,11 @@ def _failing(c: CheckRecord, view: View) -> list[RenderableType]:
     inner += [measure_text(m) for m in c.measures]
     top = Text(f"✗ Task {c.task}: {plain(c.title)}", style="red bold")
     return [top, *(Padding(part, (0, 0, 0, 2)) for part in inner),
-            Text(f"  only this check: kata check {view.exercise.id} --only {name}", style="dim")]
+            Text(f"  only this check: {launcher()} check {view.exercise.id} --only {name}", style="dim")]
 
 
 def _hints(c: CheckRecord, view: View) -> list[RenderableType]:
-    opened = [Text(f"  hint {i + 1}: {plain(h)}", style="magenta") for i, h in enumerate(c.hints[: view.hints])]
+    opened = [Padding(Text(f"hint {i + 1}: {plain(h)}", style="magenta"), (0, 0, 0, 2)) for i, h in enumerate(c.hints[: view.hints])]
     if view.keys and len(c.hints) > view.hints:
         opened.append(Text(f"  h opens hint {view.hints + 1} of {len(c.hints)}", style="dim"))
     return opened
