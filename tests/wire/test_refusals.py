@@ -237,3 +237,22 @@ def test_names_are_utf8_values_may_hold_surrogates():
     data = tags.HANDLE + u64(1) + u32(len(surrogate)) + surrogate + u64(1)
     with pytest.raises(WireError, match="not UTF-8"):
         Decoder(data, Names(), UNTRUSTED).read()
+
+
+def test_as_many_collisions_as_allowed():
+    """Sixteen keys with one hash are looked up, seventeen are not."""
+
+    class Key(int):
+        def __hash__(self):
+            return 7
+
+    class Keys(Hooks):
+        def handle(self, ident, type_name, class_key):
+            return Key(ident)
+
+    def message(n):
+        return tags.SET + u32(n) + b"".join(tags.HANDLE + u64(k) + text("T") + u64(1) for k in range(n))
+
+    assert len(Decoder(message(16), Keys(), UNTRUSTED).read()) == 16
+    with pytest.raises(WireError, match="same hash"):
+        Decoder(message(17), Keys(), UNTRUSTED).read()

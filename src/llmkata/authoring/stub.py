@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
+import functools
 import inspect
 import io
 import json
@@ -126,9 +127,15 @@ def pristine_stub(exercise: Any) -> str | None:
     neither is there. The file in ``exercises/`` is the learner's to change and tells nothing.
     """
     if exercise.solution.is_file():
-        return cut_stub(exercise.solution.read_text(encoding="utf-8"))
+        return _cut(exercise.solution.read_text(encoding="utf-8"))
     kept = exercise.root / ".kata" / "stubs" / f"module{exercise.module}" / f"{exercise.slug}.py"
     return kept.read_text(encoding="utf-8") if kept.is_file() else None
+
+
+@functools.lru_cache(maxsize=64)
+def _cut(solution: str) -> str:
+    """``cut_stub`` once per solution: a class is compared with it submission by submission."""
+    return cut_stub(solution)
 
 
 def is_stub(exercise: Any, source: bytes) -> bool:
@@ -145,18 +152,28 @@ def is_untouched(stub_source: str, submission_source: str) -> bool:
     if len(submission_source) > 2 * len(stub_source) + 50_000:
         return False
     try:
-        return _shape(stub_source) == _shape(submission_source)
+        return _same_tree(ast.parse(stub_source), ast.parse(submission_source))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
 
 
-def _shape(source: str) -> str:
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            lines = [line.rstrip() for line in node.value.value.splitlines()]
-            node.value.value = inspect.cleandoc("\n".join(lines))
-    return ast.dump(tree)
+def _same_tree(a: Any, b: Any) -> bool:
+    """Whether two syntax trees are equal but for the layout of docstrings. Ends at the first difference: most submissions
+    differ from their stub, and soon."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(_same_tree, a, b))
+    if not isinstance(a, ast.AST):
+        return a == b
+    if isinstance(a, ast.Expr) and isinstance(a.value, ast.Constant) and isinstance(a.value.value, str):
+        other = b.value.value if isinstance(b.value, ast.Constant) else None
+        return isinstance(other, str) and _unindented(a.value.value) == _unindented(other)
+    return all(_same_tree(getattr(a, name, None), getattr(b, name, None)) for name in a._fields)
+
+
+def _unindented(docstring: str) -> str:
+    return inspect.cleandoc("\n".join(line.rstrip() for line in docstring.splitlines()))
 
 
 def _comments(source: str) -> Iterator[tuple[int, int, str, bool]]:

@@ -57,6 +57,8 @@ class Guard(TorchFunctionMode):
         self.violations: list[str] = []
         self._modules, self._allow_in = modules, frozenset(allow_in)
         self._bans = Bans(functions, operators)
+        #: Whether there is anything to see: a mode costs every torch call a detour through Python.
+        self.watches = bool(functions or operators)
         self._seen: dict[Any, str | None] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -269,7 +269,8 @@ class Session:
                 stack.enter_context(contextlib.redirect_stderr(self.capture))
             if self._recorder is not None:
                 stack.enter_context(self._recorder)
-            stack.enter_context(self._guard)
+            if self._guard.watches:
+                stack.enter_context(self._guard)
             yield
 
 

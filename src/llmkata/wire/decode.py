@@ -21,6 +21,8 @@ from .limits import Limits, WireError
 
 _u8, _u32, _u64, _i64, _f64 = (struct.Struct(f) for f in ("<B", "<I", "<Q", "<q", "<d"))
 
+_SHORT = "a length runs past the end of the message"
+
 
 class Hooks:
     """What a side makes of handles, records, call-backs and pickles. The base class refuses all of them."""
@@ -46,7 +48,8 @@ class Decoder:
     """Reads one value from ``data``. ``kinds`` lists the names of the relatives met, in order."""
 
     def __init__(self, data: bytes | bytearray | memoryview, hooks: Hooks, limits: Limits) -> None:
-        self.data = memoryview(data)
+        self.data = memoryview(data).toreadonly()
+        self.end = len(self.data)
         self.at = 0
         self.items = 0
         self.hooks, self.limits = hooks, limits
@@ -60,20 +63,25 @@ class Decoder:
             raise
         except Exception as e:  # noqa: BLE001 - NumPy and torch raise what they like where a description is no array
             raise WireError(f"the message cannot be read ({type(e).__name__})") from None
-        if self.at != len(self.data):
+        if self.at != self.end:
             raise WireError("bytes after the value")
         return value
 
     def take(self, n: int) -> memoryview:
         """The next ``n`` bytes."""
-        if n > len(self.data) - self.at:
-            raise WireError("a length runs past the end of the message")
-        self.at += n
-        return self.data[self.at - n: self.at]
+        at = self.at
+        if n > self.end - at:
+            raise WireError(_SHORT)
+        self.at = at + n
+        return self.data[at: at + n]
 
     def unpack(self, s: struct.Struct) -> Any:
         """The next number of format ``s``."""
-        return s.unpack(self.take(s.size))[0]
+        at = self.at
+        if s.size > self.end - at:
+            raise WireError(_SHORT)
+        self.at = at + s.size
+        return s.unpack_from(self.data, at)[0]
 
     def string(self, errors: str = "strict") -> str:
         """A length-prefixed UTF-8 string. Names are strict: what is not UTF-8 cannot be stored or shown."""
@@ -85,7 +93,7 @@ class Decoder:
     def count(self) -> int:
         """A number of items; each takes at least one byte, so it cannot exceed what is left."""
         n = self.unpack(_u32)
-        if n > len(self.data) - self.at:
+        if n > self.end - self.at:
             raise WireError("a count runs past the end of the message")
         return n
 
@@ -96,7 +104,11 @@ class Decoder:
             raise WireError(f"more than {self.limits.max_items} values in one message")
         if depth > self.limits.max_depth:
             raise WireError(f"nested deeper than {self.limits.max_depth}")
-        reader = _READERS.get(bytes(self.take(1)))
+        at = self.at
+        if at >= self.end:
+            raise WireError(_SHORT)
+        self.at = at + 1
+        reader = _BY_BYTE[self.data[at]]
         if reader is None:
             raise WireError("unknown tag")
         return reader(self, depth + 1)
@@ -116,11 +128,13 @@ def _items(d: Decoder, depth: int) -> list:
 def _hashable(d: Decoder, keys: list, what: str) -> list:
     """``keys``, once it is known that they can be put into a table: hashable, and without crafted collisions."""
     try:
-        hashes = collections.Counter(map(hash, keys))
+        hashes = set(map(hash, keys))
     except TypeError:
         raise WireError(f"a {what} holds a key that cannot be hashed") from None
-    if hashes and max(hashes.values()) > d.limits.max_collisions:
-        raise WireError(f"a {what} holds too many keys with the same hash")
+    if len(hashes) <= len(keys) - d.limits.max_collisions:  # only then may some hash occur more often
+        most = max(collections.Counter(map(hash, keys)).values())
+        if most > d.limits.max_collisions:
+            raise WireError(f"a {what} holds too many keys with the same hash")
     if len(set(keys)) != len(keys):
         raise WireError(f"a {what} holds a key twice")
     return keys
@@ -321,6 +335,10 @@ _READERS = {
     tags.CALLBACK: lambda d, _: d.hooks.callback(d.unpack(_u64)),
     tags.PICKLED: lambda d, _: d.hooks.pickled(bytes(d.take(d.unpack(_u32)))),
 }
+
+
+#: By the one byte of the tag.
+_BY_BYTE = [_READERS.get(bytes([b])) for b in range(256)]
 
 
 def decode(data: bytes | bytearray, hooks: Hooks | None = None, limits: Limits = Limits()) -> Any:

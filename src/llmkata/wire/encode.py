@@ -209,11 +209,7 @@ _WRITERS: dict[type, Callable[[Encoder, Any, int], None]] = {
 
 
 def _geometry(e: Encoder, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
-    e.out += _u8.pack(len(shape))
-    for n in shape:
-        e.out += _u64.pack(n)
-    for s in strides:
-        e.out += _i64.pack(s)
+    e.out += struct.pack(f"<B{len(shape)}Q{len(strides)}q", len(shape), *shape, *strides)
 
 
 def _array(e: Encoder, a: np.ndarray) -> bool:

@@ -18,6 +18,7 @@ from .limits import Limits, WireError
 
 _HEADER = struct.Struct("<4sBQI")
 _MAGIC = b"KAT1"
+_SMALL = 1 << 14
 
 
 class Kind(IntEnum):
@@ -71,7 +72,10 @@ class Channel:
         """Write one frame. Raises Closed, Late, or WireError when the body exceeds 4 GiB."""
         if len(body) > 0xFFFFFFFF:
             raise WireError(f"message of {len(body)} bytes does not fit a frame")
-        for part in (memoryview(_HEADER.pack(_MAGIC, kind, seq, len(body))), memoryview(body)):
+        header = _HEADER.pack(_MAGIC, kind, seq, len(body))
+        # Most messages are small: one call to the system for both.
+        parts = (header + body,) if len(body) < _SMALL else (header, body)
+        for part in map(memoryview, parts):
             while part:
                 if patience is not None:
                     _wait(self.write_fd, True, patience)
