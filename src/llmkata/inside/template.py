@@ -53,6 +53,9 @@ def warm(profile: str) -> None:
 
 def main(control_fd: int, profile: str) -> None:
     """Serve fork requests on the control socket, and on those attached later, until the first one closes."""
+    from llmkata.inside.sandbox.privileges import close_to_others
+
+    close_to_others(True)
     first = socket.socket(fileno=control_fd)
     warm(profile)
     gc.collect()
@@ -139,6 +142,9 @@ def _receive(control: socket.socket) -> tuple[bytes, list[int]]:
 
 
 def _child(fds: list[int], policy: dict) -> None:
+    from llmkata.inside.sandbox.privileges import close_to_others
+
+    close_to_others(False)  # a worker is measured from outside
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         # What runs there is for the trusted side to say; nothing but ``inside`` is imported for a learner.

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import psutil
 
+from llmkata.inside.sandbox.privileges import close_to_others
 from llmkata.wire import UNTRUSTED, Channel, Closed, Kind, Late, Until, decode, encode
 
 #: Environment of every process that runs learner code: nothing of the grader's own, one thread, no network look-ups.
@@ -174,6 +175,8 @@ def template(profile: str) -> Template:
     if profile not in _templates:
         if not _templates:
             atexit.register(close_templates)
+            # Whoever has templates judges: its memory holds oracles and seeds.
+            close_to_others(True)
         _templates[profile] = StartedTemplate(profile)
     return _templates[profile]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 
@@ -15,6 +16,15 @@ _CAPABILITY_VERSION_3 = 0x20080522
 def no_new_privs() -> None:
     """Make set-uid bits and file capabilities void, for good; what Landlock and filters ask for. Raises OSError."""
     libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+
+
+def close_to_others(closed: bool) -> None:
+    """Whether the memory, environment and descriptors of this process are closed to others of its user (not root).
+
+    Forks inherit it, exec undoes it. Nothing happens on other systems than Linux.
+    """
+    with contextlib.suppress(OSError):
+        libc.prctl(libc.PR_SET_DUMPABLE, int(not closed))
 
 
 def leave_root(paths: tuple[str, ...], scratch: str | None) -> str | None:
