@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import textwrap
@@ -165,3 +166,10 @@ def race(root: Path, *, numbers: str = "rng.integers(1, 2**31, 100).tolist()", v
     return build(root, "def work(n):\n    return n * (100_000 * 99_999 // 2)\n",
                  budgets=_RACE.format(k=100_000, numbers=numbers, validate=validate),
                  files={"baseline.py": LOOP + "work = loop\n"})
+
+
+def notebook(*cells: Any, **metadata: Any) -> str:
+    """A notebook of code cells: their source, or whole cells; ``metadata`` is that of the notebook."""
+    made = [c if isinstance(c, dict) else {"cell_type": "code", "source": c, "metadata": {}, "outputs": [],
+                                           "execution_count": None} for c in cells]
+    return json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": metadata, "cells": made})

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from llmkata.checks import context
-from llmkata.checks.budgets import Budget, BudgetExceeded
+from llmkata.checks.budgets import Budget
+from llmkata.checks.compare import Mismatch
 from llmkata.records import Outcome
 
 from ..toy.harness import grade, named, solution_with
@@ -24,7 +25,7 @@ def test_each_value_is_held_against_its_floor(earns_nothing):
 @pytest.mark.parametrize("value", [math.nan, -1.0, math.inf])
 def test_what_is_no_count_meets_no_limit(value):
     context.enter(context.CheckContext(None, 0))
-    with pytest.raises(BudgetExceeded):
+    with pytest.raises(Mismatch):
         Budget(None, None, None, 0).require("n", value, at_most=10, at_least=0)
 
 

@@ -259,8 +259,10 @@ def test_above(plain, running):
     with pytest.raises(BudgetExceeded, match=r"FLOPs: 2 kFLOP, at most 1 kFLOP \(2 times the limit\)") as e:
         plain.require("FLOPs", 2000, at_most=1000)
     assert not e.value.measure.ok and running.measures == [e.value.measure] and e.value.ratio == 2
-    with pytest.raises(BudgetExceeded):
-        plain.require("x", math.nan, at_most=1)
+    for no_measure in (math.nan, -math.inf):
+        with pytest.raises(Mismatch, match="is no measure"):
+            plain.require("x", no_measure, at_most=1)
+    assert len(running.measures) == 1
     with pytest.raises(BudgetExceeded):
         plain.require("x", 1, at_most=0)
 

@@ -228,7 +228,12 @@ class Budget:
                 reference: float | None = None, unit: str = "FLOP", trust: str | None = None,
                 series: Sequence[tuple[float, float]] = (), floor: bool = True) -> None:
         """Hold ``value`` against its limits. ``at_least`` is the physical floor: below it something was not counted,
-        which is for staff to look at, not credit. With ``floor=False`` it is a goal instead (a ratio to reach)."""
+        which is for staff to look at, not credit. With ``floor=False`` it is a goal instead (a ratio to reach). What is
+        no finite number (an answer of the submission's may be used) fails: no record could hold it."""
+        if not all(map(math.isfinite, (value, *(y for _, y in series)))):
+            context = current()
+            context.compared += 1
+            raise Mismatch(f"{name} is {value}: that is no measure.", got=str(value))
         source = Trust(trust) if trust else getattr(value, "trust", Trust.self_reported)
         over = at_most is not None and not value <= at_most
         under = at_least is not None and not value >= at_least

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from llmkata.records import ExerciseRecord, RecordFile, State, decode, encode
 
 from .intake import Submission
@@ -156,7 +158,10 @@ def _finished(fork: _Fork) -> ExerciseRecord:
     os.close(fork.pipe)
     _, status = os.waitpid(fork.pid, 0)
     if status == 0 and fork.said:
-        return decode(bytes(fork.said))
+        try:
+            return decode(bytes(fork.said))
+        except msgspec.MsgspecError as e:  # the run goes on: the others have done nothing
+            return _infrastructure(fork.submission, f"The record of this cannot be read back: {e}")
     how = f"was ended by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "ended without a result"
     return _infrastructure(fork.submission, f"The process that judged this {how}. Grade it again: nothing is held "
                                             "against the learner.")
