@@ -206,7 +206,7 @@ def loss(state, ids, n_heads=4):
     return mean_loss(state, ids, n_heads).item()
 
 
-def finetune(state, batches, changes, names, scope, lr, n_heads, masks=None):
+def masked_training(state, batches, changes, names, scope, lr, n_heads, masks=None):
     """AdamW on every tensor but lm_head (tied); at a step of `changes` {step: sparsity} what is not pruned is ranked again.
 
     Masked by hand: weights before and after each step, gradients, both moments. -> losses, sparsity, state.

@@ -378,6 +378,7 @@ def encode_sparse(w, fmt):
     "zeros_stored",
     replaces="save_sparse",
     caught_by="test_file_size",
+    matches="bytes",
     feedback="The zeros are in the file: a mask saves no bytes until the format leaves them out.",
 )
 def save_sparse(state, path):
@@ -416,6 +417,7 @@ def best_format(w):
     "densified",
     replaces="SparseLinear.forward",
     caught_by="test_csr_flops",
+    matches="flops",
     feedback="You turn the weight dense again before the product: every zero is multiplied. Multiply with the CSR tensor.",
 )
 def forward(self, x):

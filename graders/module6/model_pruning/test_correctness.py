@@ -341,19 +341,21 @@ def test_mask_survives_adamw(submission, reference, torch_rng):
 @points(2)
 @hint("Not every optimiser is Adam: mask every tensor of optimizer.state[p] that has the shape of p.")
 def test_mask_survives_momentum(submission, reference, torch_rng):
-    """With SGD and momentum the pruned weights and their momentum are exactly 0 after every step."""
+    """With SGD and momentum, as with AdamW, the pruned weights and their momentum are exactly 0 after every step."""
     steps, changes = 6, {0: 0.25, 3: 0.5}
     weights, pushes = training_case(torch_rng, steps)
-    got = submission.run(masked_training, weights, pushes, changes, "sgd", 0.05, 0.01)
-    masks = masks_by_step(reference, weights, [w for w, _, _ in got], changes)
-    for step, (values, _, state) in enumerate(got):
-        for name in ("first", "second", "free"):
-            gone, momentum = ~masks[step][name], state[name]["momentum_buffer"]
-            check(bool((values[name][gone] == 0).all()), f"Pruned weights of {name} after step {step} are not zero.")
-            check(
-                bool((momentum[gone] == 0).all()), f"Momentum of pruned weights of {name} after step {step} is not 0."
-            )
-            check(bool((values[name][~gone] != 0).all()), f"Weights of {name} that are not pruned became zero.")
+    for optimizer, lr, keys in (("adamw", 0.01, ("exp_avg", "exp_avg_sq")), ("sgd", 0.05, ("momentum_buffer",))):
+        got = submission.run(masked_training, weights, pushes, changes, optimizer, lr, 0.01)
+        masks = masks_by_step(reference, weights, [w for w, _, _ in got], changes)
+        for step, (values, _, state) in enumerate(got):
+            for name in ("first", "second", "free"):
+                gone, where = ~masks[step][name], f"of {name} after step {step} of {optimizer}"
+                check(bool((values[name][gone] == 0).all()), f"Pruned weights {where} are not zero.")
+                check(
+                    all(bool((state[name][k][gone] == 0).all()) for k in keys),
+                    f"State of pruned weights {where} is not 0.",
+                )
+                check(bool((values[name][~gone] != 0).all()), f"Weights {where} that are not pruned became zero.")
 
 
 # --- task 4: neurons ----------------------------------------------------------------------------------------------
@@ -643,7 +645,7 @@ def test_finetune_steps(submission, reference, torch_rng):
         options = {"lr": 1e-2, "every": 2} | ({"scope": scope} if scope == "layer" else {})
         told, final = submission.run(finetuned, SMALL, state, batches, asked, names, options)
         changes = {step: asked[step] for step in (0, 2, 4)}
-        want = reference.finetune(state, batches, changes, names, scope, lr=1e-2, n_heads=SMALL["n_heads"])
+        want = reference.masked_training(state, batches, changes, names, scope, lr=1e-2, n_heads=SMALL["n_heads"])
         for key in ("losses", "sparsity"):
             got, right = (torch.tensor(x, dtype=torch.float64) for x in (told[key], want[key]))
             same(got, right, atol=1e-6, rtol=0.0, what=f"{key} in {scope} scope")
@@ -767,7 +769,9 @@ def test_compare_table(submission, reference, torch_rng):
         same(row["loss"], reference.loss(want, ids, SMALL["n_heads"]), **TIGHT, what=f"loss of {where}")
         names = [] if pattern == "neuron" else prunable(state)
         frozen = {n: want[n] != 0 for n in names}
-        tuned = reference.finetune(want, batches, {}, names, "layer", lr=2e-3, n_heads=SMALL["n_heads"], masks=frozen)
+        tuned = reference.masked_training(
+            want, batches, {}, names, "layer", lr=2e-3, n_heads=SMALL["n_heads"], masks=frozen
+        )
         loss = reference.loss(tuned["state"], ids, SMALL["n_heads"])
         same(row["loss_finetuned"], loss, atol=1e-6, rtol=0.0, what=f"loss_finetuned of {where}")
         flops = 2 * ids.numel() * sum(want[n].numel() for n in (*prunable(want), "lm_head.weight"))

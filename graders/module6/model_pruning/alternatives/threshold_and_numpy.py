@@ -798,7 +798,7 @@ def prune_checkpoint(
     zeros = {}
     for path in sorted(p for p in source.iterdir() if p.is_file()):
         if path.suffix != ".safetensors":
-            shutil.copy(path, target / path.name)
+            shutil.copyfile(path, target / path.name)
             continue
         tensors, metadata = read_tensors(str(path))
         for name in [n for n in tensors if wanted.search(n)]:
