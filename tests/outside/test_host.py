@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -82,6 +85,22 @@ def test_doctor_names_what_is_missing_and_what_to_do(answer, capsys):
     assert doctor() == 1
     text = " ".join(capsys.readouterr().out.split())
     assert "landlock: not supported" in text and "lsm=landlock" in text
+
+
+def test_the_bundle_holds_the_report_and_nobody(answer, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KATA_TEST_TOKEN", "s3cret-of-the-environment")
+    answer(json.dumps({"layers": list(LAYERS), "missing": {}}))
+    assert doctor(json=True, bundle=True) == 0
+    said = capsys.readouterr()
+    assert "kata-doctor.zip" in said.err
+    with zipfile.ZipFile(tmp_path / "kata-doctor.zip") as file:
+        texts = {name: file.read(name).decode() for name in file.namelist()}
+    assert json.loads(texts["doctor.json"]) == json.loads(said.out)
+    assert "Seccomp" in texts["kernel.json"] or sys.platform != "linux"
+    assert "pytest==" in texts["packages.txt"]
+    for private in ("s3cret-of-the-environment", f'"{socket.gethostname()}"', str(Path.home()), str(tmp_path)):
+        assert not any(private in text for text in texts.values()), private
 
 
 def test_doctor_is_content_where_all_stands(answer, capsys):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json as jsonlib
+import os
 import platform
+import sys
+import zipfile
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
+from pathlib import Path
 
 from llmkata.outside.host import LayerStatus, probe_host
 
@@ -13,17 +18,58 @@ _LIBRARIES = ("torch", "numpy", "transformers", "tokenizers", "safetensors", "sc
               "pytest")
 
 
-def doctor(json: bool = False) -> int:
-    """Print Python, libraries and sandbox layers of this host; return 0 if every layer stands, else 1."""
+def doctor(json: bool = False, bundle: bool = False) -> int:
+    """Print Python, libraries and sandbox layers of this host; return 0 if every layer stands, else 1.
+
+    ``bundle``: write them to ``kata-doctor.zip`` in the current folder, too.
+    """
     libraries = {name: _version(name) for name in _LIBRARIES}
     layers = probe_host()
+    host = {"python": platform.python_version(), "system": f"{platform.system()} {platform.release()}",
+            "machine": platform.machine(), "libraries": libraries, "sandbox": [asdict(layer) for layer in layers]}
     if json:
-        host = {"python": platform.python_version(), "system": f"{platform.system()} {platform.release()}",
-                "machine": platform.machine(), "libraries": libraries, "sandbox": [asdict(layer) for layer in layers]}
         print(jsonlib.dumps(host, indent=2))
     else:
         _print(libraries, layers)
+    if bundle:
+        path = Path("kata-doctor.zip")
+        path.write_bytes(_bundle(host))
+        print(f"Written: {path} (no names of people, machines or folders, no variables). Read it, then attach it.",
+              file=sys.stderr if json else sys.stdout)
     return 0 if all(layer.available for layer in layers) and all(libraries.values()) else 1
+
+
+#: What decides which layers a kernel gives to whom. Values of settings, nothing that is the user's.
+_KERNEL = ("/proc/sys/user/max_user_namespaces", "/proc/sys/kernel/unprivileged_userns_clone",
+           "/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "/proc/sys/kernel/yama/ptrace_scope",
+           "/proc/sys/kernel/seccomp/actions_avail", "/sys/kernel/security/lsm", "/proc/sys/vm/overcommit_memory")
+
+
+def _bundle(host: dict) -> bytes:
+    """A .zip of what a maintainer asks for first: the report, the kernel's settings, the packages that are installed."""
+    kernel = {path: _first_line(path) for path in _KERNEL}
+    kernel |= {"/proc/self/status": [line for line in _lines("/proc/self/status")
+                                     if line.startswith(("Cap", "Seccomp", "NoNewPrivs", "Cpus_allowed_list"))],
+               "root": hasattr(os, "geteuid") and os.geteuid() == 0, "cpus": os.cpu_count(),
+               "container": [p for p in ("/.dockerenv", "/run/.containerenv") if os.path.exists(p)]}
+    packages = sorted(f"{d.metadata['Name']}=={d.version}" for d in distributions() if d.metadata["Name"])
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, text in (("doctor.json", jsonlib.dumps(host, indent=2)), ("kernel.json", jsonlib.dumps(kernel, indent=2)),
+                           ("packages.txt", "\n".join(packages))):
+            file.writestr(name, text.replace(str(Path.home()), "~") + "\n")
+    return out.getvalue()
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+
+
+def _first_line(path: str) -> str | None:
+    return next(iter(_lines(path)), None)
 
 
 def _version(name: str) -> str | None:

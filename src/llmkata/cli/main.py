@@ -68,14 +68,17 @@ def _options(
         typer.echo(context.get_help())
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    bundle: Annotated[bool, typer.Option("--bundle", help="Write it to kata-doctor.zip, to go with a report.")] = False,
+) -> None:
     """Say what this machine offers: Python, libraries, sandbox layers, and how to get what is missing.
 
     Exit status: 0 everything is there; 1 something is missing.
     """
     from llmkata.cli.doctor import doctor as diagnose
 
-    raise typer.Exit(diagnose(json=as_json))
+    raise typer.Exit(diagnose(json=as_json, bundle=bundle))
 
 
 for _section, _commands in {
