@@ -5,7 +5,8 @@ front and the figure (task 7) are stretch. The specification has one check for a
 no core check needs grouped heads.
 
 Mended in the specification: Row carries the name of its metric (a figure could not name it otherwise); the front's
-order and the mean over tasks are stated; the real run is three trainings instead of six (see test_heads_matter).
+order and the mean over tasks are stated; the real run is two trainings of 80 steps on one seed instead of six of 150,
+which tells four heads from one just as well (see test_heads_matter).
 
 Unit-normal data in float64 unless said: 1e-10 absolute (rounding is below 1e-13).
 """
@@ -423,10 +424,10 @@ def test_run_trial_protocol(submission, reference, torch_rng):
 
 
 @probe
-def scores_of(module, n_heads, seed):
-    """Token accuracy and exact match of a full trial on gather4."""
-    trial = module.run_trial(module.Variant("v", n_heads, n_heads), "gather4", seed)
-    return [trial.steps, trial.token_accuracy, trial.exact_match]
+def scores_of(module, n_heads, seed, steps):
+    """Token accuracy and exact match of a trial on gather4."""
+    trial = module.run_trial(module.Variant("v", n_heads, n_heads), "gather4", seed, steps=steps)
+    return [trial.token_accuracy, trial.exact_match]
 
 
 @task(4)
@@ -434,20 +435,16 @@ def scores_of(module, n_heads, seed):
 @needs("test_run_trial_protocol")
 @hint(
     "Does the layer pass all its checks, causal order and cross-attention included? Then four heads learn this task.",
-    "The default is 150 steps: hand `steps` on to fit.",
+    "Hand `steps` on to fit, and score the model that fit has trained.",
 )
 def test_heads_matter(submission):
-    """Real training on gather4: four heads get 95 % of the tokens and beat one head by 0.05 in exact match."""
-    # Measured over seeds 0..15: four heads 1.00 throughout; one head token accuracy 0.22..1.00, exact match 0.07..0.99,
-    # mean 0.39. A training takes about 0.5 s, so this is one seed of each; where one head is lucky, two more decide.
-    steps, accuracy, exact = submission.run(scores_of, 4, 0)
-    same(steps, 150, what="default number of steps")
-    check(accuracy >= 0.95, "Token accuracy of four heads is below 0.95.", got=accuracy)
-    single = [submission.run(scores_of, 1, 0)[2]]
-    if exact < single[0] + 0.05:
-        single += [submission.run(scores_of, 1, seed)[2] for seed in (1, 2)]
-    lead = exact - sum(single) / len(single)
-    check(lead >= 0.05, "Four heads do not beat one head by 0.05 in exact match.", got=(exact, single))
+    """Real training on gather4, 80 steps: four heads get most tokens right, one head less than half of them."""
+    # Measured with this seed: token accuracy 0.98 against 0.35 after 80 steps, 0.92 and 0.30 after 75, 1.00 and 0.37
+    # after 90; exact match 0.96 against 0.13.
+    (four, exact), (one, single) = (submission.run(scores_of, n_heads, 15, 80) for n_heads in (4, 1))
+    check(four >= 0.8, "Token accuracy of four heads is below 0.8.", got=four)
+    check(four - one >= 0.3, "Four heads do not beat one head by 0.3 in token accuracy.", got=(four, one))
+    check(exact - single >= 0.3, "Four heads do not beat one head by 0.3 in exact match.", got=(exact, single))
 
 
 # --- task 5: is it more than luck? ------------------------------------------------------------------------------------
@@ -459,7 +456,7 @@ def test_heads_matter(submission):
     "For [1, 1, 1] two of the eight patterns are as extreme as the data, +++ and ---: p is 1/4.",
     "Two-sided: compare absolute values, with >= and the 1e-12 of the contract, and count the observed pattern too.",
 )
-@sk.given(st.lists(st.integers(-6, 6).map(lambda n: n / 8), min_size=1, max_size=9), examples=15)
+@sk.given(st.lists(st.integers(-6, 6).map(lambda n: n / 8), min_size=1, max_size=7), examples=15)
 def test_sign_flip(submission, reference, case):
     """The p-value is the share of all sign patterns whose mean is at least as far from zero as the observed one."""
     same(submission.sign_flip_pvalue(case), reference.sign_flip_pvalue(case), atol=1e-12, what="p-value")
