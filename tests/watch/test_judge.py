@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import time
 
 import psutil
@@ -12,7 +13,7 @@ import pytest
 from llmkata.course import load_course
 from llmkata.records import Outcome, State
 from llmkata.watch.judge import Judge, first_failure
-from llmkata.watch.warm import Request
+from llmkata.watch.warm import CAN_FORK, Request
 
 
 @pytest.fixture(params=[pytest.param(True, marks=pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")), False],
@@ -75,3 +76,49 @@ def test_checks_that_cannot_be_collected(toy):
     finally:
         judge.close()
     assert record.state is State.infrastructure and "nonsense_that_is_not_there" in record.cause
+
+
+@pytest.fixture
+def forked(toy):
+    if not CAN_FORK:
+        pytest.skip("no fork")
+    made = Judge(load_course(toy).exercise("toy"))
+    yield made
+    made.close()
+
+
+def test_a_loop_without_end_is_told_with_its_line(forked, monkeypatch):
+    monkeypatch.setattr(forked, "_patience", 2.0)
+    forked.exercise.stub.write_text("def softmax(x):\n    while True:\n        x = x\n", "utf-8")
+    record = forked.verdict()
+    assert record.state is State.unreadable and "(0 were done)" in record.cause and "It was here:" in record.cause
+    [frame] = record.evidence.frames
+    assert re.fullmatch(r"toy\.py:[23] in softmax: (while True:|x = x)", frame)
+
+
+def test_what_is_printed_comes_with_its_check(forked):
+    forked.verdict(request("def softmax(x):\n    print('shape', tuple(x.shape))\n    return x\n"))
+    assert forked.printed == {"test_toy.py::test_two_numbers": "shape (2,)\n"}
+    forked.verdict(request(WRONG))
+    assert forked.printed == {}
+
+
+def test_a_breakpoint_says_where_it_would_stop(forked):
+    check = first_failure(forked.verdict(request("def softmax(x):\n    breakpoint()\n    return x\n")))
+    assert "RuntimeError at line 2: breakpoint() needs a terminal" in check.cause and "pytest --pdb" in check.cause
+
+
+def test_slow_checks_come_last_the_next_time(forked):
+    slow = ("import time\nfrom llmkata.checks import check, task\n"
+            "@task(1)\ndef test_slow(submission):\n    time.sleep(0.3)\n    check(submission.softmax(1) == 1, 'One.')\n"
+            "@task(2)\ndef test_quick(submission):\n    check(submission.softmax(2) == 2, 'Two.')\n")
+    order = [[c.id.rpartition("_")[2] for c in forked.verdict(request(WRONG, checks=slow)).checks] for _ in range(2)]
+    assert order == [["slow", "quick"], ["quick", "slow"]]
+
+
+def test_libraries_that_a_run_imported_are_there_for_the_next(forked):
+    checks = ("from llmkata.checks import check, task\n@task(1)\ndef test_it(submission):\n"
+              "    check(submission.known() is True, 'It was there.')\n")
+    code = "import sys\nbefore = 'mailbox' in sys.modules\nimport mailbox\ndef known():\n    return before\n"
+    seen = [forked.verdict(request(code, checks=checks)).checks[0].outcome for _ in range(2)]
+    assert seen == [Outcome.failed, Outcome.passed]

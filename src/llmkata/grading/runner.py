@@ -11,7 +11,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,14 @@ def grade_one(course: Any, exercise: Any, source: bytes, *, learner: str = "you"
               only: str | None = None, isolation: str = "sandbox", seed: int | None = None, transport: str = "worker",
               on_check: Callable[[CheckRecord], None] | None = None, visible_only: bool = False,
               diagnosing: bool = True, disable: tuple[str, ...] = (), mistake: Any = None,
-              checks: str = "") -> ExerciseRecord:
+              checks: str = "", last: Collection[str] = ()) -> ExerciseRecord:
     """Grade ``source`` (UTF-8 Python) -> its record. Never raises for anything the submission does.
 
     ``only``: run checks whose id holds this text, and what they need. ``isolation``: "sandbox" or "process".
     ``transport``: "worker" (sandboxed process) or "loopback" (this process; for the learner's own eyes).
     ``disable``: sandbox layers to leave out, for negative controls. ``mistake``: a Misconception put into ``source``
     (the model answer) after it is imported, for the audit. ``checks``: source of a check file to run in place of those
-    of the exercise (the cells of a notebook).
+    of the exercise (the cells of a notebook). ``last``: ids of checks that are run after the others (slow ones).
     """
     from llmkata.plugin.core import KataPlugin, interpreter
     from llmkata.plugin.runs import ExerciseRun, Setting
@@ -53,7 +53,8 @@ def grade_one(course: Any, exercise: Any, source: bytes, *, learner: str = "you"
     run = ExerciseRun(exercise, setting, source, filename, mistake=mistake)
     try:
         if _importable(run, record):
-            plugin = KataPlugin(lambda path: run, seed, only=only, on_record=on_check, diagnosing=diagnosing)
+            plugin = KataPlugin(lambda path: run, seed, only=only, on_record=on_check, diagnosing=diagnosing,
+                                last=last)
             with _files(exercise, visible_only, checks) as files:
                 problem = run_pytest(files, exercise.root, plugin)
             problem = problem or run.broken  # half a record would count for more than it is worth

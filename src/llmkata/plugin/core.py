@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,12 +57,14 @@ class _Check:
 class KataPlugin:
     """``find(path)`` gives the ExerciseRun a check file belongs to (None: not a check file).
 
-    ``only`` limits the run to checks whose name holds it. ``on_record`` is called after each check.
+    ``only`` limits the run to checks whose name holds it. Checks of the ids in ``last`` come after the others. ``on_record`` is called after each check.
     """
 
     def __init__(self, find: Callable[[Path], ExerciseRun | None], seed: int, *, only: str | None = None,
-                 on_record: Callable[[CheckRecord], None] | None = None, diagnosing: bool = True) -> None:
+                 on_record: Callable[[CheckRecord], None] | None = None, diagnosing: bool = True,
+                 last: Collection[str] = ()) -> None:
         self._find, self._run_seed, self._only, self._on_record = find, seed, only, on_record
+        self._last = {ident.rpartition("::")[2].split("[")[0] for ident in last}
         self._diagnosing = diagnosing
         self._checks: dict[str, _Check] = {}
         self._context: context.CheckContext | None = None
@@ -109,7 +111,8 @@ class KataPlugin:
         check = self._checks.get(item.nodeid)
         if check is None:
             return (0,)
-        return (1, check.run.exercise.id, not check.visible, check.kind == "budget")
+        late = not self._last.isdisjoint((check.base, *check.needs))
+        return (1, check.run.exercise.id, not check.visible, late, check.kind == "budget")
 
     def _read(self, item: Any, run: ExerciseRun) -> _Check:
         marks = {m.name: m for m in item.iter_markers()}

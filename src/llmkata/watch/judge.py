@@ -17,12 +17,14 @@ from typing import Any
 
 import msgspec
 
-from llmkata.records import CheckRecord, ExerciseRecord, Outcome, State, decode
+from llmkata.records import CheckRecord, Evidence, ExerciseRecord, Outcome, State, decode
 
 from .warm import CAN_FORK, Request, broken
 
 #: Seconds after which a run is given up, and after which a process that is not warm yet is.
 PATIENCE, WARMING = 30.0, 300.0
+#: Seconds of a check beyond which it is run after the others.
+SLOW = 0.15
 
 #: What a reader thread puts into the queue: the process it reads from, and a line (empty: there will be no more).
 Said = tuple[subprocess.Popen, bytes]
@@ -47,6 +49,12 @@ class Judge:
         #: Runs that were ended and have not said so yet.
         self._stale = 0
         self._checks: list[CheckRecord] = []
+        #: What was printed during each visible check of the last run, by its id.
+        self.printed: dict[str, str] = {}
+        #: Ids of the checks that took long when they were last run.
+        self._slow: set[str] = set()
+        #: Frames of a run that takes too long; None: it was not asked.
+        self._where: list[str] | None = None
         self._record: ExerciseRecord | None = None
         self._until = 0.0
         self.running = False
@@ -59,9 +67,11 @@ class Judge:
             self._stale = 0
         process = self._process
         self._checks, self._record, self._run, self.running = [], None, None, True
+        self.printed, self._where = {}, None
         self._until = time.monotonic() + (self._patience if process in self._warm else WARMING)
         with contextlib.suppress(OSError):  # it has died; the reader says so
-            process.stdin.write(msgspec.json.encode(request or Request()) + b"\n")
+            request = msgspec.structs.replace(request or Request(), last=sorted(self._slow))
+            process.stdin.write(msgspec.json.encode(request) + b"\n")
             process.stdin.flush()
         if not self._forking:
             self._spare = self._spare or self._spawn()
@@ -84,8 +94,15 @@ class Judge:
             pass
         elif kind == b"P":
             self._run = int(data)
+        elif kind == b"L":
+            self._where, self._until = msgspec.json.decode(data, type=list[str]), 0.0
+        elif kind == b"O":
+            ident, text = msgspec.json.decode(data, type=tuple[str, str])
+            self.printed[ident] = text
         elif kind == b"C":
-            self._checks.append(msgspec.json.decode(data, type=CheckRecord))
+            check = msgspec.json.decode(data, type=CheckRecord)
+            self._checks.append(check)
+            (self._slow.add if check.seconds > SLOW else self._slow.discard)(check.id)
         elif kind == b"R":
             self._record = decode(data)
         else:  # E, or nothing more
@@ -101,12 +118,21 @@ class Judge:
         if not self.running or self.seconds_left() > 0:
             return None
         warm = self._process in self._warm
+        if warm and self._where is None and self._run is not None and self._forking:
+            self._where, self._until = [], time.monotonic() + 1.0
+            with contextlib.suppress(OSError):
+                os.kill(self._run, signal.SIGUSR1)
+            return None
+        done, frames = len(self._checks), self._where or []
         self.stop()
         if not warm:
             self._drop()
             return broken(self.exercise, State.infrastructure, f"torch and the checks took more than {WARMING:g} s to import.")
-        return broken(self.exercise, State.unreadable,
-                      f"The checks did not finish within {self._patience:g} s: is there a loop that never ends?")
+        record = broken(self.exercise, State.unreadable,
+                        f"The checks did not finish within {self._patience:g} s ({done} were done): is there a loop that "
+                        f"never ends?{' It was here:' if frames else ''}")
+        record.evidence = Evidence(record.cause, frames=frames)
+        return record
 
     def verdict(self, request: Request | None = None) -> ExerciseRecord:
         """Judge and wait."""

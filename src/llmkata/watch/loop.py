@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from llmkata.course.launcher import launcher
-from llmkata.records import CheckRecord, ExerciseRecord
+from llmkata.records import CheckRecord, ExerciseRecord, Outcome
 
 from .judge import Judge, first_failure
 from .keys import keys
@@ -25,6 +25,8 @@ from .screen import View, body, paint, progress
 #: What each key does is answered by the caller: key -> text to show, or None for what the loop does itself.
 Actions = dict[str, Callable[["Watch"], str | None]]
 
+#: Seconds between two drawings that tell only how far a run is.
+_BETWEEN = 0.2
 #: The other screen of the terminal, without a cursor; what stood there before comes back at the end.
 _ENTER, _LEAVE, _HOME = "\x1b[?1049h\x1b[?25l\x1b[2J", "\x1b[?25h\x1b[?1049l", "\x1b[H"
 
@@ -47,6 +49,7 @@ class Watch:
         self._follower: subprocess.Popen | None = None
         self._errand: subprocess.Popen | None = None
         self._size = self._window()
+        self._drawn = 0.0
         self._turn(exercise)
 
     # -- what keys may do ------------------------------------------------------------------------------------------
@@ -112,12 +115,18 @@ class Watch:
         if isinstance(event, tuple):
             record = self.judge.take(event)
             self._take(record)
-            if record is None and self.judge.running and (early := first_failure(self.judge.so_far())) != self._early:
-                self._early = early
-                if self.interactive:
-                    self._draw()
+            if record is None and self.judge.running:
+                self._heard(first_failure(self.judge.so_far()))
         else:
             event()
+
+    def _heard(self, early: CheckRecord | None) -> None:
+        """Something of the run under way: a new failure is shown at once, how many passed now and then."""
+        due = time.monotonic() - self._drawn > _BETWEEN
+        if early != self._early or due:
+            self._early = early
+            if self.interactive:
+                self._draw()
 
     def press(self, key: str) -> None:
         """What a key does."""
@@ -219,7 +228,11 @@ class Watch:
     def _draw(self) -> None:
         busy = self.judge.running
         record = self.judge.so_far() if busy and self._early is not None else self.record
-        view = View(self.exercise, record, busy, self.hints, self.note, self.scope, self.interactive, self.at)
+        self._drawn = time.monotonic()
+        failing = self.failing()
+        view = View(self.exercise, record, busy, self.hints, self.note, self.scope, self.interactive,
+                    so_far=sum(c.outcome is Outcome.passed for c in self.judge.so_far().checks) if busy else 0,
+                    printed=self.judge.printed.get(failing.id, "") if failing is not None else "", at=self.at)
         if self.interactive:
             self._write(_HOME + paint(view, self.console, self._size[1]) + "\x1b[J")
             return

@@ -22,6 +22,8 @@ from llmkata.reports.text import plain
 from .judge import first_failure
 
 KEYS = (("h", "hint"), ("n", "next"), ("l", "list"), ("c", "check all"), ("r", "reset"), ("s", "solution"), ("q", "quit"))
+#: Lines of what the learner printed that are shown, the last ones.
+_PRINTED_LINES = 8
 #: Columns of the text; wider windows leave the rest free.
 WIDEST = 120
 
@@ -43,6 +45,10 @@ class View:
     scope: str = "visible checks"
     #: Whether keys can be pressed.
     keys: bool = True
+    #: Checks that have passed in the run under way.
+    so_far: int = 0
+    #: What was printed during the failing check.
+    printed: str = ""
     #: When the verdict was reached, as "14:03:27".
     at: str = ""
 
@@ -74,12 +80,20 @@ def _parts(view: View) -> tuple[list[RenderableType], list[RenderableType], list
     note = [Text(""), Text(plain(view.note))] if view.note else []
     if view.record is None:
         return [head, Text("checking...")], [], note
-    head.append(f"  {'checking...' if view.busy else view.at}", style="not bold dim")
+    head.append(f"  {_now(view)}", style="not bold dim")
     failing = first_failure(view.record) if view.record.state is State.graded else None
     if failing is None:
         return [head], _verdict(view), note
     first, *evidence = _failing(failing, view)
     return [head, first], evidence, [*_hints(failing, view), *note]
+
+
+def _now(view: View) -> str:
+    if view.busy:
+        return f"checking... {view.so_far} passed so far" if view.so_far else "checking..."
+    judged = [c for c in view.record.checks if not c.excused] if view.record.state is State.graded else []
+    passed = sum(c.outcome is Outcome.passed for c in judged)
+    return f"{view.at}  {passed} of {len(judged)} checks pass" if judged else view.at
 
 
 def foot(view: View, width: int) -> list[RenderableType]:
@@ -161,10 +175,18 @@ def _failing(c: CheckRecord, view: View) -> list[RenderableType]:
         inner += [labelled(label, plain(text)) for label, text in rows if text]
         if e.frames:
             inner.append(frames_text(e.frames, view.exercise.stub))
+    if view.printed:
+        inner.append(labelled("printed", _tail(plain(view.printed))))
     inner += [measure_text(m) for m in c.measures]
     top = Text(f"✗ Task {c.task}: {plain(c.title)}", style="red bold")
     return [top, *(Padding(part, (0, 0, 0, 2)) for part in inner),
             Text(f"  only this check: {launcher()} check {view.exercise.id} --only {name}", style="dim")]
+
+
+def _tail(text: str) -> str:
+    lines = text.rstrip("\n").split("\n")
+    return "\n".join(([f"… {len(lines) - _PRINTED_LINES} lines before"] if len(lines) > _PRINTED_LINES else [])
+                     + lines[-_PRINTED_LINES:])
 
 
 def _hints(c: CheckRecord, view: View) -> list[RenderableType]:

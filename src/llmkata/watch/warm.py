@@ -3,19 +3,27 @@
 ``python -m llmkata.watch.warm COURSE EXERCISE fork`` says ``W`` when it is warm. A request is a line of JSON on standard
 input, see :class:`Request`; what it says is one line each on what was its standard output::
 
-    P <process id>      the process that judges this request (kill it to end the run)
+    P <process id>      the process that judges this request (kill it to end the run; SIGUSR1 asks it where it is)
+    L <frames>          where it is in the learner's file, innermost last
+    O <id, text>        what was printed during a check, before its C
     C <CheckRecord>     a check is judged
     R <ExerciseRecord>  the whole verdict
     E <how it ended>    always the last: an exit status, negative for a signal
 
-Where processes can fork, each run is a fork: it starts in milliseconds, and a crash costs nothing. Elsewhere (Windows,
+Where processes can fork, each run is a fork: it starts in milliseconds, and a crash costs nothing. Libraries that a run
+had to import (matplotlib, an optimizer's) are imported here when it has ended, so that the next run has them. Elsewhere (Windows,
 macOS) the process serves one request and ends; whoever asks has another one warm.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import gc
+import importlib
+import linecache
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +36,8 @@ from llmkata.records import CheckRecord, Evidence, ExerciseRecord, State, encode
 CAN_FORK = hasattr(os, "fork") and sys.platform != "darwin"
 #: CPU time of one run; whoever waits gives it up earlier.
 CPU_SECONDS = 90
+#: Most characters kept of what is printed during a check.
+_PRINTED = 4000
 
 
 class Request(msgspec.Struct):
@@ -42,6 +52,8 @@ class Request(msgspec.Struct):
     hidden: bool = False
     #: Seed of the inputs; None for the public one.
     seed: int | None = None
+    #: Ids of checks to be run after the others.
+    last: list[str] = []
 
 
 def broken(exercise: Any, state: State, cause: str) -> ExerciseRecord:
@@ -68,17 +80,71 @@ def main(root: str, ident: str, how: str) -> None:
             _say(out, b"R", encode(_judged(course, exercise, request, out)))
             _say(out, b"E", b"0")
             return
+        read, write = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.setsid()  # whatever the learner's code starts dies with it
             _limit()
+            _tell_where_when_asked(exercise, out)
             requests.close()
             os.dup2(null, 2)
+            known = set(sys.modules)
             _say(out, b"P", str(os.getpid()).encode())
             _say(out, b"R", encode(_judged(course, exercise, request, out)))
+            os.write(write, "\n".join(_libraries(set(sys.modules) - known)).encode()[:_PIPE])
             os._exit(0)
         _, status = os.waitpid(pid, 0)
         _say(out, b"E", str(os.waitstatus_to_exitcode(status)).encode())
+        os.close(write)
+        _import(os.read(read, _PIPE).decode().split("\n") if status == 0 and _readable(read) else [])
+        os.close(read)
+
+
+#: Bytes that a pipe holds without a reader.
+_PIPE = 1 << 16
+
+
+def _readable(fd: int) -> bool:
+    import select
+
+    return bool(select.select([fd], [], [], 0)[0])
+
+
+def _libraries(names: set[str]) -> list[str]:
+    """Those of the modules that belong to installed libraries or to this program; never the learner's."""
+    places = tuple({os.path.join(place, "") for place in (sys.prefix, sys.base_prefix)})
+
+    def belongs(name: str) -> bool:
+        file = getattr(sys.modules.get(name), "__file__", None) or ""
+        return name.startswith("llmkata.") or file.startswith(places)
+
+    return sorted(filter(belongs, names), key=lambda name: name.count("."))
+
+
+def _import(names: list[str]) -> None:
+    for name in filter(None, names):
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # of no interest to any run
+
+
+def _tell_where_when_asked(exercise: Any, out: int) -> None:
+    def answer(_: int, frame: Any) -> None:
+        lines = []
+        while frame is not None:
+            if frame.f_code.co_filename == str(exercise.stub):
+                text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+                lines.append(f"{exercise.stub.name}:{frame.f_lineno} in {frame.f_code.co_name}: {text}")
+            frame = frame.f_back
+        _say(out, b"L", msgspec.json.encode(lines[:8][::-1]))
+
+    signal.signal(signal.SIGUSR1, answer)
+
+
+def _no_terminal(*_: Any, **__: Any) -> None:
+    raise RuntimeError("breakpoint() needs a terminal, and this process has none. With the environment active: "
+                       "pytest --pdb exercises/..., or take the breakpoint out; print() is shown here")
 
 
 def _limit() -> None:
@@ -99,6 +165,8 @@ def _warmed(root: str, ident: str) -> tuple[Any, Any, str]:
     exercise = course.exercise(ident)
     import torch
 
+    import llmkata.bench.recorded
+    import llmkata.inside.session  # noqa: F401 - both are needed by every run
     from llmkata.grading.runner import collect
 
     torch.set_num_threads(1)
@@ -106,15 +174,25 @@ def _warmed(root: str, ident: str) -> tuple[Any, Any, str]:
         collect(course, exercise)
     except RuntimeError as e:
         return course, exercise, str(e)
+    gc.collect()
+    gc.freeze()
     return course, exercise, ""
 
 
 def _judged(course: Any, exercise: Any, request: Request, out: int) -> ExerciseRecord:
     from llmkata.grading.runner import grade_one
 
+    heard = 0
+
     def say_check(record: CheckRecord) -> None:
+        nonlocal heard
+        printed = sys.stdout.getvalue()[heard:]  # run_pytest collects it
+        heard += len(printed)
+        if printed and record.visibility == "visible":
+            _say(out, b"O", msgspec.json.encode((record.id, printed[-_PRINTED:])))
         _say(out, b"C", encode(record))
 
+    sys.breakpointhook = _no_terminal
     try:
         source = base64.b64decode(request.source) if request.source else exercise.stub.read_bytes()
     except OSError as e:
@@ -122,7 +200,7 @@ def _judged(course: Any, exercise: Any, request: Request, out: int) -> ExerciseR
     try:
         return grade_one(course, exercise, source, file=str(exercise.stub), transport="loopback",
                          visible_only=not request.hidden, only=request.only or None, seed=request.seed, on_check=say_check,
-                         checks=request.checks)
+                         checks=request.checks, last=request.last)
     except BaseException as e:  # noqa: BLE001 - there must be an answer
         return broken(exercise, State.infrastructure, f"The checks could not run: {type(e).__name__}: {e}")
 
