@@ -427,6 +427,6 @@ def from_quantized(cls, r, group_size, bias=None):
     layer = cls(inputs, outputs, group_size)
     layer.qweight = pack_gptq(r["q"])
     layer.qzeros = pack_gptq(r["zero"].T).T.contiguous()
-    layer.scales = r["scale"].T.half().float().contiguous()
+    layer.scales = r["scale"].T.float().contiguous()
     layer.bias = None if bias is None else bias.detach().clone()
     return layer

@@ -90,7 +90,7 @@ def settle_ties(got, want):
     "The range of a group always includes 0, whatever the signs of its weights; a group of zeros has scale 1.",
     "Codes and zeros are unsigned: q - zero wraps around in uint8. Round w / scale, then add zero, then clamp to 0..15.",
 )
-@sk.given(weight_cases(), examples=25)
+@sk.given(weight_cases(), examples=15)
 def test_rtn_grid(submission, reference, case):
     """Codes, scales and zeros equal those of a loop over the groups, for groups of any sign, constant or zero."""
     W, group = case
@@ -275,8 +275,8 @@ def test_gptq_beats_rtn(submission, reference, seed):
 @st.composite
 def awq_cases(draw):
     """W, X with a few loud channels, group size, n_grid."""
-    inputs, group = draw(st.sampled_from([(16, 8), (16, 16), (32, 16), (64, 32)]))
-    outputs, loud, quiet = draw(st.integers(1, 6)), draw(st.integers(0, 3)), draw(st.booleans())
+    inputs, group = draw(st.sampled_from([(16, 8), (16, 16), (32, 16)]))
+    outputs, loud, quiet = draw(st.integers(1, 3)), draw(st.integers(0, 3)), draw(st.booleans())
     seed, n_grid = draw(st.integers(0, 999)), draw(st.sampled_from([20, 7, 1]))
     x = sk.tensor(seed, (40, inputs))
     x[:, (3 * torch.arange(loud) + seed) % inputs] *= 20.0
@@ -293,7 +293,7 @@ def awq_cases(draw):
     "Quantise W * s, divide what comes back by s, compare with W: the loss is measured on the original weights.",
     "s is normalised by sqrt(max(s) * min(s)) after the clamp; the loss has H = X^T X / N, without the 2.",
 )
-@sk.given(awq_cases(), examples=12)
+@sk.given(awq_cases(), examples=10)
 def test_awq_search(submission, reference, case):
     """Losses, ratio, scales and codes equal a search that runs the inputs through every candidate."""
     W, X, group, n_grid = case
@@ -651,21 +651,19 @@ def quantise_with(submission, state, methods, calib, ids, kv_heads=HEADS, table=
 )
 def test_model_sequential(submission, reference, seed):
     """Codes through a whole Llama equal those of an oracle that runs the quantised part anew for every group of linears."""
-    state = llama_state(seed % 10000, kv_heads=2)
+    state = llama_state(seed % 10000, kv_heads=2, hidden=32, ff=32)
     calib, ids = ids_of(seed, 3, 24), ids_of(seed + 1, 2, 12)
-    results = quantise_with(submission, state, ["rtn", "gptq", "awq"], calib, ids, kv_heads=2, block_size=GROUP)
-    for method in ("rtn", "gptq"):
-        w, codes, _ = reference.quantise_llama(state, calib, HEADS, GROUP, method)
-        packed = results[method]["packed"]
-        for name in codes:
-            q, _ = reference.stored_weight(packed[name], GROUP)
-            check(q.shape == codes[name].shape, f"The QuantLinear {name} has the wrong size.", got=q.shape)
-            # transformers computes norms and angles in float32, so a near tie may fall otherwise now and then.
-            differ = float(np.mean(q != codes[name]))
-            same(differ, 0.0, atol=0.02, rtol=0.0, what=f"share of codes of {name} that differ ({method})")
-        want, _ = reference.llama(w, ids, HEADS)
-        off = (results[method]["logits"] - want).abs().max() / want.std()
-        same(off.item(), 0.0, atol=0.05, rtol=0.0, what=f"largest error of the logits, in deviations ({method})")
+    results = quantise_with(submission, state, ["gptq", "awq"], calib, ids, kv_heads=2, block_size=GROUP)
+    w, codes, _ = reference.quantise_llama(state, calib, HEADS, GROUP, "gptq")
+    for name in codes:
+        q, _ = reference.stored_weight(results["gptq"]["packed"][name], GROUP)
+        check(q.shape == codes[name].shape, f"The QuantLinear {name} has the wrong size.", got=q.shape)
+        # transformers computes norms and angles in float32, so a near tie may fall otherwise now and then.
+        differ = float(np.mean(q != codes[name]))
+        same(differ, 0.0, atol=0.02, rtol=0.0, what=f"share of codes of {name} that differ (gptq)")
+    want, _ = reference.llama(w, ids, HEADS)
+    off = (results["gptq"]["logits"] - want).abs().max() / want.std()
+    same(off.item(), 0.0, atol=0.05, rtol=0.0, what="largest error of the logits, in deviations (gptq)")
     # The first group sees the same inputs in every reading: its scale must lie in the first norm, shared by q, k and v.
     p = "model.layers.0."
     _, inputs = reference.llama(state, calib, HEADS)
@@ -682,7 +680,7 @@ def test_model_sequential(submission, reference, seed):
 
 
 #: Models on which each method wins by the margins below, by far: see test_when_each_wins.
-WINS = (0, 1, 2, 3)
+WINS = (1, 2, 3, 7)
 
 
 @task(8)
@@ -693,10 +691,10 @@ WINS = (0, 1, 2, 3)
 )
 def test_when_each_wins(submission, reference, seed):
     """GPTQ beats round to nearest on a plain model, AWQ beats both on one with loud channels, and together they win."""
-    # KL relative to RTN, measured on the four models: plain gptq 0.5 to 0.7; loud awq 0.1 to 0.26, gptq 0.5 to 0.7,
-    # awq+gptq 0.1 to 0.2. Layer: awq+gptq 0.5 to 0.8 of the better of the two.
+    # KL relative to RTN, measured on the four models: plain gptq 0.26 to 0.73; loud awq 0.13 to 0.29, gptq 0.49 to 0.57.
+    # Layer: awq+gptq 0.40 to 0.44 of the better of the two.
     number = WINS[seed % len(WINS)]
-    plain, calib, ids = llama_state(number), ids_of(number, 4, 24), ids_of(number + 10, 4, 16)
+    plain, calib, ids = llama_state(number), ids_of(number, 8, 24), ids_of(number + 10, 4, 16)
     original, _ = reference.llama(plain, ids, HEADS)
 
     def kl(state, methods):
@@ -730,7 +728,7 @@ def test_when_each_wins(submission, reference, seed):
 )
 def test_compare_rows(submission, reference, seed):
     """The table says what the quantised models do: KL, perplexities, bits per weight, the loss of every layer."""
-    state = llama_state(seed % 10000, layers=1)
+    state = add_outliers(llama_state(seed % 10000, layers=1), seed % 10000)
     calib, ids = ids_of(seed, 2, 24), ids_of(seed + 1, 2, 16)
     methods = ["rtn", "gptq"]
     results, rows, (text, png) = quantise_with(submission, state, methods, calib, ids, table=True)
@@ -739,7 +737,7 @@ def test_compare_rows(submission, reference, seed):
     for row, method in zip(rows, methods):
         logits = results[method]["logits"]
         _, _, losses = reference.quantise_llama(state, calib, HEADS, GROUP, method)
-        want = {"kl": (reference.kl(original, logits), 2e-3), "ppl": (reference.perplexity(logits, ids), 1e-4),
+        want = {"kl": (reference.kl(original, logits), 5e-4), "ppl": (reference.perplexity(logits, ids), 1e-4),
                 "ppl_fp": (reference.perplexity(original, ids), 1e-4), "bits_per_weight": (4.625, 1e-9)}
         for name, (value, rtol) in want.items():
             same(row.get(name), value, atol=0.0, rtol=rtol, what=f"{name} of {method}")

@@ -6,13 +6,11 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 #: The order in which AWQ checkpoints lay eight codes into the nibbles of a word, lowest nibble first.
