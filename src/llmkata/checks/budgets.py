@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from llmkata.outside.bench import Bench, BenchRefused
-from llmkata.outside.link import Link, Measured, Meter
+from llmkata.outside.link import Gauge, Link, Measured, Meter
 from llmkata.outside.remote import Remote
 from llmkata.outside.submission import Submission
 from llmkata.records import Measure, Spot, Trust
@@ -152,6 +152,7 @@ class Budget:
         except BenchRefused as e:
             raise Mismatch(f"The work cannot be counted: {e}.") from None
         link.banned.extend(_banned(answer["names"], link.forbid))
+        current().flags.extend(_contradictions(recording.gauges, link.traffic, answer))
         if answer["timeline"] != recording.timeline:
             current().flags.append("the recorded program tells another order of events than the grader saw")
             raise Mismatch("The work cannot be counted: the recorded program does not follow the calls that were made.")
@@ -342,6 +343,27 @@ def quantity(value: float, unit: str) -> str:
             if abs(value) >= size:
                 return f"{value / size:.4g} {prefix}FLOP"
     return f"{value:.4g} {unit}".rstrip()
+
+
+def _contradictions(gauges: tuple[Gauge | None, Gauge | None], traffic: int, answer: dict[str, Any]) -> list[str]:
+    """What the process of the submission took beyond anything that its recorded program explains, for staff: work that
+    was hidden, or a program that is not what ran. Generous: writing a program down costs time and memory, too."""
+    start, end = gauges
+    if start is None or end is None:
+        return []
+    total, operators = answer["total"], answer["operators"]
+    found = []
+    seconds, explained = end.cpu - start.cpu, 2 + 1e-3 * operators + total["flops"] / 2e8 + total["pointwise"] / 2e7
+    if seconds > explained:
+        found.append(f"while its program was recorded the submission computed for {seconds:.1f} s; the program explains "
+                     f"{explained:.1f} s")
+    if start.resident is not None and end.high is not None:
+        grown = end.high - start.resident
+        room = (64 << 20) + 4 * total["peak_bytes"] + 4 * traffic + 4096 * operators
+        if grown > room:
+            found.append(f"while its program was recorded the submission grew by {quantity(grown, 'B')}; the program "
+                         f"explains {quantity(room, 'B')}")
+    return found
 
 
 def _banned(operators: Sequence[str], forbid: dict[str, Any] | None) -> list[str]:

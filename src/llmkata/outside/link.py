@@ -44,6 +44,8 @@ class Recording:
     sent: list[Any] = field(default_factory=list)
     received: list[Any] = field(default_factory=list)
     timeline: list[str] = field(default_factory=list)
+    #: Read from outside at its begin and end; None where there is no outside.
+    gauges: tuple[Gauge | None, Gauge | None] = (None, None)
 
 
 @dataclass(frozen=True)
@@ -442,7 +444,7 @@ class Link:
         """From now on the worker writes down every torch operator it dispatches."""
         self.open()
         self.ask("record", "")
-        self.recording = Recording()
+        self.recording = Recording(gauges=(self._gauge(reset=True), None))
 
     def mark_segment(self, name: str, *, end: bool) -> None:
         """Begin or end a named part of the recorded program; nothing where none is recorded."""
@@ -453,6 +455,7 @@ class Link:
     def end_recording(self) -> tuple[Any, Recording]:
         """-> (the encoded program, untrusted and unread; what crossed meanwhile)."""
         recording, self.recording = self.recording, None
+        recording.gauges = (recording.gauges[0], self._gauge())
         return self.ask("program", ""), recording
 
     # -- to be implemented -----------------------------------------------------------------------------------------
