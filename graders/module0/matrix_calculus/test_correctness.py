@@ -254,6 +254,9 @@ def test_unbroadcast_is_adjoint(submission, reference, case):
     same(np.asarray(got), reference.unbroadcast(g, shape), atol=1e-12, what=f"unbroadcast of {full} to {shape}")
     ones = submission.unbroadcast(np.ones((4096, 2), np.float16), (2,))
     same(ones, np.full(2, 4096, np.float16), atol=0, rtol=0, what="the sum of 4096 ones in float16")
+    for refused in ((2,), (4, 3), (1, 2, 3)):
+        with expect_error(ValueError):
+            submission.unbroadcast(np.ones((2, 3)), refused)
 
 
 @task(2)
@@ -362,13 +365,16 @@ def test_softmax_jacobian_and_vjp(submission, reference, rng):
     p32, g32 = reference.softmax(x).astype("float32"), g.astype("float32")
     want = reference.softmax_vjp(x, g).astype("float32")
     same(submission.softmax_vjp(p32, g32), want, atol=1e-6, what="softmax_vjp in float32")
+    got = submission.softmax_vjp(p32.astype("float16"), g32.astype("float16"))
+    # Four roundings of numbers below 4, the first of them that of the input.
+    same(got, want.astype("float16"), atol=16 * EPS["float16"], rtol=0, what="softmax_vjp in float16")
 
 
 # -- task 4 -----------------------------------------------------------------------------------------------------------
 
 
 @task(4)
-@points(8)
+@points(7)
 @hint(
     "scores = scale · q kᵀ with scale = 1/sqrt(d), mask, softmax over the keys (the last axis), times v.",
     "With S keys and T queries the last query sees the last key: query i sees key j iff j <= i + S - T.",
@@ -383,6 +389,22 @@ def test_attention_forward(submission, reference, case):
     same(cache.q, q, atol=0, rtol=0, what="cache.q, as it was given")
     out, _ = submission.attention(q, k, v, mask, causal=causal, scale=0.3)
     same(out, reference.attention(q, k, v, mask, causal, 0.3), atol=1e-12, what="attention with scale=0.3")
+
+
+@task(4)
+@points(1)
+@needs("test_attention_forward")
+@hint("q * scale is float64 for a NumPy scale and a float32 q; float(scale) leaves the dtype alone.")
+def test_attention_dtypes(submission, reference, rng):
+    """The output has the dtype of q, k and v together, float16 included, whatever kind of number the scale is."""
+    q, k, v = (rng.standard_normal(s) for s in ((2, 4, 3), (2, 5, 3), (2, 5, 2)))
+    for dtypes in (("float32", "float32", "float32"), ("float16", "float16", "float16"), ("float32", "float32", "float64")):
+        operands = [x.astype(dtype) for x, dtype in zip((q, k, v), dtypes, strict=True)]
+        out, _ = submission.attention(*operands, scale=np.float64(0.5))
+        want = reference.attention(*(x.astype("float64") for x in operands), scale=0.5).astype(np.result_type(*operands))
+        # Scores of order 1 and their weights round once or twice each in float16; the sum is of five weights.
+        atol = {"float16": 20 * EPS["float16"]}.get(dtypes[0], 1e-5)
+        same(out, want, atol=atol, rtol=0, what=f"attention of {', '.join(dtypes)}")
 
 
 @task(4)
@@ -465,7 +487,7 @@ def scripted(module, mebibytes):
 
     big, small = (int(x * 2**20) for x in mebibytes)
 
-    def allocate_and_free(x, *, y):
+    def allocate_and_free(x, times=1, *, y):
         temporary = np.ones(big, np.uint8)
         del temporary
         return np.ones(small, np.uint8)
@@ -473,19 +495,23 @@ def scripted(module, mebibytes):
     def several(x):
         return [np.ones(100), (np.ones(1000),), "text", np.ones(50, np.float32)]
 
+    def a_pair():
+        return np.ones(100), np.ones(50, np.float32)
+
     def fail():
         raise KeyError("on purpose")
 
     def fields(r):
         return {
-            "label": r.label, "shapes": r.shapes, "dtype": r.dtype, "input": r.input_bytes, "output": r.output_bytes,
+            "label": r.label, "shapes": list(r.shapes[:]), "dtype": r.dtype, "input": r.input_bytes, "output": r.output_bytes,
             "peak": r.peak_bytes, "temp": r.temp_bytes,
         }  # fmt: skip
 
     x, y = np.ones((3, 4), np.float32), np.ones(5, np.float32)
-    report = {"scripted": fields(module.measure_peak(allocate_and_free, x, y=y, label="a label"))}
+    report = {"scripted": fields(module.measure_peak(allocate_and_free, x, 2, y=y, label="a label"))}
     report["tracing after"] = tracemalloc.is_tracing()
     report["several"] = fields(module.measure_peak(several, x))
+    report["no inputs"] = fields(module.measure_peak(a_pair))
     try:
         module.measure_peak(fail)
         report["raised"] = False
@@ -538,6 +564,10 @@ def test_measure_peak_on_scripted_allocations(submission):
     check(
         output == 800 + 200, "arrays directly inside a returned list count, deeper ones do not", got=output, want=1000
     )
+    none = report["no inputs"]
+    check(none["output"] == 800 + 200, "arrays of a returned tuple count too", got=none["output"], want=1000)
+    got = (none["shapes"], none["dtype"], none["input"])
+    check(got == ([], "", 0), "without array arguments: no shapes, no dtype, no bytes", got=got, want=([], "", 0))
     check(report["raised"], "an error of fn must come out of measure_peak")
     for name in ("tracing after", "tracing after an error"):
         check(not report[name], f"{name} the call: tracemalloc must be stopped if it was not tracing before")
@@ -585,6 +615,8 @@ def test_memory_model_matches_measurement(submission, reference, rng):
         got = submission.predict_peak_bytes("gemm", sa, sb, size)
         want = count * sa[-2] * sb[-1] * size
         check(got == want, f"'gemm' for {sa} and {sb}: the output only", got=got, want=want)
+    with expect_error(ValueError):
+        submission.predict_peak_bytes("einsum", (2, 3), (3, 4), 4)
 
 
 @probe
@@ -638,6 +670,8 @@ def test_profile_and_fit(submission, rng):
     for exponent in (1.0, 2.0, 0.5):
         slope = submission.fit_exponent(sizes, [7.0 * s**exponent for s in sizes])
         same(slope, exponent, atol=1e-9, rtol=0, dtype=None, what=f"fit of 7 n^{exponent}")
+    slope = submission.fit_exponent([0.25, 4.0], [0.5, 2.0])
+    same(slope, 0.5, atol=1e-9, rtol=0, dtype=None, what="fit of two points of sqrt(n), one of them below 1")
     x, y = np.log(sizes), np.log([3.0, 5.0, 4.0, 30.0])
     want = float(np.polyfit(x, y, 1)[0])
     same(
@@ -648,6 +682,11 @@ def test_profile_and_fit(submission, rng):
         dtype=None,
         what="fit of noisy points",
     )
-    for bad_sizes, bad_values in (([4.0], [2.0]), ([1.0, 2.0], [0.0, 1.0]), ([1.0, 2.0], [3.0, -1.0])):
+    for bad_sizes, bad_values in (
+        ([4.0], [2.0]),
+        ([1.0, 2.0], [3.0]),
+        ([1.0, 2.0], [0.0, 1.0]),
+        ([1.0, 2.0], [3.0, -1.0]),
+    ):
         with expect_error(ValueError):
             submission.fit_exponent(bad_sizes, bad_values)

@@ -370,6 +370,16 @@ def test_summary(submission, reference, torch_rng):
         compare_summaries(submission.summarise_attention(weights), reference.summarise_attention(weights))
 
 
+@probe
+def warnings_of_summary(module, weights, query_mask):
+    import warnings
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        module.summarise_attention(weights, query_mask)
+    return [str(warning.message) for warning in caught]
+
+
 @task(3)
 @points(2)
 @hint("An invalid query is left out, not multiplied by 0: its weights may be NaN, and 0 · NaN is NaN.")
@@ -379,6 +389,12 @@ def test_summary_leaves_out_invalid_queries(submission, reference, torch_rng):
     valid = torch.tensor([[True, True, False, True], [False, False, False, False]])
     weights[0, 2] = math.nan
     compare_summaries(submission.summarise_attention(weights, valid), reference.summarise_attention(weights, valid))
+    whole = torch.tensor([[True], [False]])  # one entry for all queries of a map
+    finite = normal(torch_rng, 2, 4, 5).softmax(-1)
+    want = reference.summarise_attention(finite, whole.expand(2, 4))
+    compare_summaries(submission.summarise_attention(finite, whole), want)
+    said = submission.run(warnings_of_summary, finite, whole)
+    check(not said, "Where no query is valid the means are NaN without a warning.", got=said, want=[])
 
 
 # --- task 4: figure ---------------------------------------------------------------------------------------------------
@@ -620,6 +636,11 @@ def test_merge_at_the_edges(submission, torch_rng):
     same(submission.merge_attention(zero, nothing, zero, nothing), (zero, nothing), **TIGHT, what="two empty parts")
     far = normal(torch_rng, 2, 3, 4)
     same(submission.merge_attention(out, lse, far, lse + 1000), (far, lse + 1000), **TIGHT, what="lse 1000 apart")
+    # Half-precision outputs come with a float32 lse: each result keeps its dtype.
+    half, single = out.bfloat16(), lse.float()
+    got = submission.merge_attention(half, single, half, single)
+    same(got[0], half, atol=0.02, rtol=0.0, what="two equal parts in bfloat16")  # 4 > |out|, rounded to 2^-7 of it once
+    same(got[1], (lse + math.log(2)).float(), atol=1e-5, rtol=0.0, what="lse of two equal parts")
 
 
 # --- task 7: streaming backward ---------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 from llmkata.checks import Forbid
 
 FORBID = Forbid(
-    functions={"torch.compile": "torch.compile rewrites the program that is counted here: leave the model as it is."},
     modules={
+        "torch.compile": "torch.compile rewrites the program that is counted here: leave the model as it is.",
         "transformers": "The cache, the attention and the generation loop are yours to write; transformers is reached "
         "only through the given adapter and loader."
     },

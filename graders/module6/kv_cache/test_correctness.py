@@ -797,7 +797,13 @@ def test_sliding_branches(submission, reference, seed):
     ids = tokens(seed % 1000, 2, 12)
     ring = submission.SlidingKVCache(c, 2, dtype=F64)
     model(ids[:, :4], cache=ring)
-    ring.truncate(2)  # nothing is lost yet
+    # Nothing is lost yet: the ring is full, and has not wrapped.
+    lengths = [ring.fork(length).length for length in (0, 3, 4)]
+    check(lengths == [0, 3, 4], "A ring that has not wrapped can be forked at any length.", got=lengths, want=[0, 3, 4])
+    with expect_error(ValueError):
+        ring.fork(5)
+    ring.truncate(2)
+    check(ring.length == 2, "truncate leaves the first slots.", got=ring.length, want=2)
     model(ids[:, 2:9], cache=ring)
     with expect_error(ValueError, "sliding"):
         ring.truncate(7)
@@ -895,6 +901,11 @@ def test_prefix_store_evicts(submission, seed):
     got.append(reused([*a, 9]))
     want = [0, 0, 0, 3, 0, 4, 0, 0, 4]
     check(got == want, "The numbers of reused tokens do not fit the order of use.", got=got, want=want)
+    # Stored again, a prompt is the newest entry, also where another one was as good a prefix for it.
+    store = submission.PrefixStore(decoder(submission, cfg, weights(cfg, seed % 1000)), max_entries=2)
+    short, long = [1, 2, 3], [1, 2, 3, 4, 5, 6]
+    got = [reused(ids) for ids in (long, short, short, [7, 7], long)]  # 77 drops the long one
+    check(got == [0, 2, 2, 0, 3], "A prompt asked for again is the newest entry.", got=got, want=[0, 2, 2, 0, 3])
 
 
 # --- task 7: transformers -----------------------------------------------------------------------------------------
