@@ -1,6 +1,7 @@
 """Visible checks of 2.5 residual_connections. They earn no points; what they ask for is in README.md."""
 
 import math
+from pathlib import Path
 
 import torch
 from torch.nn import functional as F
@@ -8,6 +9,7 @@ from torch.nn import functional as F
 from llmkata.checks import check, expect_error, hint, probe, same, task
 
 NEAR = {"atol": 1e-12, "rtol": 0.0}
+TINY_GPT2 = Path(__file__).parents[3] / "components" / "tiny_gpt2"
 
 
 def tokens(rng, batch=2, length=6):
@@ -158,10 +160,10 @@ def test_handmade_sweep(submission):
 
 @probe
 def real_sweep(module, tell):
-    """Two depths, two kinds, 15 steps each, printed; the losses are told."""
+    """Two depths, two kinds, six steps each, printed; the losses are told."""
     import functools
 
-    train = functools.partial(module.train_tiny_lm, steps=15)
+    train = functools.partial(module.train_tiny_lm, steps=6)
     rows = module.depth_sweep(["plain", "none"], [1, 4], [0], train_fn=train)
     for row in rows:
         print(
@@ -232,3 +234,34 @@ def test_lesion_of_an_idle_block(submission, torch_rng):
     got, whole, bare = submission.run(lesions_of, ids, targets)
     losses = [F.cross_entropy(logits.flatten(0, 1), targets.flatten()).item() for logits in (bare, whole)]
     same(got, [losses[0] - losses[1], 0.0], atol=1e-5, rtol=0.0, what="lesions")
+
+
+@probe
+def gpt2_under_study(module, folder, ids, targets):
+    """Logits of a GPT-2 from its files, its lesions, and what its components sum to against its last stream."""
+    import torch
+
+    model = module.GPT2(folder)
+    with torch.no_grad():
+        x = model.embed(ids)
+        for sublayer in model.sublayers:
+            x = sublayer(x)
+        dec = module.decompose_residual(model, ids)
+        return model(ids), [float(v) for v in module.lesion_study(model, ids, targets)], dec.components.sum(0) - x
+
+
+@task(7)
+@hint("The adapter puts a GPT-2 into your wrappers: lesion l must cost what deleting its layer l costs.")
+def test_lesions_of_a_gpt2(submission):
+    """A GPT-2 from its files: transformers' logits, and each lesion costs what deleting that layer there costs."""
+    from safetensors.torch import load_file
+
+    answers = load_file(TINY_GPT2 / "answers.safetensors")
+    logits, got, left = submission.run(gpt2_under_study, str(TINY_GPT2), answers["ids"], answers["targets"])
+    same(logits, answers["logits"], atol=1e-4, rtol=0.0, what="logits")
+    losses = [
+        F.cross_entropy(each.flatten(0, 1), answers["targets"].flatten()).item()
+        for each in (answers["logits"], *answers["without"])
+    ]
+    same(got, [loss - losses[0] for loss in losses[1:]], atol=1e-4, rtol=0.0, what="lesions")
+    same(left, torch.zeros_like(left), atol=1e-4, rtol=0.0, what="stream minus the sum of its components")

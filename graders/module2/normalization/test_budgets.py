@@ -26,31 +26,41 @@ def tower(module, kind, x, parameters, cotangent):
     return y.detach(), *torch.autograd.grad(y, [leaf, *(p for storey in parameters for p in storey)], cotangent)
 
 
-def towers(budget, reference, rng, kind, dtype, heights, rows=ROWS, d=D):
-    """The run of one tower of each height, as segments named by it."""
-    n = 2 if kind == "layernorm" else 1
+KINDS = {"rmsnorm": 1, "layernorm": 2}  # and how many parameters each has
+
+
+def towers(budget, reference, rng, dtype, heights, rows=ROWS, d=D):
+    """The run of one tower of each kind and height, as segments named by both."""
     x, cotangent = (torch.randn(rows, d, generator=rng).to(dtype) for _ in range(2))
-    parameters = [[(1 + 0.1 * torch.randn(d, generator=rng)).to(dtype) for _ in range(n)] for _ in range(max(heights))]
+    parameters = {
+        kind: [[(1 + 0.1 * torch.randn(d, generator=rng)).to(dtype) for _ in range(n)] for _ in range(max(heights))]
+        for kind, n in KINDS.items()
+    }
 
     def scenario(s, x, parameters, cotangent):
         answers = []
-        for height in heights:
-            with s.segment(str(height)):
-                answers.append(s.run(tower, kind, x, parameters[:height], cotangent))
+        for kind in KINDS:
+            for height in heights:
+                with s.segment(f"{kind} {height}"):
+                    answers.append(s.run(tower, kind, x, parameters[kind][:height], cotangent))
         return answers
 
     def expect(x, parameters, cotangent):
-        return [reference.tower(kind, x, parameters[:height], cotangent, 1e-3) for height in heights]
+        return [
+            reference.tower(kind, x, parameters[kind][:height], cotangent, 1e-3) for kind in KINDS for height in heights
+        ]
 
     # bfloat16: a rounding of 2^-9 in each of 8 passes, on sums over 128 rows of numbers around 1.
     tol = 1e-3 if dtype == torch.float32 else 0.6
     return budget.replay(scenario, x, parameters, cotangent, expect=expect, tol=tol)
 
 
-def kept_bytes(budget, reference, rng, kind, dtype, rows=ROWS, d=D):
-    """Bytes that one norm keeps between forward and backward."""
-    run = towers(budget, reference, rng, kind, dtype, (LOW, HIGH), rows, d)
-    return (run[str(HIGH)].peak_bytes - run[str(LOW)].peak_bytes) / (HIGH - LOW)
+def kept_bytes(budget, reference, rng, dtype, rows=ROWS, d=D):
+    """Bytes that one norm of each kind keeps between forward and backward."""
+    run = towers(budget, reference, rng, dtype, (LOW, HIGH), rows, d)
+    return {
+        kind: (run[f"{kind} {HIGH}"].peak_bytes - run[f"{kind} {LOW}"].peak_bytes) / (HIGH - LOW) for kind in KINDS
+    }
 
 
 @task(5)
@@ -65,8 +75,7 @@ def test_saved_bytes_float32(submission, budget, reference, torch_rng):
     # x is 131 072 bytes a norm. RMSNorm: + 4 a row of 1 024 bytes = 1.004; LayerNorm + 8 = 1.008.
     # Composed of ordinary operations both keep 2.0 x's worth: what is squared, and what the gain multiplies.
     size = ROWS * D * 4
-    for kind in ("rmsnorm", "layernorm"):
-        kept = kept_bytes(budget, reference, torch_rng, kind, torch.float32)
+    for kind, kept in kept_bytes(budget, reference, torch_rng, torch.float32).items():
         budget.require(
             f"bytes kept by {kind}", kept, at_most=1.1 * size, reference=size, unit="bytes", trust="replayed"
         )
@@ -84,8 +93,7 @@ def test_saved_bytes_bfloat16(submission, budget, reference, torch_rng):
     # x is 65 536 bytes a norm; + 4 or 8 a row of 512 bytes = 1.008 and 1.016.
     # Composed of ordinary operations both keep 4.0, two arrays in float32.
     size = ROWS * D * 2
-    for kind in ("rmsnorm", "layernorm"):
-        kept = kept_bytes(budget, reference, torch_rng, kind, torch.bfloat16)
+    for kind, kept in kept_bytes(budget, reference, torch_rng, torch.bfloat16).items():
         budget.require(
             f"bytes kept by {kind}", kept, at_most=1.15 * size, reference=size, unit="bytes", trust="replayed"
         )
@@ -99,8 +107,9 @@ def test_pointwise_work(submission, budget, reference, torch_rng):
     """Forward and backward of one norm take few passes over x, and no matrix products."""
     # The model answer takes 13.0 passes (RMSNorm: square, mean, scale, gain; x̂, ĝ, ĝx̂, mean, x̂ mean, difference,
     # scale, and grad x̂ and its sum for dw) and 20.0 (LayerNorm). Composed operations and autograd take 18.0 and 26.0.
+    runs = towers(budget, reference, torch_rng, torch.float32, (1,))
     for kind, limit in (("rmsnorm", 17), ("layernorm", 24)):
-        run = towers(budget, reference, torch_rng, kind, torch.float32, (1,))
+        run = runs[f"{kind} 1"]
         budget.require(f"passes over x of {kind}", run.pointwise, at_most=limit * ROWS * D, unit="elements")
         budget.require(f"matrix products of {kind}", run.flops, at_most=0)
 
@@ -168,8 +177,7 @@ def test_norm_cost_formula(submission, budget, reference, torch_rng):
                 check(got == want, f"{field} of {kind} with d = {d} and itemsize {itemsize}.", got=got, want=want)
     # 16 rows of 8 float32: the claim held against what is metered. A norm may keep less (x̂ and rstd alone do for
     # both).
+    kept = kept_bytes(budget, reference, torch_rng, torch.float32, rows=16, d=8)
     for kind, claim in (("rmsnorm", 36), ("layernorm", 40)):
-        kept = kept_bytes(budget, reference, torch_rng, kind, torch.float32, rows=16, d=8) / 16
-        budget.require(
-            f"bytes kept per row by {kind}", kept, at_most=claim, reference=claim, unit="bytes", trust="replayed"
-        )
+        name = f"bytes kept per row by {kind}"
+        budget.require(name, kept[kind] / 16, at_most=claim, reference=claim, unit="bytes", trust="replayed")

@@ -4,8 +4,8 @@ Core is tasks 1 to 4; tasks 5 to 7 are stretch. The core checks look at values o
 of ordinary operations with autograd behind them; what task 5 adds is judged by test_backward and by the bytes kept.
 
 Mended in the specification:
-* The real run is at lr 0.05 for 15 steps on batches of 32 (the specification: 0.1, 80 steps): the separation of pre and
-  post is wider there, at a fifth of the time.
+* The real run is at lr 0.05 for 8 steps (the specification: 0.1, 80 steps): pre and post are as far apart there, at a
+  tenth of the time.
 * The rank of a LayerNorm's Jacobian is d - 2 only without eps; with the usual eps it is d - 1, and both are asked for.
 * Half precision is judged by how many elements are the nearest ones, because a bound on the error wide enough for one
   rounding cannot see the second rounding of an output cast before the gain.
@@ -454,11 +454,11 @@ def test_plot(submission, reference):
 
 @probe
 def train(module, kind, placement, tell):
-    """Tell the outcome of one short real run through norm_experiment. (It is told, not answered: what rounding does to a
-    training run is no evidence of a known mistake.)"""
+    """Tell the outcome of one short real run through norm_experiment. (It is told, not answered: what rounding does to
+    a training run is no evidence of a known mistake.)"""
     import functools
 
-    short = functools.partial(module.train_tiny_lm, steps=15)
+    short = functools.partial(module.train_tiny_lm, steps=8)
     (run,) = module.norm_experiment([kind], [placement], [0.05], [0], train_fn=short)
     tell([float(run.val_loss), bool(run.diverged)])
 
@@ -471,8 +471,8 @@ def train(module, kind, placement, tell):
 )
 def test_real_run(submission):
     """At a learning rate of 0.05 a model with pre-norm learns the chain, and one with post-norm learns nothing."""
-    # 15 steps, 5 seeds: 1.73 to 1.99 nats (pre, either norm) against 2.63 to 2.67 (post); symbol counts alone give
-    # 2.61.
+    # After 8 steps with this seed: 1.94 and 1.96 nats (pre, either norm) against 2.80 and 2.68 (post); symbol counts
+    # alone give 2.61.
     for kind, placement, low, high in (
         ("rmsnorm", "pre", 1.2, 2.3),
         ("layernorm", "post", 2.45, 3.5),

@@ -6,7 +6,7 @@ with weights drawn here, so that the oracle, which knows only the weights, compu
 Mended in the specification:
 * Without norms and skips the *parameters'* gradients vanish in every sublayer; the gradient of the last stream cannot
   (only final_norm and unembed lie behind it), so the statement is about parameters.
-* The real sweep runs 20 steps in place of 80: the two kinds are as far apart, at a quarter of the time.
+* The real sweep runs 6 steps in place of 80: the two kinds are 0.7 nats apart by then, and cost a tenth of the time.
 * A model of the kind "none" has no decomposition: ValueError("no residual stream"), as its checks say; the contract's
   "the whole output" is about `contribution`.
 """
@@ -493,11 +493,11 @@ def test_plot(submission):
 
 @probe
 def train(module, kind, tell):
-    """Tell the outcome of one short real run of four blocks through depth_sweep. (It is told, not answered: what rounding
-    does to a training run is no evidence of a known mistake.)"""
+    """Tell the outcome of one short real run of four blocks through depth_sweep. (It is told, not answered: what
+    rounding does to a training run is no evidence of a known mistake.)"""
     import functools
 
-    (row,) = module.depth_sweep([kind], [4], [0], train_fn=functools.partial(module.train_tiny_lm, steps=20))
+    (row,) = module.depth_sweep([kind], [4], [0], train_fn=functools.partial(module.train_tiny_lm, steps=6))
     tell([float(v) for v in (row.val_loss, row.init_grad_first, row.init_grad_last, row.init_rank)])
 
 
@@ -505,14 +505,13 @@ def train(module, kind, tell):
 @points(2)
 @hint("Plain learns and none does not: are the wirings what their names say, and do gradients flow through them?")
 def test_real_sweep(submission):
-    """Four blocks with residuals learn the chain in 20 steps; without, they learn nothing but how often symbols
-    occur."""
-    # Measured, 20 steps: 1.64 to 1.68 against 2.62 to 2.63 nats.
+    """In six steps four blocks with residuals learn some of the chain; without, nothing but how often symbols occur."""
+    # Measured over five seeds: 1.92 to 1.95 against 2.63 to 2.65 nats; symbol counts alone give 2.61.
     told = []
     for kind in ("plain", "none"):
         submission.run(train, kind, told.append)
     plain, none = told
-    check(1.2 <= plain[0] <= 2.1, "Validation loss of plain.", got=plain[0], want="1.2 to 2.1")
+    check(1.2 <= plain[0] <= 2.2, "Validation loss of plain.", got=plain[0], want="1.2 to 2.2")
     check(2.4 <= none[0] <= 3.0, "Validation loss of none.", got=none[0], want="2.4 to 3.0")
     check(
         min(plain[1:]) > 0 and plain[3] > none[3],

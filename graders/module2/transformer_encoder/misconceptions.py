@@ -446,6 +446,7 @@ def run_packed(self, x, padding_mask):
     replaces="TransformerEncoder.run_packed",
     caught_by="test_skewed_batch_peak",
     matches="peak_bytes",
+    equivalent_to="unpad_ignored",
     feedback="You hold tensors of B · T rows (with d_ff numbers in each) where N rows are tokens: pack before the first "
     "layer, unpack after the last.",
 )
