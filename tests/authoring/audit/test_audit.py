@@ -68,6 +68,8 @@ def test_a_spoiled_exercise(toy: Path, kata) -> None:
 def test_wrong_usage(toy: Path, kata) -> None:
     assert kata("--course", toy, "audit", "module9/nothing").status == 2
     assert kata("--course", toy, "audit", "--workers", "0").status == 2
+    assert kata("--course", toy, "audit", "--quick", "--page", toy / "page.md").status == 2
+    assert not (toy / "page.md").exists()
 
 
 def test_survivors_of_a_check_that_compares_too_little(toy: Path) -> None:

@@ -328,7 +328,9 @@ def test_the_page_tells_figures_survivors_and_faults() -> None:
     a.figures.mutants.killed, a.figures.mutants.total = 26, 27
     a.survivors.append("solutions/module1/scale.py:14 softmax: a + b -> a")
     a.fault("stub", "test_a", "the stub earns 10 points")
-    page = to_page([a])
+    page = to_page([a], ["module1/other"])
+    assert "Not audited in full: module1/other." in page
+    assert "Not audited" not in to_page([a], [])
     assert "| module1/scale | 0 | 0 | 0 of 0 | 0 of 0 | 0 | 26 of 27 |" in page
     assert "- survives: `solutions/module1/scale.py:14 softmax: a + b -> a`" in page
     assert "- not clean: test_a: the stub earns 10 points" in page

@@ -105,12 +105,14 @@ _COLUMNS = ("exercise", "solution", "stub", "alternatives", "mistakes rejected",
             "false alarms", "flips", "CPU s")
 
 
-_LEGEND = ("Made by `./kata audit --page docs/audit.md`. Solution and stub: share of the points. Headroom: largest error/tolerance "
-           "of correct code, at most 0.2. CPU: hidden grading of the solution, at most 5 s.")
+_LEGEND = ("Made by `./kata audit --page docs/audit.md`; every exercise of the table was audited in full. Solution and stub: "
+           "share of the points. Mutants killed: of those not declared equivalent. Headroom: largest error/tolerance of correct "
+           "code, at most 0.2. CPU: hidden grading of the solution, at most 5 s.")
 
 
-def to_page(audits: list[Audit]) -> str:
-    """``docs/audit.md``: the figures as a table, then what survived and what is not clean."""
+def to_page(audits: list[Audit], left_out: list[str]) -> str:
+    """``docs/audit.md``: the figures of full audits as a table, what survived, what is not clean, and which exercises
+    (``left_out``) were not audited in full."""
     lines = ["# The graders, graded", "", _LEGEND, "", f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
     for audit in audits:
         f = audit.figures
@@ -119,6 +121,8 @@ def to_page(audits: list[Audit]) -> str:
                  f"{m.named}", f"{x.killed} of {x.total - x.equivalent}", f"{x.equivalent}", f"{f.headroom:.3f}",
                  f"{f.false_alarms}", f"{f.flips}", f"{f.seconds:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
+    if left_out:
+        lines += ["", f"Not audited in full: {', '.join(left_out)}."]
     for audit in audits:
         told = [f"- not clean: {fault.where}: {fault.what}" for fault in sorted(audit.faults)]
         told += [f"- survives: `{text}`" for text in audit.survivors]
