@@ -23,7 +23,7 @@ def attend(
     q, k, v = q.double(), k.double(), v.double()
     lead, tq, tk = q.shape[:-2], q.shape[-2], k.shape[-2]
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    allowed = torch.ones(*lead, tq, tk, dtype=torch.bool) if mask is None else mask.expand(*lead, tq, tk)
+    allowed = np.ones((*lead, tq, tk), dtype=bool) if mask is None else mask.expand(*lead, tq, tk).numpy()
 
     outputs, weights, lses = [], [], []
     for index in itertools.product(*map(range, lead), range(tq)):

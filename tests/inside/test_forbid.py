@@ -120,3 +120,20 @@ def test_given_functions_may(talk):
     assert t.call("given") == "1"
     with pytest.raises(Raised, match="Parse it yourself"):
         t.call("mine")
+
+
+COMPILE = {"modules": {"torch.compile": "Leave it as it is."}}
+
+
+@pytest.mark.parametrize("line", ["g = lambda f: torch.compile(f)", "from torch import compile", "x = torch.compile.__doc__"])
+def test_what_torch_does_not_dispatch_is_banned_by_its_name(talk, line):
+    with pytest.raises(Raised, match="torch.compile is not allowed in this exercise. Leave it as it is."):
+        talk(f"import torch\n{line}", forbid=COMPILE)
+    talk(f"import torch\n{line}")  # the line itself is sound
+
+
+def test_a_given_function_may_use_a_banned_name(talk):
+    source = "import torch\ndef given(f):\n    return torch.compile(f)\nclass Net:\n    compile = None\nn = Net().compile"
+    talk(source, forbid=COMPILE | {"allow_in": ["given"]})
+    with pytest.raises(Raised, match="Line 3: torch.compile"):
+        talk(source, forbid=COMPILE)

@@ -8,8 +8,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Forbid:
-    """Banned functions (dotted names), operators (patterns of torch names, ``*`` allowed) and modules, each with the
-    sentence that teaches. ``allow_in``: given functions of the stub that may import a banned module."""
+    """Banned functions that torch dispatches (dotted names), operators (patterns of torch names, ``*`` allowed) and
+    modules, or what else is imported or reached by its dotted name (``torch.compile``), each with the sentence that
+    teaches. ``allow_in``: given functions of the stub that may use a banned module."""
 
     functions: dict[str, str] = field(default_factory=dict)
     operators: dict[str, str] = field(default_factory=dict)

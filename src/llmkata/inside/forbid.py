@@ -7,6 +7,7 @@ through a guard in the builtins of their module alone.
 
 from __future__ import annotations
 
+import ast
 import builtins
 import fnmatch
 import re
@@ -44,6 +45,15 @@ def _sentence(name: str, text: str) -> str:
     return f"{name} is not allowed in this exercise. {text}"
 
 
+def _dotted(node: ast.expr) -> str:
+    """``torch.nn.Linear`` of the syntax tree of just that; "" where something else than a name is at its root."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
+
+
 class BannedCall(Exception):
     """The exercise asks for this to be written by hand. The message teaches."""
 
@@ -73,6 +83,21 @@ class Guard(TorchFunctionMode):
         self.violations.append(sentence)
         raise BannedCall(sentence)
 
+    def read(self, tree: ast.AST) -> None:
+        """Refuse a banned name within a module that stands in the source as an attribute: what torch does not dispatch
+        (``torch.compile``) no mode sees."""
+        if not any("." in name for name in self._modules):
+            return
+        for node in ast.iter_child_nodes(tree):
+            if isinstance(node, ast.FunctionDef) and node.name in self._allow_in:
+                continue
+            if isinstance(node, ast.Attribute) and (banned := self._module(_dotted(node))) is not None:
+                self._refuse(f"Line {node.lineno}: {_sentence(banned, self._modules[banned])}")
+            self.read(node)
+
+    def _module(self, *names: str) -> str | None:
+        return next((m for m in self._modules if any(f"{name}.".startswith(f"{m}.") for name in names)), None)
+
     def fit_imports(self, module: ModuleType, label: str) -> None:
         """Give ``module`` builtins whose ``__import__`` refuses the banned modules (``allow_in``: given functions)."""
         if not self._modules:
@@ -81,8 +106,7 @@ class Guard(TorchFunctionMode):
 
         def guarded(name: str, *args: Any, **kwargs: Any) -> Any:
             fromlist = args[2] if len(args) > 2 else kwargs.get("fromlist")
-            asked = [name, *(f"{name}.{part}" for part in fromlist or ())]
-            banned = next((m for m in self._modules if any(f"{a}.".startswith(f"{m}.") for a in asked)), None)
+            banned = self._module(name, *(f"{name}.{part}" for part in fromlist or ()))
             if banned is not None:
                 code = sys._getframe(1).f_code
                 if code.co_filename == label and code.co_name not in self._allow_in:
