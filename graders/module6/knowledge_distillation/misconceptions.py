@@ -215,6 +215,7 @@ def quiet(teacher):
     "teacher_builds_graph",
     replaces="_quiet",
     caught_by="test_no_teacher_graph",
+    matches="calls",
     feedback="The teacher's forward pass keeps all its activations for a backward pass that never comes: run it under "
     "torch.no_grad().",
 )
@@ -446,6 +447,7 @@ def cache_teacher_topk(teacher, batches, k, temperature):
     "teacher_every_step",
     replaces="train_student",
     caught_by="test_teacher_once",
+    matches="calls",
     feedback="Mode 'kd-topk' still runs the teacher at every step: fill the cache once, before the first step.",
 )
 def train_student(student, teacher, batches, *, mode, steps, lr, temperature=1.0, cache=None):
@@ -466,6 +468,7 @@ def train_student(student, teacher, batches, *, mode, steps, lr, temperature=1.0
     "cache_keeps_the_vocabulary",
     replaces="cache_teacher_topk",
     caught_by="test_cache_bytes",
+    matches="bytes",
     feedback="Your cache holds slices of rows as long as the vocabulary: the k entries are views and keep the whole row alive. "
     "Copy them.",
 )
