@@ -51,6 +51,8 @@ def test_the_toy_is_clean(toy: Path) -> None:
          "a bare assert tells a learner nothing"),
         (CORRECTNESS, '@hint("Subtract the maximum first.")\n', "", "test_large_numbers: has no @hint"),
         (CORRECTNESS, '    """The softmax equals that of PyTorch."""\n', "", "test_softmax_matches: has no docstring"),
+        (CORRECTNESS, "def test_mix(", "def test_2(", "test_2: says nothing: name what must hold"),
+        (BUDGETS, "def test_mix_flops(", "def test_mix(", "test_mix: is the name of graders/module1/scale/test_budgets.py"),
         (VISIBLE, '@task(1)\n@hint("Two equal', '@hint("Two equal', "test_two_rows"),
         (VISIBLE, "same(submission.mix(torch.zeros(1, 2), torch.tensor([[2.0], [4.0]])), torch.tensor([[3.0]]))",
          "submission.mix(torch.zeros(1, 2), torch.zeros(2, 1))", "test_mix_of_equals: says nothing that must hold"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -183,6 +184,25 @@ def test_a_hidden_file_in_the_history(toy: Path, tmp_path: Path, kata, quick: No
     done = kata("--course", toy, "release", out)
     assert done.status == 1
     assert "its history holds solutions/a.py" in done.err
+
+
+def test_hidden_checks_stay_unknown_where_only_their_outcome_is_told(toy: Path, tmp_path: Path, kata, quick: None) -> None:
+    feedback = "exercises/module1/scale/feedback.json"
+    kata("--course", toy, "release", tmp_path / "hints")
+    assert "test_correctness.py" in (tmp_path / "hints" / feedback).read_text()
+    path = toy / "course.yaml"
+    path.write_text(re.sub(r"hidden: \w+", "hidden: outcome", path.read_text(), count=1))
+    assert kata("--course", toy, "release", tmp_path / "outcomes").status == 0
+    told = (tmp_path / "outcomes" / feedback).read_text()
+    assert "test_correctness.py" not in told
+    assert "test_scale.py" in told
+
+
+def test_no_weight_of_a_hidden_check_is_released(toy: Path, tmp_path: Path, kata, quick: None) -> None:
+    kata("--course", toy, "release", tmp_path / "student")
+    told = json.loads((tmp_path / "student/exercises/module1/scale/feedback.json").read_text())
+    assert told["checks"]
+    assert all(set(check) == {"id", "title", "task", "hints"} for check in told["checks"])
 
 
 def test_the_manifest_names_no_hidden_file(toy: Path, tmp_path: Path, kata, quick: None) -> None:

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from .report import Fault
+from .source import checks
 
 #: Calls by which a check says what must hold.
 _VERDICTS = {"same", "check", "expect_error", "require", "growth", "cpu_ratio", "run_machine", "fail"}
+#: Names that would fit any check.
+_SAYS_NOTHING = re.compile(r"test_(\d+|basic|more|misc|foo|other|works?|correct|case|simple|function)")
 #: Lines of one check beyond which it holds more than one idea.
 _LONG = 80
 
@@ -22,7 +25,21 @@ def lint(exercise: Any) -> list[Fault]:
     for path in (exercise.visible_checks, *sorted(exercise.graders_dir.glob("test_*.py"))):
         if path.is_file():
             found += _file(path, path.relative_to(exercise.root).as_posix())
-    return [*found, *_strays(exercise), *_brief(exercise)]
+    return [*found, *_names(exercise), *_strays(exercise), *_brief(exercise)]
+
+
+def _names(exercise: Any) -> list[Fault]:
+    """The name of a hidden check is what people and ``@needs`` call it by: one check each, and it says something."""
+    found, first = [], {}
+    for path in sorted(exercise.graders_dir.glob("test_*.py")):
+        where = path.relative_to(exercise.root).as_posix()
+        for node in checks(ast.parse(path.read_text("utf-8"))):
+            if node.name in first:
+                found.append(Fault("lint", f"{where}:{node.lineno} {node.name}", f"is the name of {first[node.name]} too"))
+            elif _SAYS_NOTHING.fullmatch(node.name):
+                found.append(Fault("lint", f"{where}:{node.lineno} {node.name}", "says nothing: name what must hold"))
+            first.setdefault(node.name, f"{where}:{node.lineno}")
+    return found
 
 
 def _strays(exercise: Any) -> list[Fault]:

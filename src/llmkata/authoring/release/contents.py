@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -44,6 +45,8 @@ def contents(course: Any) -> dict[str, bytes]:
         files[name] = Template((_TEMPLATES / template).read_text("utf-8")).substitute(values).encode()
     for exercise in course.available:
         files.update(_exercise(exercise))
+        if course.policy.feedback.hidden == "outcome":
+            _without_hidden_checks(exercise, files)
     for component in dict.fromkeys(c for e in course.available for c in e.components):
         files.update(_tree(course.root, course.root / "components" / component))
     name, wheel = _wheel()
@@ -61,6 +64,15 @@ def _exercise(exercise: Any) -> Iterator[tuple[str, bytes]]:
     if is_made(exercise) and not is_fresh(exercise):
         raise OutOfStep(f"{exercise.id}: feedback.json is out of step with checks and mistakes")
     yield from _tree(exercise.root, exercise.folder)
+
+
+def _without_hidden_checks(exercise: Any, files: dict[str, bytes]) -> None:
+    """Where a learner is to read no more of a hidden check than its outcome, its name and hints stay behind too."""
+    name = exercise.feedback.relative_to(exercise.root).as_posix()
+    if name in files:
+        told = json.loads(files[name])
+        told["checks"] = [c for c in told["checks"] if c["id"].split("::")[0] == exercise.visible_checks.name]
+        files[name] = (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def _tree(root: Path, folder: Path) -> Iterator[tuple[str, bytes]]:
