@@ -12,6 +12,7 @@ import builtins
 import fnmatch
 import re
 import sys
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
@@ -86,17 +87,21 @@ class Guard(TorchFunctionMode):
     def read(self, tree: ast.AST) -> None:
         """Refuse a banned name within a module that stands in the source as an attribute: what torch does not dispatch
         (``torch.compile``) no mode sees."""
-        if not any("." in name for name in self._modules):
-            return
+        within = [name for name in self._modules if "." in name]
+        if within:
+            self._search(tree, within)
+
+    def _search(self, tree: ast.AST, banned: list[str]) -> None:
         for node in ast.iter_child_nodes(tree):
             if isinstance(node, ast.FunctionDef) and node.name in self._allow_in:
                 continue
-            if isinstance(node, ast.Attribute) and (banned := self._module(_dotted(node))) is not None:
-                self._refuse(f"Line {node.lineno}: {_sentence(banned, self._modules[banned])}")
-            self.read(node)
+            if isinstance(node, ast.Attribute) and (name := self._module(banned, _dotted(node))) is not None:
+                self._refuse(f"Line {node.lineno}: {_sentence(name, self._modules[name])}")
+            self._search(node, banned)
 
-    def _module(self, *names: str) -> str | None:
-        return next((m for m in self._modules if any(f"{name}.".startswith(f"{m}.") for name in names)), None)
+    @staticmethod
+    def _module(banned: Iterable[str], *names: str) -> str | None:
+        return next((m for m in banned if any(f"{name}.".startswith(f"{m}.") for name in names)), None)
 
     def fit_imports(self, module: ModuleType, label: str) -> None:
         """Give ``module`` builtins whose ``__import__`` refuses the banned modules (``allow_in``: given functions)."""
@@ -106,7 +111,7 @@ class Guard(TorchFunctionMode):
 
         def guarded(name: str, *args: Any, **kwargs: Any) -> Any:
             fromlist = args[2] if len(args) > 2 else kwargs.get("fromlist")
-            banned = self._module(name, *(f"{name}.{part}" for part in fromlist or ()))
+            banned = self._module(self._modules, name, *(f"{name}.{part}" for part in fromlist or ()))
             if banned is not None:
                 code = sys._getframe(1).f_code
                 if code.co_filename == label and code.co_name not in self._allow_in:
