@@ -22,11 +22,14 @@ ALL = {"isolation": "sandbox"}
 
 
 def timed(policy: dict) -> tuple[float, float, list[str]]:
-    """-> (milliseconds until the worker said hello, milliseconds of its processor time, the layers that stand)."""
+    """-> (milliseconds until the worker said hello, those of processor time, the layers that stand)."""
     began = time.perf_counter()
     process = start_process("base", policy)
     took = (time.perf_counter() - began) * 1e3
-    return took, process.kill()["cpu"] * 1e3, process.layers
+    # With a pid namespace there are two processes: the one that was forked, and its child, which runs the learner's code.
+    spent = sum(time.clock_gettime(~pid << 3 | 2) for pid in {process.pid, process.inner_pid})
+    process.kill()
+    return took, spent * 1e3, process.layers
 
 
 def main(rounds: int = 100) -> None:
