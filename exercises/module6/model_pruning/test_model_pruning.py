@@ -220,14 +220,14 @@ def test_sparse_layer(submission, torch_rng):
 @probe
 def prune_and_train(module, folder, steps):
     """-> held-out losses of the tiny model: as it is, 80 % pruned, pruned and trained; what prune_finetune told; zeros."""
-    held_out = module.lag2_batch(32, 24, seed=1)
+    held_out = module.lag2_batch(16, 16, seed=1)
     model = module.load_tiny_llama(folder)
     names = module.prunable_names(model)
     losses = [module.evaluate(model, held_out)]
     module.MagnitudePruner(model, names, scope="global").set_sparsity(0.8)
     losses.append(module.evaluate(model, held_out))
     model = module.load_tiny_llama(folder)
-    batches = [module.lag2_batch(8, 24, seed=100 + i) for i in range(steps)]
+    batches = [module.lag2_batch(8, 16, seed=100 + i) for i in range(steps)]
     told = module.prune_finetune(model, batches, lambda step: 0.8, names, lr=4e-3, every=4)
     losses.append(module.evaluate(model, held_out))
     return losses, told, sum(int((model.get_parameter(n) == 0).sum()) for n in names)

@@ -6,6 +6,7 @@ They run in the namespace of the model answer: `original` is what is replaced, `
 # ruff: noqa: F811, F821 (functions of one name, names of the model answer)
 
 import torch
+import torch._dynamo  # an optimiser's first step imports it (3 s): before the judges are forked, once for all
 
 from llmkata.checks import misconception
 

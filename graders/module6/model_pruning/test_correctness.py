@@ -62,7 +62,7 @@ def matrices(draw, side=16):
     "Exactly round(sparsity * numel) weights go: select them by rank. A threshold takes all of a tie or nothing of it.",
     "argsort(stable=True) of |w| keeps equal magnitudes in the order of their index.",
 )
-@sk.given(st.tuples(matrices(), SPARSITIES), examples=50)
+@sk.given(st.tuples(matrices(), SPARSITIES), examples=40)
 def test_exact_count_and_order(submission, reference, case):
     """The mask keeps all but the round(sparsity * numel) smallest |w|, of a tie those of highest index."""
     w, sparsity = case
@@ -130,7 +130,7 @@ def groups(draw):
     "A group is m consecutive weights of one row (one output): w.reshape(O, I // m, m).",
     "Rank inside the group with a stable argsort: its first m - n indices go.",
 )
-@sk.given(groups(), examples=40)
+@sk.given(groups(), examples=30)
 def test_nm(submission, reference, case):
     """Every m consecutive inputs of a row keep the n weights whose magnitudes are the best choice of n."""
     w, n, m = case
@@ -500,7 +500,7 @@ def sparse_matrices(draw):
     "Which format fails, and does it fail in its layout or on the way back? The layouts stand in `encode_sparse`.",
     "bitmask: the first element is the highest bit of the first byte. 2:4: the first position the highest two bits.",
 )
-@sk.given(sparse_matrices(), examples=40)
+@sk.given(sparse_matrices(), examples=25)
 def test_formats_roundtrip(submission, reference, case):
     """Every format has the layout of the brief and the bytes of `storage_bytes`, and gives the matrix back to the bit."""
     shape, bytes_of = tuple(case.shape), reference.sizes(case)
@@ -528,7 +528,7 @@ def test_formats_roundtrip(submission, reference, case):
     "Compare storage_bytes of the formats that lose nothing; of equal ones the first of FORMATS wins.",
     "2:4 is lossless only where no group of four has more than two non-zeros.",
 )
-@sk.given(sparse_matrices(), examples=25)
+@sk.given(sparse_matrices(), examples=20)
 def test_best_format(submission, reference, case):
     """The format with the fewest bytes that loses nothing is chosen; ties go by the order of FORMATS."""
     bytes_of = reference.sizes(case)
@@ -756,9 +756,9 @@ def pruned_state(reference, state, pattern, s):
 )
 def test_compare_table(submission, reference, torch_rng):
     """Every row tells the loss and the cost of the model it describes, re-measured here, and the model stays as it is."""
-    state, ids = small_state(torch_rng), small_ids(torch_rng, 3, 8)
-    sparsities = (0.5, 0.8, 0.99)
-    batches = [small_ids(torch_rng, 3, 8) for _ in range(2)]
+    state, ids = small_state(torch_rng), small_ids(torch_rng, 2, 6)
+    sparsities = (0.5, 0.96)
+    batches = [small_ids(torch_rng, 2, 6)]
     rows, after = submission.run(compared, SMALL, state, ids, sparsities, batches)
     same(after, state, atol=0.0, rtol=0.0, what="the model after compare_patterns")
     order = [(p, s) for p in ("layer", "global", "2:4", "neuron") for s in ((0.5,) if p == "2:4" else sparsities)]
