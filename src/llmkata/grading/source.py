@@ -13,7 +13,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from llmkata.grading.notebook import NotebookError, notebook_source
+from llmkata.grading.apart import parse_notebook
 from llmkata.records import Evidence
 
 #: Largest Python source that is graded, in bytes.
@@ -69,15 +69,10 @@ def python_source(data: bytes, *, notebook: bool = False) -> tuple[bytes, list[s
         Unreadable: another encoding, NUL bytes, too large, or a notebook no code can be taken from.
     """
     if notebook:
-        try:
-            text, notes = notebook_source(data)
-            return text.encode("utf-8"), notes
-        except NotebookError as error:
-            raise Unreadable(f"The notebook cannot be read: {error}.") from error
-        except UnicodeEncodeError as error:
-            raise Unreadable(
-                "The notebook's code holds half a character (a lone surrogate). Retype that cell."
-            ) from error
+        parsed = parse_notebook(data)
+        if parsed.fault:
+            raise Unreadable(f"The notebook cannot be read: {parsed.fault}.")
+        return parsed.text.encode("utf-8"), parsed.notes
     if len(data) > MAX_SOURCE:
         raise Unreadable(
             f"The file has {len(data) / 2**20:.1f} MiB; at most {MAX_SOURCE >> 20} MiB of Python is graded. "
