@@ -213,13 +213,8 @@ class CacheMachine(RuleBasedStateMachine):
         return self.kept[0][0].shape[0]
 
     def look(self):
-        check(
-            self.cache.length == self.length,
-            "length is not the number of slots appended.",
-            got=self.cache.length,
-            want=self.length,
-        )
-        capacity = self.cache.capacity
+        length, capacity, nbytes = self.cache.length, self.cache.capacity, self.cache.nbytes
+        check(length == self.length, "length is not the number of slots appended.", got=length, want=self.length)
         check(
             capacity >= max(self.length, self.least),
             "The cache has less capacity than it was asked for or holds.",
@@ -228,12 +223,7 @@ class CacheMachine(RuleBasedStateMachine):
         )
         per_token = 2 * self.LAYERS * self.HEADS * self.DIM * self.dtype.itemsize
         want = per_token * self.batch * capacity
-        check(
-            self.cache.nbytes == want,
-            "nbytes must be kv_bytes_per_token * batch * capacity.",
-            got=self.cache.nbytes,
-            want=want,
-        )
+        check(nbytes == want, "nbytes must be kv_bytes_per_token * batch * capacity.", got=nbytes, want=want)
 
     def put(self, t, seed):
         """Append t tokens to all layers and compare what comes back: the whole content of the cache."""
@@ -244,12 +234,8 @@ class CacheMachine(RuleBasedStateMachine):
             same(keys, self.kept[layer][0], **EXACT, what=f"keys of layer {layer}")
             same(values, self.kept[layer][1], **EXACT, what=f"values of layer {layer}")
             if layer == 0:
-                check(
-                    self.cache.length == self.length,
-                    "length is that of layer 0.",
-                    got=self.cache.length,
-                    want=self.length,
-                )
+                length = self.cache.length
+                check(length == self.length, "length is that of layer 0.", got=length, want=self.length)
         same(self.cache.key_slots(self.LAYERS - 1), torch.arange(self.length), what="key_slots")
         self.look()
 
