@@ -6,7 +6,7 @@ import resource
 import pytest
 
 from llmkata.checks import diagnose
-from llmkata.outside import link
+from llmkata.outside import worker
 from llmkata.records import State
 
 from .arena import build
@@ -96,13 +96,13 @@ def test_without_the_limit_it_is_handed_on(arena, monkeypatch):
 
 
 def test_a_function_that_was_handed_in_is_flooded(arena, monkeypatch, earns_nothing):
-    monkeypatch.setattr(link, "_MOST_CALLBACK_BYTES", 64 << 20)
+    monkeypatch.setattr(worker, "_MOST_CALLBACK_BYTES", 64 << 20)
     record, more = grown(lambda: arena.instead(FLOOD))
     assert "64 MiB in all" in earns_nothing(record, "test_applied").cause and more < 400
     assert record.max_points == 2
 
 
 def test_without_the_limit_all_of_it_is_kept(arena, monkeypatch):
-    monkeypatch.setattr(link, "_MOST_CALLBACK_BYTES", 1 << 40)
+    monkeypatch.setattr(worker, "_MOST_CALLBACK_BYTES", 1 << 40)
     record = arena.instead(FLOOD.replace("1000", "20"), only="test_applied")
     assert "Once." in record.checks[0].cause
