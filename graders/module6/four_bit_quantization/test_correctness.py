@@ -600,7 +600,7 @@ def ids_of(seed, *shape):
 def quantise(module, state, sizes, calib, ids, methods, group, options, table):
     """Quantise a transformers Llama with each method -> for each the state of its QuantLinears, its other parameters and
     logits; whether the model itself is unchanged; with `table` the rows of compare and the files it wrote."""
-    import os
+    from pathlib import Path
 
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -620,8 +620,8 @@ def quantise(module, state, sizes, calib, ids, methods, group, options, table):
     rows, files = None, None
     if table:
         rows = module.compare(model, calib, ids, methods, [group])
-        text = open("pareto.json").read() if os.path.exists("pareto.json") else ""
-        files = text, open("pareto.png", "rb").read(24) if os.path.exists("pareto.png") else b""
+        text, picture = Path("pareto.json"), Path("pareto.png")
+        files = text.read_text() if text.exists() else "", picture.read_bytes()[:24] if picture.exists() else b""
     after = model.state_dict()
     unchanged = set(after) == set(state) and all(torch.equal(after[name], state[name]) for name in state)
     return results, unchanged, rows, files
@@ -773,6 +773,7 @@ def test_pack_awq(submission, reference, seed):
 def export(module, parts, group, bias, fmt):
     """A small model of two QuantLinears and a norm, exported: (tensors of the file, config, state dict)."""
     import json
+    from pathlib import Path
 
     from safetensors.torch import load_file
     from torch import nn
@@ -783,7 +784,7 @@ def export(module, parts, group, bias, fmt):
         "down": module.QuantLinear.from_quantized(parts[1], group),
     })
     module.export_checkpoint(model, "checkpoint", fmt=fmt)
-    config = json.load(open("checkpoint/config.json"))
+    config = json.loads(Path("checkpoint/config.json").read_text())
     return load_file("checkpoint/model.safetensors"), config, dict(model.state_dict())
 
 

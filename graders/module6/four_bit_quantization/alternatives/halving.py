@@ -536,15 +536,15 @@ def compare(
             layers = [m for m in quantised.modules() if isinstance(m, QuantLinear)]
             weights = sum(8 * m.qweight.numel() for m in layers)
             rows.append(
-                dict(
-                    method=method,
-                    group_size=group_size,
-                    bits_per_weight=sum(m.bits_per_weight() * 8 * m.qweight.numel() for m in layers) / weights,
-                    kl=kl.item(),
-                    ppl=perplexity(logits),
-                    ppl_fp=perplexity(fp),
-                    layer_losses=quantised.layer_losses,
-                )
+                {
+                    "method": method,
+                    "group_size": group_size,
+                    "bits_per_weight": sum(m.bits_per_weight() * 8 * m.qweight.numel() for m in layers) / weights,
+                    "kl": kl.item(),
+                    "ppl": perplexity(logits),
+                    "ppl_fp": perplexity(fp),
+                    "layer_losses": quantised.layer_losses,
+                }
             )
     save_pareto(rows)
     return rows
