@@ -9,7 +9,8 @@ Mended in the specification:
 * `compare_patterns` had no schema; the brief gives one. 2:4 has one sparsity, so one row.
 * Bitmask is never larger than 2:4 and equal at exactly half non-zeros: the order of FORMATS decides.
 * int32 indices have no case at their limit: that matrix would take 8 GB.
-* Small models of the stub's own Llama, not transformers': the same numbers (a visible check compares) without its import.
+* Models are the stub's own small Llama, not transformers': it loads the same checkpoints and gave the same logits (to
+  2e-6 on components/tiny_lag_lm), without an import of 3 to 5 s.
 """
 
 import math
@@ -668,9 +669,9 @@ def test_finetune_recovers(submission, reference):
     total = sum(state[n].numel() for n in names)
     zeros = sum(int((final[n] == 0).sum()) for n in names)
     check(zeros == round(0.8 * total), "80 % of the weights must be zero after training.", got=zeros)
-    # Dense 0.80, pruned and not trained 2.3, after the steps 1.0 (over seeds 0.98 to 1.02).
+    # Measured: dense 0.85 on these rows, pruned and not trained 2.39, after the steps 1.00 (data and model are fixed).
     loss = reference.loss(final, reference.lag2_batch(24, 24, seed=1))
-    check(loss <= 1.25, "The held-out loss has not recovered.", got=loss, want="at most 1.25 (2.3 without training)")
+    check(loss <= 1.25, "The held-out loss has not recovered.", got=loss, want="at most 1.25 (2.39 without training)")
 
 
 RECOVERY_STEPS = 8
