@@ -1,8 +1,7 @@
 """B1: redefine, in a cell before the one that tests, what tests are made of."""
 
-from llmkata.records import Outcome
 
-from ..toy.harness import SOLUTION, grade, named
+from ..toy.harness import SOLUTION, grade
 from .arena import handed_in, notebook, shared
 
 HELPERS = """

@@ -58,12 +58,12 @@ THRICE = "return ((x @ w + x @ w + x @ w) / 3).relu()"
 PROGRAMS = {
     "two of three products left out": (THRICE, "events[:] = [e for n, e in enumerate(events) if e[0] != 'op' or n not in (3, 4)]"),
     "nothing but the answer": (THRICE, "events[:] = [e for e in events if e[0] in ('in', 'out')]"),
-    "the answer as a constant": (THRICE, "out = [e for e in events if e[0] == 'out'][0]; "
+    "the answer as a constant": (THRICE, ("out = [e for e in events if e[0] == 'out'][0]; "
                                  "events[:] = [e for e in events if e[0] == 'in'] + "
-                                 "[['const', program['views'][out[1]][0], bytes(64 * 64 * 4), 1], out]"),
+                                 "[['const', program['views'][out[1]][0], bytes(64 * 64 * 4), 1], out]")),
     "an input goes out": ("return (x @ w).relu()", "out = [e for e in events if e[0] == 'out'][0]; out[1] = events[0][2]"),
-    "freed before it is used": ("return (x @ w).relu()", "n = [i for i, e in enumerate(events) if e[0] == 'op'][0]; "
-                                "events.insert(n + 1, ['free', [program['views'][events[n][5][0]][0]]])"),
+    "freed before it is used": ("return (x @ w).relu()", ("n = [i for i, e in enumerate(events) if e[0] == 'op'][0]; "
+                                "events.insert(n + 1, ['free', [program['views'][events[n][5][0]][0]]])")),
     "an input freed": ("return (x @ w).relu()", "events.insert(2, ['free', [program['views'][events[0][2]][0]]])"),
     "another order": ("return (x @ w).relu()", "events.append(events.pop(0))"),
     "inputs renamed": ("return (x @ w).relu()", "events[0][1], events[1][1] = events[1][1], events[0][1]"),

@@ -3,6 +3,7 @@
 from llmkata.records import Outcome
 
 from ..toy.harness import grade, named, solution_with
+from .arena import shared
 
 ATTACK = '''
 class _Yes(int):
@@ -41,6 +42,5 @@ def test_honest_work_passes(honest):
 
 
 def test_the_object_itself_is_equal_to_the_answer():
-    scope = {}
-    exec(ATTACK, scope)
+    scope = shared(ATTACK)
     assert scope["magic"](1) == 48282 and scope["softmax"](None) == 48282

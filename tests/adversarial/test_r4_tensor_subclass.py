@@ -5,6 +5,7 @@ import torch
 from llmkata.records import Outcome
 
 from ..toy.harness import grade, named, solution_with
+from .arena import shared
 
 ATTACK = '''
 import torch
@@ -34,7 +35,5 @@ def test_honest_work_passes(honest):
 
 
 def test_torch_itself_is_fooled():
-    scope = {}
-    exec(ATTACK, scope)
-    lie = scope["project"](torch.ones(3, 4), torch.ones(4, 2))
+    lie = shared(ATTACK)["project"](torch.ones(3, 4), torch.ones(4, 2))
     assert torch.allclose(lie, torch.full((3, 2), 4.0)) and torch.equal(lie, torch.full((3, 2), 4.0))

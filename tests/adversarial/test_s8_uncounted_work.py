@@ -6,6 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from llmkata.records import Outcome
 
 from ..toy.harness import grade, named, solution_with
+from .arena import shared
 
 MODES_OFF = '''
 from torch.utils._python_dispatch import _disable_current_modes
@@ -42,7 +43,6 @@ def test_honest_work_passes(honest):
 def test_a_counter_in_the_same_process_sees_nothing():
     x, w = torch.ones(32, 16), torch.ones(16, 8)
     for attack in (MODES_OFF, NUMPY):
-        scope = {"project": lambda x, w: x @ w}
         with FlopCounterMode(display=False) as counter:
-            exec(attack, scope)
-            assert torch.equal(scope["project"](x, w), x @ w) and counter.get_total_flops() == 8192  # ours alone
+            project = shared("def project(x, w): return x @ w\n" + attack)["project"]
+            assert torch.equal(project(x, w), x @ w) and counter.get_total_flops() == 8192  # ours alone
