@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -435,6 +436,106 @@ def center_writer(linear: nn.Linear) -> nn.Linear:
     are the same. ``linear`` stays as it is; its bias, if there is one, is centred too.
     """
     raise NotImplementedError("task 6: subtract the mean row of W and the mean of b")
+
+# --------------------------------------------------------------------------------------------------------------
+# Given: the same on a real model
+# --------------------------------------------------------------------------------------------------------------
+
+
+class GPT2Block(nn.Module):
+    """Given: a pre-norm block of GPT-2, of your LayerNorm and :func:`sublayer`; every linear layer has a bias."""
+
+    def __init__(self, d: int, n_heads: int, d_ff: int, eps: float) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.norm1, self.norm2 = LayerNorm(d, eps), LayerNorm(d, eps)
+        self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
+        self.up, self.down = nn.Linear(d, d_ff), nn.Linear(d_ff, d)
+
+    def attention(self, x: Tensor) -> Tensor:
+        q, k, v = (t.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for t in self.qkv(x).chunk(3, dim=-1))
+        return self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+
+    def mlp(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sublayer(sublayer(x, self.attention, self.norm1, "pre"), self.mlp, self.norm2, "pre")
+
+
+class GPT2(nn.Module):
+    """Given: ids (B, T) to logits (B, T, vocabulary). The unembedding is a matrix of its own."""
+
+    def __init__(
+        self, vocabulary: int, context: int, d: int, n_heads: int, d_ff: int, n_layers: int, eps: float
+    ) -> None:
+        super().__init__()
+        self.token, self.position = nn.Embedding(vocabulary, d), nn.Embedding(context, d)
+        self.blocks = nn.ModuleList(GPT2Block(d, n_heads, d_ff, eps) for _ in range(n_layers))
+        self.final_norm = LayerNorm(d, eps)
+        self.unembed = nn.Linear(d, vocabulary, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.token(ids) + self.position.weight[: ids.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        return self.unembed(self.final_norm(x))
+
+
+def load_gpt2(directory: str | Path) -> GPT2:
+    """Given: the GPT-2 of a local directory (``config.json``, ``model.safetensors``), without transformers.
+
+    Raises ``ValueError`` for a model with another activation or other scores than GPT-2's.
+    """
+    from safetensors.torch import load_file
+
+    config = json.loads((Path(directory) / "config.json").read_text("utf-8"))
+    if config.get("activation_function") != "gelu_new" or config.get("scale_attn_by_inverse_layer_idx"):
+        raise ValueError(f"not a plain GPT-2: {config.get('activation_function')}")
+    d, n_layers = config["n_embd"], config["n_layer"]
+    sizes = (config["n_head"], config.get("n_inner") or 4 * d, n_layers, config["layer_norm_epsilon"])
+    model = GPT2(config["vocab_size"], config["n_positions"], d, *sizes)
+
+    # The file of the released model has no prefix, and no unembedding: it is the embedding.
+    tensors = load_file(Path(directory) / "model.safetensors")
+    theirs = {name.removeprefix("transformer."): t for name, t in tensors.items()}
+    ours = {"token.weight": theirs["wte.weight"], "position.weight": theirs["wpe.weight"]}
+    ours["unembed.weight"] = theirs.get("lm_head.weight", theirs["wte.weight"])
+    names = {"ln_f": "final_norm"}
+    for i in range(n_layers):
+        names |= {f"h.{i}.ln_{n}": f"blocks.{i}.norm{n}" for n in (1, 2)}
+        names |= {f"h.{i}.attn.c_attn": f"blocks.{i}.qkv", f"h.{i}.attn.c_proj": f"blocks.{i}.out"}
+        names |= {f"h.{i}.mlp.c_fc": f"blocks.{i}.up", f"h.{i}.mlp.c_proj": f"blocks.{i}.down"}
+    for their_name, our_name in names.items():
+        # GPT-2 keeps its matrices as (in, out), nn.Linear as (out, in); gains and biases have one dimension.
+        weight = theirs[f"{their_name}.weight"]
+        ours |= {f"{our_name}.weight": weight.T if weight.dim() == 2 else weight}
+        ours |= {f"{our_name}.bias": theirs[f"{their_name}.bias"]}
+    model.load_state_dict(ours)
+    return model
+
+
+def as_rmsnorm_model(model: GPT2) -> GPT2:
+    """Given: the same function with RMSNorm in the place of every LayerNorm, by your two functions. A new model.
+
+    Each norm's gain and bias move into what reads it; everything that writes to the stream is centred. What is left of
+    a LayerNorm is then an RMSNorm without parameters.
+    """
+    model = copy.deepcopy(model)
+
+    def fold(norm: nn.Module, reader: nn.Linear) -> tuple[nn.Module, nn.Linear]:
+        _, folded = fold_norm(norm, reader)
+        return RMSNorm(reader.in_features, norm.eps, affine=False), folded
+
+    with torch.no_grad():
+        for table in (model.token.weight, model.position.weight):
+            table -= table.mean(dim=-1, keepdim=True)
+    for block in model.blocks:
+        block.norm1, block.qkv = fold(block.norm1, block.qkv)
+        block.norm2, block.up = fold(block.norm2, block.up)
+        block.out, block.down = center_writer(block.out), center_writer(block.down)
+    model.final_norm, model.unembed = fold(model.final_norm, model.unembed)
+    return model
 
 
 # --------------------------------------------------------------------------------------------------------------

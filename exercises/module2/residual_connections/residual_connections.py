@@ -11,6 +11,7 @@ Conventions, used by every function below:
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -275,7 +276,7 @@ def gradient_profile(model: TinyLM, ids: Tensor, targets: Tensor) -> GradientPro
 
     ids, targets: int64 (B, T). The parameters' ``.grad`` fields are left as they were, None or not.
     """
-    raise NotImplementedError("task 3: keep the streams, differentiate once with respect to all of them and all parameters")
+    raise NotImplementedError("task 3: keep the streams, differentiate once for all of them and all parameters")
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -440,3 +441,82 @@ def lesion_study(model: TinyLM, ids: Tensor, targets: Tensor) -> list[float]:
     Source: Veit, Wilber & Belongie 2016.
     """
     raise NotImplementedError("task 7: keep the streams before each block, continue each without it")
+
+# --------------------------------------------------------------------------------------------------------------
+# Given: a real model in the same shape
+# --------------------------------------------------------------------------------------------------------------
+
+
+class BiasedAttention(nn.Module):
+    """Given: GPT-2's causal self-attention, with biases."""
+
+    def __init__(self, d: int, n_heads: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (t.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for t in self.qkv(x).chunk(3, dim=-1))
+        return self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+
+
+class GPT2(nn.Module):
+    """Given: a GPT-2 from a local directory (``config.json``, ``model.safetensors``), with the attributes of TinyLM.
+
+    ``embed``, ``sublayers`` (``2 · n_layer`` plain wrappers of yours, attention and MLP in turns), ``final_norm`` (a
+    LayerNorm), ``unembed``. So :func:`lesion_study`, :func:`decompose_residual` and :func:`gradient_profile` take it
+    as it is. (:func:`direct_logit_attribution` does not: a LayerNorm with a bias is no mere factor.) Reads the files
+    without transformers.
+
+    Raises ``ValueError`` for a model with another activation or other scores than GPT-2's.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        super().__init__()
+        config = json.loads((Path(directory) / "config.json").read_text("utf-8"))
+        if config.get("activation_function") != "gelu_new" or config.get("scale_attn_by_inverse_layer_idx"):
+            raise ValueError(f"not a plain GPT-2: {config.get('activation_function')}")
+        d, n_layers, eps = config["n_embd"], config["n_layer"], config["layer_norm_epsilon"]
+        d_ff = config.get("n_inner") or 4 * d
+        self.token = nn.Embedding(config["vocab_size"], d)
+        self.position = nn.Embedding(config["n_positions"], d)
+        sublayers = []
+        for _ in range(n_layers):
+            attention = [BiasedAttention(d, config["n_head"])]
+            mlp = [nn.Linear(d, d_ff), nn.GELU(approximate="tanh"), nn.Linear(d_ff, d)]
+            for branch in (attention, mlp):
+                sublayers.append(ResidualWrapper(nn.Sequential(nn.LayerNorm(d, eps), *branch), "plain", 2 * n_layers))
+        self.sublayers = nn.ModuleList(sublayers)
+        self.final_norm = nn.LayerNorm(d, eps)
+        self.unembed = nn.Linear(d, config["vocab_size"], bias=False)
+        self._read(Path(directory) / "model.safetensors", n_layers)
+
+    def _read(self, file: Path, n_layers: int) -> None:
+        from safetensors.torch import load_file
+
+        # The file of the released model has no prefix, and no unembedding: it is the embedding.
+        theirs = {name.removeprefix("transformer."): t for name, t in load_file(file).items()}
+        parts = {"ln_f": self.final_norm}
+        for i in range(n_layers):
+            attention, mlp = (sublayer.branch for sublayer in self.sublayers[2 * i : 2 * i + 2])
+            parts |= {f"h.{i}.ln_1": attention[0], f"h.{i}.ln_2": mlp[0]}
+            parts |= {f"h.{i}.attn.c_attn": attention[1].qkv, f"h.{i}.attn.c_proj": attention[1].out}
+            parts |= {f"h.{i}.mlp.c_fc": mlp[1], f"h.{i}.mlp.c_proj": mlp[3]}
+        with torch.no_grad():
+            self.token.weight.copy_(theirs["wte.weight"])
+            self.position.weight.copy_(theirs["wpe.weight"])
+            self.unembed.weight.copy_(theirs.get("lm_head.weight", theirs["wte.weight"]))
+            for name, part in parts.items():
+                # GPT-2 keeps its matrices as (in, out), nn.Linear as (out, in); gains and biases have one dimension.
+                weight = theirs[f"{name}.weight"]
+                part.weight.copy_(weight.T if weight.dim() == 2 else weight)
+                part.bias.copy_(theirs[f"{name}.bias"])
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.token(ids) + self.position.weight[: ids.shape[1]]
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids)
+        for sublayer in self.sublayers:
+            x = sublayer(x)
+        return self.unembed(self.final_norm(x))
