@@ -326,23 +326,6 @@ def capture_inputs(model, linear, ids):
     return x.reshape(-1, x.shape[-1])
 
 
-@misconception(
-    "kl_the_other_way",
-    replaces="compare",
-    caught_by="test_compare_rows",
-    feedback="You computed KL(p_q || p_fp). The original is the truth here: KL(p_fp || p_q) = sum p_fp (log p_fp - log p_q).",
-)
-def compare(model, calib_ids, eval_ids, methods, group_sizes):
-    rows = original(model, calib_ids, eval_ids, methods, group_sizes)
-    p = logits_of(model, eval_ids).log_softmax(-1)
-    for row in rows:
-        small = quantize_model(model, calib_ids, row["method"], row["group_size"])
-        q = logits_of(small, eval_ids).log_softmax(-1)
-        row["kl"] = float((q.exp() * (q - p)).sum(-1).mean())
-    save_pareto(rows)
-    return rows
-
-
 # --- right answers at the wrong price ---------------------------------------------------------------------------------
 
 

@@ -49,7 +49,7 @@ def test_lazy_blocks(submission, reference, budget, torch_rng):
     # O·I² = 589 824 for the updates alone. Measured
     # 0.25 M in blocks of 16, 0.65 M column by column.
     outputs, inputs, block = 64, 96, 16
-    run = budget.replay(gptq_scenario(16, block), normal(torch_rng, outputs, inputs), normal(torch_rng, 100, inputs),
+    run = budget.replay(gptq_scenario(16, block), normal(torch_rng, outputs, inputs), normal(torch_rng, 300, inputs),
                         expect=gptq_oracle(reference, 16))
     limit = 400_000
     budget.require("elements touched by H and GPTQ", run.pointwise, at_most=limit, at_least=4 * outputs * inputs,
