@@ -14,8 +14,9 @@ import torch
 from llmkata.checks import BudgetExceeded, GraderFault, Mismatch, NotJudged, budgets
 from llmkata.checks.budgets import Budget, Metric, quantity
 from llmkata.outside.bench import Bench
-from llmkata.outside.link import LoopbackLink, WorkerLink
+from llmkata.outside.loopback import LoopbackLink
 from llmkata.outside.remote import RemoteError
+from llmkata.outside.worker import WorkerLink
 from llmkata.records import Spot, Trust
 
 pytestmark = [pytest.mark.usefixtures("running"),

@@ -10,7 +10,7 @@ import torch
 
 from llmkata.checks import GraderFault, Mismatch, check, same
 from llmkata.checks.compare import TOLERANCES, distance, dtype_name, is_array, kind
-from llmkata.outside.link import LoopbackLink
+from llmkata.outside.loopback import LoopbackLink
 from llmkata.outside.remote import Record, Remote
 
 pytestmark = pytest.mark.usefixtures("running")

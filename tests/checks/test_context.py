@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from llmkata.checks.context import CheckContext, current, enter, seed_for
-from llmkata.outside.link import LoopbackLink
+from llmkata.outside.loopback import LoopbackLink
 
 
 def test_seeds_are_stable():

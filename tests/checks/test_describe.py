@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llmkata.checks.describe import describe, describe_call
-from llmkata.outside.link import LoopbackLink
+from llmkata.outside.loopback import LoopbackLink
 from llmkata.outside.remote import Record
 from llmkata.wire import decode
 

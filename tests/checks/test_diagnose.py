@@ -12,7 +12,7 @@ from llmkata.checks import diagnose as module
 from llmkata.checks.context import CheckContext, enter
 from llmkata.checks.diagnose import diagnose
 from llmkata.checks.misconceptions import Misconception
-from llmkata.outside.link import LoopbackLink
+from llmkata.outside.loopback import LoopbackLink
 from llmkata.outside.remote import RemoteError
 
 pytestmark = pytest.mark.usefixtures("running")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmkata.checks import Mismatch, expect_error
-from llmkata.outside.link import LoopbackLink
+from llmkata.outside.loopback import LoopbackLink
 from llmkata.outside.remote import MissingName, RemoteError, WorkerGone
 from llmkata.outside.submission import Submission
 

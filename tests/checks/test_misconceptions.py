@@ -7,7 +7,7 @@ import textwrap
 import pytest
 
 from llmkata.checks.misconceptions import load, misconception
-from llmkata.outside.link import LoopbackLink
+from llmkata.outside.loopback import LoopbackLink
 
 ANSWER = b"""
 import math

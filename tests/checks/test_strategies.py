@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from llmkata.checks import GraderFault, Mismatch, check, sk, strategies
 from llmkata.checks.context import CheckContext, enter
-from llmkata.outside.link import LoopbackLink
+from llmkata.outside.loopback import LoopbackLink
 from llmkata.outside.remote import WorkerGone
 
 

@@ -36,7 +36,7 @@ def test_the_exercise_cannot_be_done_without_them(slug):
 
 
 def test_a_grant_the_host_cannot_give_costs_nothing(monkeypatch):
-    from llmkata.outside.link import WorkerLink
+    from llmkata.outside.worker import WorkerLink
 
     monkeypatch.setattr(WorkerLink, "missing", property(lambda self: {"grant:threads": "no threads here"}))
     record = judge(COURSE.exercise("pool"))

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from llmkata.outside import process
-from llmkata.outside.link import WorkerLink
 from llmkata.outside.process import Process, StartedTemplate, Template, TemplateFailed, adopt, branches, template
+from llmkata.outside.worker import WorkerLink
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="templates fork on Linux")
 

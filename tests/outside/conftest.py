@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from llmkata.outside.link import Link, LoopbackLink, WorkerLink
+from llmkata.outside.link import Link
+from llmkata.outside.loopback import LoopbackLink
 from llmkata.outside.submission import Submission
+from llmkata.outside.worker import WorkerLink
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux")
 

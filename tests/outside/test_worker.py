@@ -99,9 +99,9 @@ def test_the_time_of_the_grader_does_not_count(links):
 
 
 def test_a_function_handed_in_is_not_called_for_ever(links, monkeypatch):
-    from llmkata.outside import link
+    from llmkata.outside import worker
 
-    monkeypatch.setattr(link, "_MOST_CALLBACKS", 100)
+    monkeypatch.setattr(worker, "_MOST_CALLBACKS", 100)
     s = links("def f(g, n):\n    for _ in range(n): g()\n    return n")
     assert s.f(lambda: None, 100) == 100
     with pytest.raises(WorkerGone, match="more than 100 times"):
@@ -367,9 +367,9 @@ def test_only_calls_are_measured(links):
 
 
 def test_spawned_and_forked_are_the_same_worker(links, monkeypatch):
-    from llmkata.outside import link
+    from llmkata.outside import worker
 
-    monkeypatch.setattr(link, "start_process", SpawnedProcess)
+    monkeypatch.setattr(worker, "start_process", SpawnedProcess)
     s = links("def f(x): return x + 1\ndef loop():\n    while True: pass\ndef die():\n    import os\n    os._exit(0)",
               request_seconds=0.4)
     assert s.f(1) == 2 and {"close_range", "rlimit"} <= set(s.link.layers)

@@ -8,7 +8,9 @@ from typing import Any
 
 from llmkata.course import load_course
 from llmkata.grading.runner import grade_one
-from llmkata.outside.link import Link, LoopbackLink, WorkerLink
+from llmkata.outside.link import Link
+from llmkata.outside.loopback import LoopbackLink
+from llmkata.outside.worker import WorkerLink
 from llmkata.records import CheckRecord, ExerciseRecord, Outcome
 
 ROOT = Path(__file__).parent

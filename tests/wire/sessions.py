@@ -23,9 +23,10 @@ from llmkata.bench.program import parse
 from llmkata.bench.structure import ProgramError
 from llmkata.checks.compare import Mismatch, _same, distance
 from llmkata.checks.describe import describe
-from llmkata.outside.link import LoopbackLink, WorkerLink
+from llmkata.outside.loopback import LoopbackLink
 from llmkata.outside.remote import Remote, RemoteError, WorkerGone
 from llmkata.outside.submission import Submission
+from llmkata.outside.worker import WorkerLink
 from llmkata.wire import UNTRUSTED, Channel, Kind, WireError, decode
 from llmkata.wire.encode import Encoder
 from llmkata.wire.frames import _HEADER, _MAGIC

@@ -248,6 +248,13 @@ class Process:
         """CPU time of the worker so far (all its threads), from the kernel's accounting, in seconds."""
         return time.clock_gettime(~self.inner_pid << 3 | 2)
 
+    def queued_seconds(self) -> float:
+        """Seconds for which the worker was ready to run and the machine busy with others; 0 where no kernel tells."""
+        try:
+            return int(Path(f"/proc/{self.inner_pid}/schedstat").read_text().split()[1]) / 1e9
+        except (OSError, IndexError):
+            return 0.0
+
     def reset_peak(self) -> None:
         """Set the high-water mark of resident memory back to the current level."""
         Path(f"/proc/{self.inner_pid}/clear_refs").write_text("5")

@@ -12,7 +12,9 @@ from typing import Any
 from llmkata.checks.budgets import Budget
 from llmkata.checks.misconceptions import Misconception, load
 from llmkata.outside.bench import Bench, BenchRefused
-from llmkata.outside.link import REQUEST_SECONDS, Link, LoopbackLink, WorkerLink
+from llmkata.outside.link import REQUEST_SECONDS, Link
+from llmkata.outside.loopback import LoopbackLink
+from llmkata.outside.worker import WorkerLink
 from llmkata.records import CheckRecord
 
 

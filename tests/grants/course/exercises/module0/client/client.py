@@ -1,6 +1,5 @@
 """Fetch from the server the grader names."""
 
-from urllib.request import urlopen
 
 
 def fetch(url: str) -> str:

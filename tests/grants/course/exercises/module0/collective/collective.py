@@ -1,8 +1,5 @@
 """All-reduce over two processes with gloo on the loopback interface."""
 
-import socket
-import subprocess
-import sys
 
 RANK = """
 import os, sys

@@ -1,7 +1,5 @@
 """Run a script in another interpreter."""
 
-import subprocess
-import sys
 
 
 def run(script: str) -> str:

@@ -1,6 +1,5 @@
 """Sum numbers in threads."""
 
-from concurrent.futures import ThreadPoolExecutor
 
 
 def total(numbers: list[int]) -> int:
