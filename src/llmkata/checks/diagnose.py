@@ -102,7 +102,7 @@ def diagnose(learner: Link, misconceptions: Sequence[Misconception], ours: Calla
         return None
     try:
         # In a folder of its own: what a model answer writes is nobody's.
-        with _alarm(_ALLOWANCE), _room(_ROOM), tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        with _alarm(_PATIENCE * _ALLOWANCE), _room(_ROOM), tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             return _named(learner, misconceptions, ours, time.process_time() + _ALLOWANCE)
     except _TooLong:
         return None

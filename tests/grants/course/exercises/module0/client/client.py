@@ -1,5 +1,6 @@
 """Fetch from the server the grader names."""
 
+from urllib.request import urlopen
 
 
 def fetch(url: str) -> str:

@@ -1,5 +1,8 @@
 """All-reduce over two processes with gloo on the loopback interface."""
 
+import socket
+import subprocess
+import sys
 
 RANK = """
 import os, sys

@@ -1,5 +1,7 @@
 """Run a script in another interpreter."""
 
+import subprocess
+import sys
 
 
 def run(script: str) -> str:

@@ -1,5 +1,6 @@
 """Sum numbers in threads."""
 
+from concurrent.futures import ThreadPoolExecutor
 
 
 def total(numbers: list[int]) -> int:
