@@ -23,6 +23,8 @@ from .context import current
 
 #: Bytes by which the high-water mark read from outside may exceed what the instrument inside saw (pages, arenas).
 _OUTSIDE_SLACK = 512 << 10
+#: Units of counts of matrix products, and the share of ``at_most`` below which one is not believed unless a floor is given.
+_PRODUCTS, _UNSTATED_FLOOR = ("FLOP", "calls"), 0.25
 #: Relative deviation at which a sequential test of CPU time is sure (design: +-15 %), and its error rates.
 _DELTA, _ALPHA, _MAX_PAIRS, _MIN_PAIRS = math.log(1.15), 1e-4, 60, 6
 
@@ -229,13 +231,17 @@ class Budget:
                 reference: float | None = None, unit: str = "FLOP", trust: str | None = None,
                 series: Sequence[tuple[float, float]] = (), floor: bool = True) -> None:
         """Hold ``value`` against its limits. ``at_least`` is the physical floor: below it something was not counted,
-        which is for staff to look at, not credit. With ``floor=False`` it is a goal instead (a ratio to reach). What is
-        no finite number (an answer of the submission's may be used) fails: no record could hold it."""
+        which is for staff to look at, not credit. With ``floor=False`` it is a goal instead (a ratio to reach). Replayed
+        counts of matrix products (units FLOP and calls) have a floor of a quarter of ``at_most`` where none is given:
+        products spelt out elementwise are none to the counter. What is no finite number (an answer of the submission's may
+        be used) fails: no record could hold it."""
         if not all(map(math.isfinite, (value, *(y for _, y in series)))):
             context = current()
             context.compared += 1
             raise Mismatch(f"{name} is {value}: that is no measure.", got=str(value))
         source = Trust(trust) if trust else getattr(value, "trust", Trust.self_reported)
+        if at_least is None and at_most and source is Trust.replayed and unit in _PRODUCTS:
+            at_least = _UNSTATED_FLOOR * at_most
         over = at_most is not None and not value <= at_most
         under = at_least is not None and not value >= at_least
         measure = Measure(name, float(value), unit, at_most, at_least, reference, source, not (over or under),
