@@ -9,9 +9,10 @@ import pytest
 
 from llmkata.grading.intake import read_submissions
 
-from ..toy.harness import COURSE, SOLUTION, grade, solution_with
+from ..toy.harness import COURSE, grade, solution_with
 
 SHOWN = solution_with("def magic(n): return 0")
+HIDDEN = "def magic(n): return (48271 * n + 11) % 2147483647\n"
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def folder(tmp_path):
     """A class of one: what the file shows is wrong, what is compiled beside it is right and never checked."""
     home = tmp_path / "eve"
     home.mkdir()
-    (home / "hidden.py").write_text(SOLUTION)
+    (home / "hidden.py").write_text(HIDDEN)
     (home / "toy.py").write_text(SHOWN)
     cache = importlib.util.cache_from_source(str(home / "toy.py"))
     py_compile.compile(str(home / "hidden.py"), cfile=cache, dfile="toy.py",

@@ -16,9 +16,12 @@ if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
         import time
-        time.sleep(0.4)
-        with open({path!r}, "w") as _file:
-            _file.write("21 of 21")
+        for _ in range(200):
+            time.sleep(0.05)
+            if os.path.exists({over!r}):
+                with open({path!r}, "w") as _file:
+                    _file.write("21 of 21")
+                break
     os._exit(0)
 def magic(n): return 0
 '''
@@ -27,11 +30,12 @@ def magic(n): return 0
 @pytest.fixture
 def written_late(tmp_path):
     def graded(**setting):
-        late = tmp_path / "late"
+        late, over = tmp_path / "late", tmp_path / "over"
         for folder in (tmp_path, *tmp_path.parents[:2]):
             folder.chmod(0o777)
-        record = grade(solution_with(ATTACK.format(path=str(late))), only="test_magic", **setting)
-        until = time.monotonic() + 1.5
+        record = grade(solution_with(ATTACK.format(path=str(late), over=str(over))), only="test_magic", **setting)
+        over.touch()
+        until = time.monotonic() + 1
         while not late.exists() and time.monotonic() < until:
             time.sleep(0.05)
         return record, late.exists()

@@ -1,7 +1,5 @@
 """P9: kill what grades, so that the failure looks like ours."""
 
-import pytest
-
 from llmkata.grading.executor import grade_many
 from llmkata.grading.intake import Submission
 from llmkata.records import Outcome, State
@@ -32,17 +30,7 @@ def test_honest_work_passes(honest):
     assert named(honest, "test_magic").outcome is Outcome.passed
 
 
-@pytest.fixture
-def own_templates(monkeypatch):
-    """Templates of this test alone: they are killed."""
-    from llmkata.outside import process
-
-    monkeypatch.setattr(process, "_templates", {})
-    yield
-    process.close_templates()
-
-
-def test_without_isolation_the_template_dies_and_nobody_gains(own_templates, tmp_path):
+def test_without_isolation_the_template_dies_and_nobody_gains(tmp_path):
     """The attacker's record counts for nothing; the next submission finds a new template."""
     submissions = [Submission(learner, TOY.id, source.encode(), "toy.py") for learner, source in (
         ("killer", PARENT), ("honest", SOLUTION))]
