@@ -143,3 +143,15 @@ def test_inputs_are_as_they_were_for_the_next_run():
     program = recorded(lambda x: x.add_(1), x.clone())
     for _ in range(2):
         assert run(program, {"0": x})["outputs"][0].tolist() == [2.0] * 4 and x.tolist() == [1.0] * 4
+
+
+def test_multiplied_by_one_a_copy_is_a_copy():
+    """What was expanded and is written out whole counts as moved, whatever operator does it; other arithmetic does not."""
+    x, whole = torch.randn(8, 1, 32), 8 * 16 * 32 * 4
+    spread = [lambda x: x.expand(8, 16, 32) * 1.0, lambda x: x * torch.ones(16, 1), lambda x: x.expand(8, 16, 32) + 0,
+              lambda x: torch.mul(x, torch.ones(16, 1), out=torch.empty(8, 16, 32))]
+    assert [counted(recorded(work, x), x)["bytes_moved"] for work in spread] == [whole] * 4
+    openly = counted(recorded(lambda x: x.expand(8, 16, 32).contiguous(), x), x)
+    assert openly["bytes_moved"] == whole
+    plain = [lambda x: x * 2, lambda x: x + x[:1], lambda x: (x - x.mean(-1, keepdim=True)).exp(), lambda x: x > x[:1]]
+    assert [counted(recorded(work, x), x)["bytes_moved"] for work in plain] == [0] * 4

@@ -42,7 +42,17 @@ def pointwise(a: Arguments, results: list[Tensor]) -> Cost:
             most = max(most, value.numel())
         elif isinstance(value, list):
             most = max(most, elements(value))
-    return Cost(pointwise=most)
+    return Cost(pointwise=most, moved=_spread(a, results))
+
+
+def _spread(a: Arguments, results: list[Tensor]) -> int:
+    """Bytes of a floating result with more elements than any input has different ones: multiplied by one, what was expanded
+    is copied as by ``expand(...).contiguous()``."""
+    if len(results) != 1 or not results[0].dtype.is_floating_point:
+        return 0
+    inputs = [v for name, v in a.items() if isinstance(v, Tensor) and not name.startswith("out")]
+    largest = max((math.prod(n for n, step in zip(v.shape, v.stride()) if step) for v in inputs), default=0)
+    return results[0].numel() * results[0].element_size() if results[0].numel() > largest > 1 else 0
 
 
 def free(a: Arguments, results: list[Tensor]) -> Cost:

@@ -86,7 +86,7 @@ class Run:
 
     @property
     def bytes_moved(self) -> Metric:
-        """Bytes written by copies, concatenations, gathers and embeddings."""
+        """Bytes written by copies, concatenations, gathers and embeddings, and by arithmetic that spreads an expanded tensor."""
         return self._metric("bytes_moved")
 
     @property
