@@ -7,7 +7,7 @@ two towers of different height everything but the kept bytes cancels: kept = (pe
 
 import torch
 
-from llmkata.checks import check, hint, needs, points, probe, task
+from llmkata.checks import check, expect_error, hint, needs, points, probe, task
 
 ROWS, D = 128, 256
 LOW, HIGH = 2, 4
@@ -175,6 +175,8 @@ def test_norm_cost_formula(submission, budget, reference, torch_rng):
             ):
                 got = getattr(cost, field)
                 check(got == want, f"{field} of {kind} with d = {d} and itemsize {itemsize}.", got=got, want=want)
+    with expect_error(ValueError):
+        submission.norm_cost("batchnorm", 8, 4)
     # 16 rows of 8 float32: the claim held against what is metered. A norm may keep less (x̂ and rstd alone do for
     # both).
     kept = kept_bytes(budget, reference, torch_rng, torch.float32, rows=16, d=8)
