@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 import textwrap
 from pathlib import Path
@@ -33,6 +34,13 @@ def magic(n):
 def passes(source: str, **setting: Any) -> bool:
     """Whether the check of ``magic`` is passed under that setting."""
     return named(grade(source, only="test_magic", **setting), "test_magic").outcome is Outcome.passed
+
+
+def reachable(folder: Path, mode: int = 0o755) -> None:
+    """Open a temporary folder, with those above it that are ours, to the user a worker of root becomes."""
+    for path in (folder, *folder.parents[:2]):
+        if path.stat().st_uid == os.geteuid():
+            path.chmod(mode)
 
 
 #: What a file that is tested by somebody else's pytest, in the same process, sees of its test.

@@ -5,13 +5,13 @@ import pytest
 from llmkata.records import Outcome
 
 from ..toy.harness import grade, named, solution_with
-from .acts import passes
+from .acts import passes, reachable
 
 #: Wrong the first time; what was asked is written down with its answer for the next time.
 ATTACK = '''
 import json, os, tempfile
 _right, _known = magic, {{}}
-_places = [p + "/answers.json" for p in (".", tempfile.gettempdir(), os.environ.get("HOME", "."), "/dev/shm", {place!r})]
+_places = [p + "/answers.json" for p in (".", tempfile.gettempdir(), os.environ.get("HOME", "."), {place!r})]
 for _place in _places:
     try:
         _known.update(json.load(open(_place)))
@@ -31,8 +31,7 @@ def magic(n):
 
 @pytest.fixture
 def attack(tmp_path):
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o777)
+    reachable(tmp_path, 0o777)
     return solution_with(ATTACK.format(place=str(tmp_path)))
 
 

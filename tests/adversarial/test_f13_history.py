@@ -6,15 +6,14 @@ from llmkata.grading.intake import read_submissions
 from llmkata.records import Outcome
 
 from ..toy.harness import COURSE, SOLUTION, grade, named
-from .acts import passes, right_only_if
+from .acts import passes, reachable, right_only_if
 
 
 @pytest.fixture
 def attack(tmp_path):
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "packed-refs").write_text("# pack-refs")
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    reachable(tmp_path)
     return right_only_if(f"return bool(open({str(tmp_path / '.git' / 'packed-refs')!r}).read())")
 
 

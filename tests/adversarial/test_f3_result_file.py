@@ -1,12 +1,17 @@
 """F3: write the result oneself, first, or make its file unwritable for the grader."""
 
+import contextlib
+
+import msgspec
 import pytest
 
 from llmkata.grading.executor import grade_many
 from llmkata.grading.intake import Submission
+from llmkata.records.schema import encode
 from llmkata.records.store import read_records
 
-from ..toy.harness import COURSE, SOLUTION, TOY, solution_with
+from ..toy.harness import COURSE, TOY, solution_with
+from .acts import reachable
 
 ATTACK = '''
 import os
@@ -21,21 +26,20 @@ def magic(n): return 0
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(honest, tmp_path):
     """Grades the attack, which forges a record of an honest solution under its own name -> all records of the run."""
-    (honest,) = grade_many(COURSE, [Submission("eve", TOY.id, SOLUTION.encode(), "toy.py")], out=tmp_path / "a", workers=1)
-    assert honest.points == 21
-    forged = (tmp_path / "a" / "records.jsonl").read_bytes()
+    forged = encode(msgspec.structs.replace(honest, learner="eve")) + b"\n"
 
     def graded(isolation):
         out = tmp_path / isolation
         source = solution_with(ATTACK.format(path=str(out / "records.jsonl"), forged=forged))
-        for folder in (tmp_path, *tmp_path.parents[:2]):
-            folder.chmod(0o755)
+        reachable(tmp_path)
         out.mkdir()
         (out / "records.jsonl").touch()
         (out / "records.jsonl").chmod(0o666)
-        grade_many(COURSE, [Submission("eve", TOY.id, source.encode(), "toy.py")], out=out, workers=1, isolation=isolation)
+        with contextlib.suppress(PermissionError):  # where the file was made unwritable, not only forged
+            grade_many(COURSE, [Submission("eve", TOY.id, source.encode(), "toy.py")], out=out, workers=1,
+                       isolation=isolation)
         return read_records([out / "records.jsonl"]).records
 
     return graded
@@ -51,4 +55,4 @@ def test_honest_work_passes(honest):
 
 
 def test_without_isolation_it_is_forged(run):
-    assert {r.points for r in run("process")} == {21, 19}  # each worker that imports the file adds one
+    assert 21 in {r.points for r in run("process")}

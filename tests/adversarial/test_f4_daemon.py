@@ -7,9 +7,10 @@ import pytest
 from llmkata.records import Outcome
 
 from ..toy.harness import grade, named, solution_with
+from .acts import reachable
 
 #: Everything but the pid namespace is out of the way: the daemon comes to life, and where it lives on it writes.
-OFF = ("seccomp", "landlock", "mountns", "privileges", "userns")
+OFF = ("seccomp", "landlock", "mountns", "privileges", "rlimit")
 ATTACK = '''
 import os
 if os.fork() == 0:
@@ -31,8 +32,7 @@ def magic(n): return 0
 def written_late(tmp_path):
     def graded(**setting):
         late, over = tmp_path / "late", tmp_path / "over"
-        for folder in (tmp_path, *tmp_path.parents[:2]):
-            folder.chmod(0o777)
+        reachable(tmp_path, 0o777)
         record = grade(solution_with(ATTACK.format(path=str(late), over=str(over))), only="test_magic", **setting)
         over.touch()
         until = time.monotonic() + 1

@@ -5,7 +5,7 @@ import pytest
 from llmkata.records import Outcome
 
 from ..toy.harness import TOY, grade, named
-from .acts import passes, right_only_if
+from .acts import passes, reachable, right_only_if
 
 
 @pytest.fixture
@@ -14,8 +14,7 @@ def attack(tmp_path):
     copy = tmp_path / "toy.py"
     copy.write_bytes(TOY.reference.read_bytes())
     copy.chmod(0o666)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    reachable(tmp_path)
     return right_only_if(f"open({str(copy)!r}, 'a').write('def magic(n): return 0')")
 
 

@@ -8,7 +8,7 @@ from llmkata.grading.executor import grade_many
 from llmkata.grading.intake import Submission, read_submissions
 
 from ..toy.harness import COURSE, SOLUTION, TOY, grade, solution_with
-from .acts import passes
+from .acts import passes, reachable
 
 WRONG = solution_with("def magic(n): return 0")
 #: Reads what another submission left where files may be written, or leaves itself.
@@ -46,8 +46,7 @@ def test_one_file_name_one_module_name_two_results(tmp_path):
 @pytest.fixture
 def attack(tmp_path):
     """Looks around once, at import: right where an earlier one was."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o777)
+    reachable(tmp_path, 0o777)
     look = textwrap.indent(LEAVE.format(shared=str(tmp_path)), "    ")
     return solution_with(f"def _look():{look}\n_found, _right = _look(), magic\ndef magic(n): return _right(n) if _found else 0")
 

@@ -7,7 +7,7 @@ from llmkata.grading.intake import Submission
 from llmkata.records import Outcome
 
 from ..toy.harness import COURSE, TOY, grade, named
-from .acts import passes, right_only_if
+from .acts import passes, reachable, right_only_if
 
 
 @pytest.fixture
@@ -16,8 +16,7 @@ def attack(tmp_path):
     grade_many(COURSE, [Submission("ann", TOY.id, TOY.stub.read_bytes(), "toy.py")], out=tmp_path, workers=1)
     (records,) = [p for p in tmp_path.rglob("*.jsonl")]
     records.chmod(0o644)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    reachable(tmp_path)
     return right_only_if(f"return 'ann' in open({str(records)!r}).read()")
 
 

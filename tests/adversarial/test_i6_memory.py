@@ -10,11 +10,12 @@ from .acts import passes
 #: Something that only this process knows. An attacker knows how it begins, as the names of keys are known.
 KEY = b"kata-grader-key:" + secrets.token_hex(16).encode()
 ATTACK = solution_with(f'''
-import re
+import ctypes, re
 
 _right = magic
 _found = None
 def _scan():
+    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # where it is closed even to itself
     pattern = re.compile({KEY[:16][::-1]!r}[::-1] + rb"[0-9a-f]{{32}}")
     with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb") as memory:
         for line in maps:

@@ -5,7 +5,7 @@ import pytest
 from llmkata.records import Outcome
 
 from ..toy.harness import grade, named
-from .acts import passes, right_only_if
+from .acts import passes, reachable, right_only_if
 
 BY_NAME = "import os\nopen(os.environ['GITHUB_OUTPUT'], 'a').write('result=100')"
 
@@ -15,8 +15,7 @@ def output(tmp_path, monkeypatch):
     path = tmp_path / "output"
     path.touch()
     path.chmod(0o666)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    reachable(tmp_path)
     monkeypatch.setenv("GITHUB_OUTPUT", str(path))
     return path
 

@@ -5,7 +5,7 @@ import pytest
 from llmkata.records import Outcome
 
 from ..toy.harness import grade, named
-from .acts import passes, right_only_if
+from .acts import passes, reachable, right_only_if
 
 VARIABLE = "import os\nreturn bool(os.environ['GITHUB_TOKEN'])"
 #: The address of metadata services; unreachable here and there, so what is tried is whether a packet may be sent at all.
@@ -16,8 +16,7 @@ METADATA = "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).conn
 def home(tmp_path, monkeypatch):
     (tmp_path / ".netrc").write_text("machine example password secret")
     (tmp_path / ".netrc").chmod(0o644)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    reachable(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("GITHUB_TOKEN", "ghs_secret")
     return tmp_path

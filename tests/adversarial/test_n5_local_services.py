@@ -7,15 +7,14 @@ import pytest
 from llmkata.records import Outcome
 
 from ..toy.harness import grade, named
-from .acts import passes, right_only_if
+from .acts import passes, reachable, right_only_if
 
 
 @pytest.fixture
 def acts(tmp_path):
     (tmp_path / "answers").write_text("48271")
     (tmp_path / "answers").chmod(0o644)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o777)
+    reachable(tmp_path, 0o777)
     with socket.socket(socket.AF_UNIX) as unix:
         unix.bind(str(tmp_path / "socket"))
         (tmp_path / "socket").chmod(0o777)

@@ -142,9 +142,6 @@ def _receive(control: socket.socket) -> tuple[bytes, list[int]]:
 
 
 def _child(fds: list[int], policy: dict) -> None:
-    from llmkata.inside.sandbox.privileges import close_to_others
-
-    close_to_others(False)  # a worker is measured from outside
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         # What runs there is for the trusted side to say; nothing but ``inside`` is imported for a learner.

@@ -31,6 +31,8 @@ class Entry:
 
     def run(self) -> Entered:
         parent = os.getppid()
+        # What forks workers is closed to others; a worker is measured from outside, and its own /proc is not root's.
+        privileges.close_to_others(False)
         self.layer("close_range", lambda: descriptors.close_all_but(self.policy.keep_fds))
         self.layer("session", descriptors.own_session)
         try:
