@@ -178,7 +178,7 @@ def test_layer_loss(submission, reference, seed):
 @st.composite
 def gptq_cases(draw):
     """W, H, group size and options; fewer tokens than inputs now and then, so that H alone has no inverse."""
-    inputs, group = draw(st.sampled_from([(16, 8), (16, 16), (32, 8), (32, 32), (64, 16)]))
+    inputs, group = draw(st.sampled_from([(16, 8), (16, 16), (32, 8), (32, 32), (48, 16)]))
     outputs, enough = draw(st.integers(1, 5)), draw(st.booleans())
     block = draw(st.sampled_from([group // 4, group, 2 * group, inputs]))
     seed, damp = draw(st.integers(0, 999)), draw(st.sampled_from([0.01, 0.1]))

@@ -70,6 +70,9 @@ class _State:
         if end - start == 1:
             return self.column(start)
         middle = (start + end) // 2
+        if end - start > self.group_size:
+            # A group must be up to date as a whole when its first column is reached: never cut through one.
+            middle = start + max(1, (middle - start) // self.group_size) * self.group_size
         left = self.solve(start, middle)
         self.weight[:, middle:end] -= left @ self.U[start:middle, middle:end]
         return torch.cat((left, self.solve(middle, end)), dim=1)
