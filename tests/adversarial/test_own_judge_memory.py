@@ -54,7 +54,7 @@ def ramp(n):
 HUGE = "def count(): return 5_000_000_000\ndef ramp(n): return np.zeros(3)"
 FLOOD = '''
 def applied(f, x):
-    big = np.zeros(1 << 20)
+    big = np.zeros(1 << 17)
     for _ in range(1000):
         f(big)
     return x + 1
@@ -96,9 +96,9 @@ def test_without_the_limit_it_is_handed_on(arena, monkeypatch):
 
 
 def test_a_function_that_was_handed_in_is_flooded(arena, monkeypatch, earns_nothing):
-    monkeypatch.setattr(worker, "_MOST_CALLBACK_BYTES", 64 << 20)
+    monkeypatch.setattr(worker, "_MOST_CALLBACK_BYTES", 8 << 20)
     record, more = grown(lambda: arena.instead(FLOOD))
-    assert "64 MiB in all" in earns_nothing(record, "test_applied").cause and more < 400
+    assert "8 MiB in all" in earns_nothing(record, "test_applied").cause and more < 100
     assert record.max_points == 2
 
 
