@@ -103,28 +103,30 @@ def test_path_flops(submission, budget, reference, torch_rng):
     n, d = 4, 16
     one = 2 * n * d * d  # a matrix times an (N, d) array: 2 048 FLOP
 
-    sizes = (12, 8, 16, 32)
-    x = torch.randn(n, d, generator=torch_rng, dtype=torch.float64)
-    stacks = [
-        [torch.randn(d, d, generator=torch_rng, dtype=torch.float64) / d for _ in range(length)] for length in sizes
-    ]
+    def counts(*sizes):
+        x = torch.randn(n, d, generator=torch_rng, dtype=torch.float64)
+        stacks = [
+            [torch.randn(d, d, generator=torch_rng, dtype=torch.float64) / d for _ in range(length)] for length in sizes
+        ]
 
-    def scenario(s, stacks, x):
-        answers = []
-        for length, mats in zip(sizes, stacks, strict=True):
-            with s.segment(str(length)):
-                answers.append(s.path_contributions(mats, x))
-        return answers
+        def scenario(s, stacks, x):
+            answers = []
+            for length, mats in zip(sizes, stacks, strict=True):
+                with s.segment(str(length)):
+                    answers.append(s.path_contributions(mats, x))
+            return answers
 
-    def expect(stacks, x):
-        return [by_interpolation(mats, x) for mats in stacks]
+        def expect(stacks, x):
+            return [by_interpolation(mats, x) for mats in stacks]
 
-    run = budget.replay(scenario, stacks, x, expect=expect, tol=1e-6)
+        run = budget.replay(scenario, stacks, x, expect=expect, tol=1e-6)
+        return [run[str(length)].flops for length in sizes]
+
     # L = 12: 1 + 2 + .. + 12 = 78 products, 159 744 FLOP. All 13 lengths at every layer: 156 products, twice the limit.
-    budget.require("FLOPs for 12 matrices", run["12"].flops, at_most=1.05 * 78 * one, reference=78 * one)
-    # 36, 136, 528 products: exponent 1.94.
-    counts = [run[str(length)].flops for length in sizes[1:]]
-    budget.growth("FLOPs by the number of matrices", sizes[1:], counts, exponent_at_most=2.1, unit="FLOP")
+    budget.require("FLOPs for 12 matrices", *counts(12), at_most=1.05 * 78 * one, reference=78 * one)
+    # 36, 136, 528 products: exponent 1.94. Only reached with a solution that is not exponential.
+    sizes = (8, 16, 32)
+    budget.growth("FLOPs by the number of matrices", sizes, counts(*sizes), exponent_at_most=2.1, unit="FLOP")
 
 
 @task(6)
