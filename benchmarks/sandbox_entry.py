@@ -2,8 +2,8 @@
 
 A round forks one worker with all layers and one with none from the same warm template, in alternating order, and times
 each from the request to its first word. Entry is the difference of the two: the fork of a process that holds torch is
-paid by both. Medians and 90th percentiles in milliseconds: by the wall clock, which needs a machine with nothing else to
-do, and of processor time, which does not.
+paid by both. Medians and 90th percentiles in milliseconds: by the wall clock, which needs a machine with nothing else
+to do, and of processor time, which does not.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def timed(policy: dict) -> tuple[float, float, list[str]]:
     began = time.perf_counter()
     process = start_process("base", policy)
     took = (time.perf_counter() - began) * 1e3
-    # With a pid namespace there are two processes: the one that was forked, and its child, which runs the learner's code.
+    # With a pid namespace there are two processes: the one that was forked, and its child for the learner's code.
     spent = sum(time.clock_gettime(~pid << 3 | 2) for pid in {process.pid, process.inner_pid})
     process.kill()
     return took, spent * 1e3, process.layers

@@ -55,8 +55,8 @@ def naive(folder: Path, answer: str, test: str = NAIVE_TEST, *arguments: str) ->
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             return int(pytest.main([str(folder / "test_answer.py"), f"--rootdir={folder}", "-c", "/dev/null", "-p",
-                                    "no:cacheprovider", "-p", "no:terminal", "--capture=no", "-p", "no:unraisableexception",
-                                    "-p", "no:threadexception", "-p", "no:faulthandler", *arguments]))
+                                    "no:cacheprovider", "-p", "no:terminal", "--capture=no", "-p",
+                                    "no:unraisableexception", "-p", "no:threadexception", "-p", "no:faulthandler", *arguments]))
     finally:
         sys.path.remove(str(folder))
         for name in ("answer", "test_answer"):

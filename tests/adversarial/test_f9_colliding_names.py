@@ -48,7 +48,8 @@ def attack(tmp_path):
     """Looks around once, at import: right where an earlier one was."""
     reachable(tmp_path, 0o777)
     look = textwrap.indent(LEAVE.format(shared=str(tmp_path)), "    ")
-    return solution_with(f"def _look():{look}\n_found, _right = _look(), magic\ndef magic(n): return _right(n) if _found else 0")
+    return solution_with(f"def _look():{look}\n_found, _right = _look(), magic\n"
+                         "def magic(n): return _right(n) if _found else 0")
 
 
 def test_nothing_is_found_of_another(attack, earns_nothing):

@@ -12,7 +12,8 @@ SOCKET = "import ctypes\nreturn ctypes.CDLL(None).socket(2, 1, 0) >= 0"
 RAW = '''
 import ctypes, mmap, os
 page = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=7)
-page.write(b"\\xb8" + ({number}).to_bytes(4, "little") + b"\\x48\\xc7\\xc7\\x02\\0\\0\\0\\x48\\xc7\\xc6\\x01\\0\\0\\0\\x48\\x31\\xd2\\x0f\\x05\\xc3")
+number = ({number}).to_bytes(4, "little")
+page.write(b"\\xb8" + number + b"\\x48\\xc7\\xc7\\x02\\0\\0\\0\\x48\\xc7\\xc6\\x01\\0\\0\\0\\x48\\x31\\xd2\\x0f\\x05\\xc3")
 start = ctypes.addressof(ctypes.c_char.from_buffer(page))
 return ctypes.CFUNCTYPE(ctypes.c_long)(start)() >= 0
 '''

@@ -29,7 +29,8 @@ def attack():
             def magic(n):
                 from urllib.request import ProxyHandler, build_opener
                 try:
-                    text = build_opener(ProxyHandler({{}})).open("http://127.0.0.1:{server.server_port}/", timeout=2).read()
+                    opener = build_opener(ProxyHandler({{}}))
+                    text = opener.open("http://127.0.0.1:{server.server_port}/", timeout=2).read()
                 except OSError:
                     return 0
                 scope = {{"__name__": "fetched"}}

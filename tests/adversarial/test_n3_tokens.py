@@ -8,7 +8,7 @@ from ..toy.harness import grade, named
 from .acts import passes, reachable, right_only_if
 
 VARIABLE = "import os\nreturn bool(os.environ['GITHUB_TOKEN'])"
-#: The address of metadata services; unreachable here and there, so what is tried is whether a packet may be sent at all.
+#: The address of metadata services; nobody may be there, so what is tried is whether a packet may be sent at all.
 METADATA = "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(('169.254.169.254', 80))"
 
 

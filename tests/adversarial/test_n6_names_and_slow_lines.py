@@ -27,7 +27,8 @@ def ask(resolver):
 
 def test_no_question_leaves(resolver, earns_nothing):
     earns_nothing(grade(ask(resolver), only="test_magic"), "test_magic")
-    earns_nothing(grade(right_only_if("import socket\nsocket.getaddrinfo('example.org', 80)"), only="test_magic"), "test_magic")
+    by_name = right_only_if("import socket\nsocket.getaddrinfo('example.org', 80)")
+    earns_nothing(grade(by_name, only="test_magic"), "test_magic")
     resolver.setblocking(False)
     with pytest.raises(BlockingIOError):
         resolver.recv(99)

@@ -24,9 +24,11 @@ def _try(act, *args):
     except Exception:
         return None
 
-_kept = [_try(open, place + "/kata-litter", "w") for place in (".", "/tmp", "/dev/shm", "/var/tmp", tempfile.gettempdir())]
+_places = (".", "/tmp", "/dev/shm", "/var/tmp", tempfile.gettempdir())
+_kept = [_try(open, place + "/kata-litter", "w") for place in _places]
 _kept += [_try(socket.socket, family) for family in (socket.AF_UNIX, socket.AF_INET)]
-_kept += [_try(os.open, "kept", os.O_CREAT | os.O_RDWR), _try(os.mkfifo, "pipe"), _try(os.memfd_create, "m"), _try(os.pipe)]
+_kept += [_try(os.open, "kept", os.O_CREAT | os.O_RDWR), _try(os.mkfifo, "pipe")]
+_kept += [_try(os.memfd_create, "m"), _try(os.pipe)]
 def magic(n):
     for _ in range(3):
         _try(os.fork)
@@ -40,8 +42,9 @@ UNREADABLE = "import os\nopen('x', 'w').write('x')\nraise SystemExit"
 def left() -> dict[str, set[str]]:
     """What there is of each kind, by name. Processes are our descendants; sockets are told by what they are open as; of
     files, what lies where this run's temporary files go, and litter."""
-    files = {f"{folder}/{name}" for folder in (tempfile.gettempdir(), "/tmp", "/dev/shm", "/var/tmp") if os.path.isdir(folder)
-             for name in os.listdir(folder) if folder == tempfile.gettempdir() or name == "kata-litter"}
+    ours = tempfile.gettempdir()
+    files = {f"{folder}/{name}" for folder in (ours, "/tmp", "/dev/shm", "/var/tmp") if os.path.isdir(folder)
+             for name in os.listdir(folder) if folder == ours or name == "kata-litter"}
     descriptors = set()
     for fd in Path("/proc/self/fd").iterdir():
         try:

@@ -79,7 +79,7 @@ def unpack(archive: Path, into: Path) -> list[str]:
         if not stat.S_ISREG(info.st_mode):
             raise ArchiveError("the archive is not a plain file")
         if info.st_size > MAX_ARCHIVE:
-            raise ArchiveError(f"the archive is larger than {MAX_ARCHIVE >> 20} MiB; hand in code, without data and outputs")
+            raise ArchiveError(f"the archive is larger than {MAX_ARCHIVE >> 20} MiB; leave out data and outputs")
         try:
             return _Unpacking(into).run(_members(file))
         except ArchiveError:
@@ -140,7 +140,7 @@ class _Unpacking:
     def write(self, member: _Member, parts: list[str]) -> None:
         self.bytes += member.size
         if self.bytes > MAX_BYTES:
-            raise ArchiveError(f"the archive holds more than {MAX_BYTES >> 20} MiB; hand in code, without data and outputs")
+            raise ArchiveError(f"the archive holds more than {MAX_BYTES >> 20} MiB; leave out data and outputs")
         self.taken.add(self.key(parts))
         target = self.into.joinpath(*map(_storable, parts))
         try:

@@ -1,7 +1,8 @@
 """A folder of submissions -> what each learner handed in for each exercise.
 
-One folder or archive (.zip, .tar.gz) per learner. Within it a file is found as ``exercises/module2/self_attention/self_attention.py``,
-``module2/self_attention.py``, or by its name alone where only one such file is there; ``.ipynb`` stands for ``.py``.
+One folder or archive (.zip, .tar.gz) per learner. Within it a file is found as
+``exercises/module2/self_attention/self_attention.py``, ``module2/self_attention.py``, or by its name alone where only
+one such file is there; ``.ipynb`` stands for ``.py``.
 Everything found is hostile: links are not followed, only plain files of the names asked for are opened, sizes, depth
 and number of entries are bounded, and no learner's folder can stop the intake of another's.
 """
