@@ -31,6 +31,7 @@ from llmkata.cli.start import start
 from llmkata.cli.sync import sync
 from llmkata.cli.version import version
 from llmkata.cli.watch import watch
+from llmkata.threads import one_thread
 
 
 class Sections(TyperGroup):
@@ -99,6 +100,7 @@ def main() -> None:
     """Entry point. Faults that the person can mend come as a message and the next command, without a traceback."""
     # typer converts arguments with pydantic, which would look for plugins in every installed package first.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    one_thread()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal that cannot show a sign shows "?"
     from llmkata.course import CourseError

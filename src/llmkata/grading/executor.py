@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from llmkata.records import ExerciseRecord, RecordFile, State, decode, encode
+from llmkata.threads import one_thread
 
 from .intake import Submission
 from .isolation import require
@@ -73,7 +74,7 @@ def grade_many(course: Any, submissions: Iterable[Submission], *, out: Path, wor
 
 def _warm(course: Any, submissions: list[Submission]) -> None:
     """Import what graders import and start the templates, once, before the first fork."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    one_thread()
     import torch
 
     from llmkata.outside.process import template

@@ -31,6 +31,7 @@ from typing import Any
 import msgspec
 
 from llmkata.records import CheckRecord, Evidence, ExerciseRecord, State, encode
+from llmkata.threads import one_thread
 
 #: On macOS a fork of a process that has used its system libraries may crash.
 CAN_FORK = hasattr(os, "fork") and sys.platform != "darwin"
@@ -156,8 +157,7 @@ def _limit() -> None:
 
 def _warmed(root: str, ident: str) -> tuple[Any, Any, str]:
     """-> (course, exercise, "" or why nothing can be judged); torch and the check files' imports are in memory."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = "1"
+    one_thread()
     os.environ.setdefault("MPLBACKEND", "Agg")
     from llmkata.course import load_course
 

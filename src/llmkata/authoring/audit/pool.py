@@ -17,6 +17,8 @@ from typing import Any
 
 import msgspec
 
+from llmkata.threads import one_thread
+
 from .store import Store
 from .trial import Result, Trial
 
@@ -83,8 +85,7 @@ def _forked(course: Any, exercise: Any, trials: list[Trial], workers: int) -> It
 
 def _warm(exercise: Any, diagnosing: bool) -> dict[Any, Any]:
     """Import what graders import, start the templates, open the known mistakes: once, before the first fork."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = "1"
+    one_thread()
     import torch
 
     from llmkata.outside.process import template
