@@ -103,11 +103,13 @@ def first_hour(address: Path, readme: str, home: Path, *, name: str = "llmkata",
     ``picture`` is given frames of the screen by name."""
     env = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES", "FORCE_COLOR", "VIRTUAL_ENV")}
     env |= {"TERM": "xterm-256color", "LANG": "C.UTF-8", "PS1": _PROMPT, "HOME": str(home), "GIT_CONFIG_NOSYSTEM": "1"}
+    there = home / f"{name}.git"
+    there.symlink_to(address, target_is_directory=True)
     terminal = Terminal(["bash", "--norc", "--noprofile"], home, env, ROWS, COLUMNS)
-    hour = Hour(terminal, readme.replace("ADDRESS", str(address)))
+    hour = Hour(terminal, readme.replace("ADDRESS", there.name))
     try:
         hour._wait("a terminal", lambda: None, re.escape(_PROMPT), 30)
-        hour.type(f"git clone {address} {name}", until=rf"Cloning into[\s\S]*\n{re.escape(_PROMPT)}")
+        hour.type(f"git clone {there.name} {name}", until=rf"Cloning into[\s\S]*\n{re.escape(_PROMPT)}")
         hour.type(f"cd {name}", until=rf"\n{re.escape(_PROMPT)}")
         folder = home / name
         prepare(folder)
@@ -130,11 +132,13 @@ def first_hour(address: Path, readme: str, home: Path, *, name: str = "llmkata",
     return hour
 
 
-def cast(hour: Hour) -> str:
-    """The recording, asciinema's format version 2; pauses are shown shortened."""
+def cast(hour: Hour, home: Path) -> str:
+    """The recording, asciinema's format version 2; pauses are shown shortened. Links lead to the files of ``home``, which is
+    nobody's folder: they are told as if it were the learner's.
+    """
     head = {"version": 2, "width": COLUMNS, "height": ROWS, "idle_time_limit": 1.5, "title": "The first hour",
             "env": {"TERM": "xterm-256color", "SHELL": "bash"}}
-    return "\n".join([json.dumps(head), *(json.dumps([round(at, 3), "o", text]) for at, text in hour.events)]) + "\n"
+    return "\n".join([json.dumps(head), *(json.dumps([round(at, 3), "o", text.replace(str(home), "/home/learner")]) for at, text in hour.events)]) + "\n"
 
 
 def readme_of(root: Path) -> str:
@@ -180,11 +184,11 @@ def main() -> None:
         address = released(home / "handed-out") if given.released else ROOT
         readme = readme_of(address) + "\ngit clone ADDRESS llmkata\ncd llmkata\n" * given.released
         hour = first_hour(address, readme, home, picture=_draw(given.pictures) if given.pictures else lambda *_: None)
-    for step in hour.steps[1:]:
-        print(f"{step.seconds:8.1f} s  {step.did}")
-    print(f"{sum(step.seconds for step in hour.steps[1:]):8.1f} s  in all")
-    if given.cast:
-        given.cast.write_text(cast(hour), "utf-8")
+        for step in hour.steps[1:]:
+            print(f"{step.seconds:8.1f} s  {step.did}")
+        print(f"{sum(step.seconds for step in hour.steps[1:]):8.1f} s  in all", flush=True)
+        if given.cast:
+            given.cast.write_text(cast(hour, home), "utf-8")
 
 
 if __name__ == "__main__":
