@@ -675,6 +675,15 @@ def test_streaming_backward(submission, reference, torch_rng):
         d_out, d_lse = normal(torch_rng, 2, tq, 3), normal(torch_rng, 2, tq)
         for cotangents, case in (((d_out, d_lse), ""), ((d_out, None), "through out"), ((None, d_lse), "through lse")):
             judge_backward(submission, reference, inputs, options, blocks, cotangents, case)
+    # bfloat16: each gradient has the dtype of its input. Output and gradients are rounded, by 2^-9 of themselves each.
+    inputs = tuple(normal(torch_rng, 2, t, 4, dtype=torch.bfloat16) for t in (5, 6, 6))
+    cotangents = normal(torch_rng, 2, 5, 4, dtype=torch.bfloat16), normal(torch_rng, 2, 5, dtype=torch.float32)
+    blocks = {"block_q": 2, "block_k": 4}
+    _, grads = submission.vjp("streaming_attention", inputs, blocks, wrt=(0, 1, 2), cotangents=cotangents)
+    want = reference.gradients(reference.streaming_attention, [x.double() for x in inputs], cotangents)
+    for name, got, right in zip("qkv", grads, want, strict=True):
+        atol = 2.0**-4 * right.abs().max().item()
+        same(got, right, atol=atol, rtol=0.0, dtype=torch.bfloat16, what=f"gradient of {name} for bfloat16 inputs")
 
 
 @task(7)

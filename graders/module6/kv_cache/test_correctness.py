@@ -327,6 +327,11 @@ def test_fork_is_isolated(submission, torch_rng):
         return [cache.append(layer, new + layer, -new - layer) for layer in range(2)]
 
     cfg = config()
+    full = kv_cache(submission, cfg, 2, 2)
+    for value in (1, 2):
+        put(full, value)
+    check(full.capacity == 2, "A buffer that is just full need not grow.", got=full.capacity, want=2)
+    check(full.fork(capacity=1).fork().dtype == F64, "A fork of a fork keeps the dtype.", want="float64")
     for length in (None, 2):
         parent = kv_cache(submission, cfg, 2, 16)
         for value in (1, 2, 3):
