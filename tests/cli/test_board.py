@@ -11,7 +11,6 @@ from llmkata.cli.own import next_exercise, own_records, record_file
 from llmkata.course import load_course
 from llmkata.records import State
 
-
 SUMS = "exercises/module0/sums/sums.py"
 
 

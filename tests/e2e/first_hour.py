@@ -33,8 +33,11 @@ ROWS, COLUMNS = 34, 100
 #: What is tried for the first task of 0.1, one after the other.
 ATTEMPTS = (
     "    return np.broadcast_shapes(sa, sb)",
-    "    try:\n        return np.broadcast_shapes(sa, sb)\n    except ValueError:\n"
-    '        raise ValueError(f"cannot broadcast {sa} and {sb}") from None',
+    """\
+    try:
+        return np.broadcast_shapes(sa, sb)
+    except ValueError:
+        raise ValueError(f"cannot broadcast {sa} and {sb}") from None""",
 )
 _ESCAPES = re.compile(r"\x1b\]8;[^\x1b]*\x1b\\|\x1b\[[0-9;?]*[A-Za-z]")
 _PROMPT = "$ "
@@ -120,7 +123,7 @@ def first_hour(address: Path, readme: str, home: Path, *, name: str = "llmkata",
         stub = hour.open(folder, file)
         text = stub.read_text("utf-8")
         hour.type(loop, until="Nothing written yet[^$]*begin with task 1")
-        first = re.search(r'^ *raise NotImplementedError\("task 1:.*"\)$', text, re.M)[0]
+        first = re.search(r'^ *raise NotImplementedError\("task 1:.*"\)$', text, re.MULTILINE)[0]
         hour.save(stub, text.replace(first, ATTEMPTS[0]), f"save {file}, wrong", until="✗ Task 1: [^$]*expected[^$]*h opens hint 1")
         hour.press("h", "hint", until="hint 1: ")
         picture("watch", terminal.output.decode("utf-8", "replace"))
@@ -148,7 +151,9 @@ def readme_of(root: Path) -> str:
 
 def released(into: Path) -> Path:
     """A repository as an instructor hands it out."""
-    subprocess.run([sys.executable, "-m", "llmkata.cli.main", "release", str(into)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    made = subprocess.run([sys.executable, "-m", "llmkata.cli.main", "release", str(into)], cwd=ROOT, check=False,
+                          capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
     git = ["git", "-c", "user.name=Instructor", "-c", "user.email=instructor@example.org", "-C", str(into)]
     for words in (("init", "-q"), ("add", "-A"), ("commit", "-q", "-m", "The course")):
         subprocess.run([*git, *words], check=True)
