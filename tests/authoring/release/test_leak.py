@@ -74,6 +74,16 @@ def test_a_trivial_line_is_none(files: dict[str, bytes], toy: Path) -> None:
     assert kinds(files | {"docs/a.md": b"    if x.dim() == 0:\n    return e / e\n"}, toy) == set()
 
 
+def test_the_header_of_a_block_says_less_than_a_statement(files: dict[str, bytes], toy: Path) -> None:
+    path = toy / "reference/module1/scale.py"
+    headers = ["for row, column in zip(rows, values):", "for row, column in zip(scores.softmax(-1), values.mT):"]
+    body = "".join(f"    {header}\n        pass\n" for header in headers)
+    path.write_text(path.read_text() + f"\n\ndef f(rows, scores, values):\n{body}")
+    planted = "\n".join(headers).encode()
+    leaks = find_leaks(files | {"docs/a.md": planted}, load_course(toy))
+    assert [(leak.line, leak.kind) for leak in leaks] == [(2, "line of an answer")]
+
+
 @pytest.mark.parametrize(
     ("file", "line"),
     [

@@ -25,8 +25,10 @@ from llmkata.checks.misconceptions import load
 
 #: Folders of a course that no learner gets.
 HIDDEN = ("graders", "reference", "solutions")
-#: Shorter lines say too little to be an answer; runs of that many lines are a passage of a check.
-_LINE, _RUN = 30, 3
+#: Shorter lines say too little to be an answer, headers of blocks (``for head in model.heads:``) even when they are
+#: longer; runs of that many lines are a passage of a check.
+_LINE, _HEADER, _RUN = 30, 45, 3
+_BLOCKS = ("for ", "while ", "with ", "if ", "elif ")
 #: Digits from which on a number is a result rather than a round constant.
 _DIGITS = 8
 _NUMBER = re.compile(r"(?<![\w.])\d+\.\d+(?:[eE][-+]?\d+)?")
@@ -123,7 +125,8 @@ def _of_exercise(exercise: Any, public: set[str], hidden: Secrets) -> None:
 def _add_lines(lines: list[str], where: str, hidden: Secrets) -> None:
     for line in lines:
         flat = _flat(line)
-        if len(flat) >= _LINE and not flat.startswith(("import ", "from ")):
+        least = _HEADER if flat.endswith(":") and flat.startswith(_BLOCKS) else _LINE
+        if len(flat) >= least and not flat.startswith(("import ", "from ")):
             hidden.lines.setdefault(flat, where)
     for passage in _passages(_code_lines("\n".join(lines))):
         hidden.passages.setdefault(passage, where)
