@@ -164,6 +164,15 @@ def stored_weight(buffers: dict, group_size: int) -> tuple[np.ndarray, np.ndarra
     return _np(q), dequantize(q, buffers["scales"].double().T, zero, group_size)
 
 
+def stored_checkpoint(tensors: dict, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Codes (O, I) and weights (O, I) of a linear in a GPTQ file of version 1: g_idx names groups, zeros are less by 1."""
+    q, scales = _np(unpack_rows(tensors[name + ".qweight"]).T), _np(tensors[name + ".scales"].double())
+    zeros = (_np(unpack_rows(tensors[name + ".qzeros"].T)).T.astype(int) + 1) % 16
+    group = tensors[name + ".g_idx"].tolist()
+    columns = [(q[:, i].astype(int) - zeros[g]) * scales[g] for i, g in enumerate(group)]
+    return q, np.stack(columns, axis=1)
+
+
 # --- a Llama ----------------------------------------------------------------------------------------------------------
 
 GROUPS = (

@@ -1,5 +1,6 @@
 """Visible checks of 6.2 four_bit_quantization. Expected values are written out or come from torch."""
 
+import pytest
 import torch
 
 from llmkata.checks import check, hint, probe, same, sk, task
@@ -206,56 +207,150 @@ def test_awq_word_in_hexadecimal(submission):
     same(submission.unpack_awq(words), q, what="codes")
 
 
-# --- tasks 8 and 9: a tiny Llama --------------------------------------------------------------------------------------
+# --- tasks 8 and 9: a tiny model --------------------------------------------------------------------------------------
 
 
 @probe
-def tiny_llama(module, methods):
-    """Mean absolute change of the logits for each method, relative to their size."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    model = LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=16, tie_word_embeddings=False)).eval()
-    ids, changes = torch.randint(0, 16, (2, 12)), {}
-    with torch.no_grad():
-        before = model(input_ids=ids).logits
-        for method in methods:
-            small = module.quantize_model(model, ids, method, 16)
-            changes[method] = ((small(input_ids=ids).logits - before).abs().mean() / before.abs().mean()).item()
-    return changes
-
-
-@probe
-def export_tiny(module):
-    """What transformers reads out of the exported config."""
+def tiny_model(module, methods, table):
+    """A model of two blocks, named as a Llama is: the mean absolute change of its logits for each method, relative to their
+    size, and whether it is as it was. With `table`: the rows of compare, what pareto.json says, size of pareto.png."""
+    import contextlib
     import json
     import tempfile
+    from pathlib import Path
+    from types import SimpleNamespace
 
     import torch
     from torch import nn
-    from transformers import GPTQConfig
 
-    r = module.quantize_rtn(torch.randn(128, 128), 128)
-    with tempfile.TemporaryDirectory() as folder:
-        module.export_checkpoint(nn.Sequential(module.QuantLinear.from_quantized(r, 128)), folder)
-        raw = json.load(open(folder + "/config.json"))["quantization_config"]
-    config = GPTQConfig.from_dict(raw).to_dict()
-    return {name: config[name] for name in ("bits", "group_size", "desc_act", "sym", "checkpoint_format")}
+    torch.manual_seed(0)
+    D, V = 16, 12
+
+    def linears(*names):
+        return nn.ModuleDict({name: nn.Linear(D, D, bias=False) for name in names})
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q_proj, self.k_proj, self.v_proj, self.o_proj = linears("q", "k", "v", "o").values()
+
+        def forward(self, x):
+            scores = self.q_proj(x) @ self.k_proj(x).mT / D**0.5
+            seen = torch.ones(x.shape[1], x.shape[1]).tril().bool()
+            return self.o_proj(scores.masked_fill(~seen, -torch.inf).softmax(-1) @ self.v_proj(x))
+
+    class MLP(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate_proj, self.up_proj, self.down_proj = linears("gate", "up", "down").values()
+
+        def forward(self, x):
+            return self.down_proj(torch.nn.functional.silu(self.gate_proj(x)) * self.up_proj(x))
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.input_layernorm, self.post_attention_layernorm = nn.RMSNorm(D, eps=1e-6), nn.RMSNorm(D, eps=1e-6)
+            self.self_attn, self.mlp = Attention(), MLP()
+
+        def forward(self, x):
+            x = x + self.self_attn(self.input_layernorm(x))
+            return x + self.mlp(self.post_attention_layernorm(x))
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = nn.ModuleDict({"embed_tokens": nn.Embedding(V, D)})
+            self.model.layers, self.model.norm = nn.ModuleList([Block(), Block()]), nn.RMSNorm(D, eps=1e-6)
+            self.lm_head = nn.Linear(D, V, bias=False)
+
+        def forward(self, input_ids):
+            x = self.model["embed_tokens"](input_ids)
+            for layer in self.model.layers:
+                x = layer(x)
+            return SimpleNamespace(logits=self.lm_head(self.model.norm(x)))
+
+    model, ids = Model().eval(), torch.randint(0, V, (2, 24))
+    state = {name: t.clone() for name, t in model.state_dict().items()}
+    if table:
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            rows = module.compare(model, ids, ids, methods, [8])
+            png = Path("pareto.png").read_bytes()
+            size = [int.from_bytes(png[n : n + 4], "big") for n in (16, 20)] if png[1:4] == b"PNG" else [0, 0]
+            return rows, json.loads(Path("pareto.json").read_text()), size
+    changes = {}
+    with torch.no_grad():
+        before = model(input_ids=ids).logits
+        for method in methods:
+            small = module.quantize_model(model, ids, method, 8)
+            changes[method] = ((small(input_ids=ids).logits - before).abs().mean() / before.abs().mean()).item()
+    return changes, all(torch.equal(t, state[name]) for name, t in model.state_dict().items())
 
 
 @task(8)
 @hint("Quantise a copy, block after block; the model it was given stays as it was.")
-def test_tiny_llama(submission):
-    """A tiny Llama survives GPTQ, alone and behind AWQ: its logits move by less than a fifth."""
-    for method, change in submission.run(tiny_llama, ["gptq", "awq+gptq"]).items():
+def test_tiny_model(submission):
+    """A tiny model survives GPTQ, alone and behind AWQ: its logits move by less than a fifth."""
+    changes, kept = submission.run(tiny_model, ["gptq", "awq+gptq"], False)
+    check(kept, "The model that quantize_model was given must stay as it was.")
+    for method, change in changes.items():
         check(0 < change < 0.2, f"Relative change of the logits by {method}.", got=change, want=0.2)
 
 
+@task(8)
+@hint("The table of one method has one row; save_pareto(rows) writes both files into the current directory.")
+def test_table_of_a_tiny_model(submission):
+    """compare makes a row for the method, and saves it as pareto.json, with a picture."""
+    rows, saved, size = submission.run(tiny_model, ["rtn"], True)
+    names = {"method", "group_size", "bits_per_weight", "kl", "ppl", "ppl_fp", "layer_losses"}
+    check(len(rows) == 1 and set(rows[0]) == names, "One row, with the entries that the docstring names.", got=rows)
+    same(rows[0]["bits_per_weight"], 4 + 20 / 8, what="bits_per_weight")
+    check(0 < rows[0]["kl"] < 0.5, "KL of a model that is nearly the same.", got=rows[0]["kl"], want=0.5)
+    check(saved == rows, "pareto.json holds the rows.", got=saved)
+    check(min(size) >= 200, "pareto.png is an image of at least 200 by 200 pixels.", got=size)
+
+
+@probe
+def export_tiny(module):
+    """Names of the exported tensors, and the config's entry for quantization."""
+    import json
+    import tempfile
+    from pathlib import Path
+
+    import torch
+    from safetensors.torch import load_file
+    from torch import nn
+
+    r = module.quantize_rtn(torch.randn(8, 32), 16)
+    with tempfile.TemporaryDirectory() as folder:
+        module.export_checkpoint(nn.Sequential(module.QuantLinear.from_quantized(r, 16)), folder)
+        tensors = load_file(folder + "/model.safetensors")
+        return tensors["0.g_idx"], sorted(tensors), json.loads(Path(folder, "config.json").read_text())
+
+
 @task(9)
-@hint("write_checkpoint writes config.json; you hand it the tensors.")
-def test_transformers_reads_the_config(submission):
-    """transformers' GPTQConfig accepts the exported config."""
-    want = {"bits": 4, "group_size": 128, "desc_act": False, "sym": False, "checkpoint_format": "gptq_v2"}
-    same(submission.run(export_tiny), want, what="config")
+@hint("write_checkpoint writes both files; you hand it the tensors, g_idx among them.")
+def test_an_exported_layer(submission):
+    """A layer becomes four tensors and a config that says what they are."""
+    groups, names, config = submission.run(export_tiny)
+    same(groups, torch.arange(32).div(16, rounding_mode="floor").int(), what="g_idx")
+    same(names, ["0.g_idx", "0.qweight", "0.qzeros", "0.scales"], what="names of the tensors")
+    want = {"quant_method": "gptq", "bits": 4, "group_size": 16, "desc_act": False, "checkpoint_format": "gptq_v2"}
+    same({name: config["quantization_config"][name] for name in want}, want, what="quantization_config")
+
+
+@probe
+def on_cuda(module, r, x):
+    """A QuantLinear's output, computed on the GPU."""
+    return module.QuantLinear.from_quantized(r, 16).cuda()(x.cuda()).cpu()
+
+
+@task(7)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@hint("Create every tensor on the device of x or of the words.")
+def test_on_a_gpu(submission):
+    """A QuantLinear computes on CUDA what it computes on the CPU."""
+    r = submission.quantize_rtn(sk.tensor(2, (16, 32), torch.float32), 16)
+    x = sk.tensor(3, (5, 32), torch.float32)
+    W_hat = submission.dequantize(r["q"], r["scale"].half().float(), r["zero"], 16)
+    same(submission.run(on_cuda, r, x), x @ W_hat.T, atol=1e-3, rtol=1e-3, what="output")

@@ -400,7 +400,7 @@ def int4_matmul(x, qweight, scales, zeros, group_size):
 @misconception(
     "float32_scales",
     replaces="QuantLinear.from_quantized",
-    caught_by="test_true_storage",
+    caught_by="test_quantlinear_state",
     feedback="Your scales are stored in float32: with groups of 32 that is half a bit more for every weight. float16 is "
     "what the layout has.",
 )

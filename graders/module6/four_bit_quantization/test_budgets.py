@@ -44,14 +44,13 @@ def normal(rng, *shape, dtype=F64):
 )
 def test_lazy_blocks(submission, reference, budget, torch_rng):
     """GPTQ touches the columns behind a block once for the whole block, not once for each of its columns."""
-    # O = 64, I = 96, B = 16, all in elements. Updates in blocks: O·I·B = 98 304 within them (product and subtraction),
-    # O·I²/2B = 18 432 behind them, O·I = 6 144 at a time for each step of rounding: 8 of them 49 152. Column by column:
-    # O·I² = 589 824 for the updates alone. Measured
-    # 0.25 M in blocks of 16, 0.65 M column by column.
-    outputs, inputs, block = 64, 96, 16
-    run = budget.replay(gptq_scenario(16, block), normal(torch_rng, outputs, inputs), normal(torch_rng, 300, inputs),
+    # O = 64, I = 64, B = 8, all in elements. Updates in blocks: O·I·B = 32 768 within them (product and subtraction),
+    # O·I²/2B = 16 384 behind them, O·I = 4 096 at a time for each step of rounding: 8 of them 32 768. Column by column:
+    # O·I² = 262 144 for the updates alone.
+    outputs, inputs, block = 64, 64, 8
+    run = budget.replay(gptq_scenario(16, block), normal(torch_rng, outputs, inputs), normal(torch_rng, 200, inputs),
                         expect=gptq_oracle(reference, 16))
-    limit = 400_000
+    limit = 190_000
     budget.require("elements touched by H and GPTQ", run.pointwise, at_most=limit, at_least=4 * outputs * inputs,
                    reference=outputs * inputs * block + outputs * inputs**2 // (2 * block) + 8 * outputs * inputs,
                    unit="elements")

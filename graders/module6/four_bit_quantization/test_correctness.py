@@ -18,9 +18,6 @@ Everything exact is float64: there a blocked Cholesky and the oracle's inverses 
 
 from __future__ import annotations
 
-import json
-import struct
-
 import numpy as np
 import torch
 from hypothesis import strategies as st
@@ -559,21 +556,20 @@ def test_quantlinear_state(submission, reference, seed):
 HEADS, VOCABULARY, GROUP = 4, 32, 32
 
 
-def llama_state(seed, layers=2, kv_heads=HEADS, hidden=64, ff=64):
-    """A float64 state dict of a random Llama, std 0.08; norms are near 1."""
+def llama_state(seed, layers=1, kv_heads=HEADS, hidden=64, projections=0.08):
+    """A float64 state dict of a random Llama, std 0.08, of the blocks' linears `projections`; norms are near 1."""
     rng = torch.Generator().manual_seed(seed)
 
-    def normal(*shape):
-        return 0.08 * torch.randn(shape, generator=rng, dtype=F64)
+    def normal(*shape, std=0.08):
+        return std * torch.randn(shape, generator=rng, dtype=F64)
 
     kv = hidden * kv_heads // HEADS
     state = {"model.embed_tokens.weight": normal(VOCABULARY, hidden), "lm_head.weight": normal(VOCABULARY, hidden)}
     for layer in range(layers):
         p = f"model.layers.{layer}."
         shapes = {"self_attn.q_proj": (hidden, hidden), "self_attn.k_proj": (kv, hidden), "self_attn.v_proj": (kv, hidden),
-                  "self_attn.o_proj": (hidden, hidden), "mlp.gate_proj": (ff, hidden), "mlp.up_proj": (ff, hidden),
-                  "mlp.down_proj": (hidden, ff)}
-        state |= {f"{p}{name}.weight": normal(*shape) for name, shape in shapes.items()}
+                  **dict.fromkeys(("self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"), (hidden, hidden))}
+        state |= {f"{p}{name}.weight": normal(*shape, std=projections) for name, shape in shapes.items()}
         state |= {f"{p}{name}.weight": 1 + normal(hidden) for name in ("input_layernorm", "post_attention_layernorm")}
     return {**state, "model.norm.weight": 1 + normal(hidden)}
 
@@ -585,7 +581,7 @@ def add_outliers(state, seed):
     for name in [n for n in state if n.endswith(("input_layernorm.weight", "post_attention_layernorm.weight"))]:
         p = name[: name.index(".", len("model.layers."))]
         members = ("q_proj", "k_proj", "v_proj") if "input" in name else ("gate_proj", "up_proj")
-        loud = torch.randperm(64, generator=rng)[:3]
+        loud = torch.randperm(len(state[name]), generator=rng)[:3]
         state[name][loud] *= 20
         for other in [n for n in state if n.startswith(p + ".") and n.split(".")[-2] in members]:
             state[other][:, loud] /= 20
@@ -599,9 +595,7 @@ def ids_of(seed, *shape):
 @probe
 def quantise(module, state, sizes, calib, ids, methods, group, options, table):
     """Quantise a transformers Llama with each method -> for each the state of its QuantLinears, its other parameters and
-    logits; whether the model itself is unchanged; with `table` the rows of compare and the files it wrote."""
-    from pathlib import Path
-
+    logits; whether the model itself is unchanged; with `table` the rows of compare and what it had saved."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -617,14 +611,13 @@ def quantise(module, state, sizes, calib, ids, methods, group, options, table):
             logits = small(input_ids=ids).logits
         rest = {name: p.detach().clone() for name, p in small.named_parameters()}
         results[method] = {"packed": packed, "rest": rest, "logits": logits}
-    rows, files = None, None
+    rows, saved = None, []
     if table:
+        module.save_pareto = lambda rows, *directory: saved.append(rows)  # given code; drawing is for the visible check
         rows = module.compare(model, calib, ids, methods, [group])
-        text, picture = Path("pareto.json"), Path("pareto.png")
-        files = text.read_text() if text.exists() else "", picture.read_bytes()[:24] if picture.exists() else b""
     after = model.state_dict()
     unchanged = set(after) == set(state) and all(torch.equal(after[name], state[name]) for name in state)
-    return results, unchanged, rows, files
+    return results, unchanged, rows, saved
 
 
 def quantise_with(submission, state, methods, calib, ids, kv_heads=HEADS, table=False, **options):
@@ -632,14 +625,14 @@ def quantise_with(submission, state, methods, calib, ids, kv_heads=HEADS, table=
     ff, hidden = state["model.layers.0.mlp.up_proj.weight"].shape
     sizes = {"hidden_size": hidden, "intermediate_size": ff, "num_hidden_layers": layers, "vocab_size": VOCABULARY,
              "num_attention_heads": HEADS, "num_key_value_heads": kv_heads}
-    results, unchanged, rows, files = submission.run(quantise, state, sizes, calib, ids, methods, GROUP, options, table)
+    results, unchanged, rows, saved = submission.run(quantise, state, sizes, calib, ids, methods, GROUP, options, table)
     check(unchanged, "quantize_model returns a copy: the model it was given must stay as it was.")
     for method in methods:
         names = {n.removesuffix(".weight") for n in state if n.split(".")[-2].endswith("_proj")}
         got = set(results[method]["packed"])
         check(got == names, "Every linear of the blocks becomes a QuantLinear, and nothing else does.",
               got=sorted(got ^ names))
-    return (results, rows, files) if table else results
+    return (results, rows, saved) if table else results
 
 
 @task(8)
@@ -651,16 +644,20 @@ def quantise_with(submission, state, methods, calib, ids, kv_heads=HEADS, table=
 )
 def test_model_sequential(submission, reference, seed):
     """Codes through a whole Llama equal those of an oracle that runs the quantised part anew for every group of linears."""
-    state = llama_state(seed % 10000, kv_heads=2, hidden=32, ff=32)
-    calib, ids = ids_of(seed, 3, 24), ids_of(seed + 1, 2, 12)
+    # Loud linears and few tokens: what a group receives then depends much on how those before it were rounded.
+    state = llama_state(seed % 10000, layers=2, kv_heads=2, hidden=32, projections=0.2)
+    calib, ids = ids_of(seed, 2, 16), ids_of(seed + 1, 2, 12)
     results = quantise_with(submission, state, ["gptq", "awq"], calib, ids, kv_heads=2, block_size=GROUP)
     w, codes, _ = reference.quantise_llama(state, calib, HEADS, GROUP, "gptq")
+    differ = {}
     for name in codes:
         q, _ = reference.stored_weight(results["gptq"]["packed"][name], GROUP)
         check(q.shape == codes[name].shape, f"The QuantLinear {name} has the wrong size.", got=q.shape)
-        # transformers computes norms and angles in float32, so a near tie may fall otherwise now and then.
-        differ = float(np.mean(q != codes[name]))
-        same(differ, 0.0, atol=0.01, rtol=0.0, what=f"share of codes of {name} that differ (gptq)")
+        differ[name] = float(np.mean(q != codes[name]))
+    # transformers computes norms and angles in float32, so a near tie may fall otherwise now and then. Inputs of the
+    # model as it was: 0.15 and more.
+    worst = max(differ, key=differ.get)
+    same(differ[worst], 0.0, atol=0.02, rtol=0.0, what=f"share of codes of {worst} that differ (gptq)")
     want, _ = reference.llama(w, ids, HEADS)
     off = (results["gptq"]["logits"] - want).abs().max() / want.std()
     same(off.item(), 0.0, atol=0.05, rtol=0.0, what="largest error of the logits, in deviations (gptq)")
@@ -680,18 +677,18 @@ def test_model_sequential(submission, reference, seed):
 
 
 #: Models on which each method wins by the margins below, by far: see test_when_each_wins.
-WINS = (1, 2, 3, 7)
+WINS = (1, 2, 3, 4)
 
 
 @task(8)
-@points(6)
+@points(4)
 @hint(
     "GPTQ wins where inputs are correlated, AWQ where a few channels are loud. Are scales folded, and errors pushed on?",
     "awq+gptq: fold AWQ's scale first, then GPTQ on the scaled weights with the inputs as they are then.",
 )
 def test_when_each_wins(submission, reference, seed):
     """GPTQ beats round to nearest on a plain model, AWQ beats both on one with loud channels, and together they win."""
-    # KL relative to RTN, measured on the four models: plain gptq 0.26 to 0.73; loud awq 0.13 to 0.29, gptq 0.49 to 0.57.
+    # KL relative to RTN, measured on the four models: plain gptq 0.39 to 0.55; loud awq 0.19 to 0.27, gptq 0.43 to 0.60.
     # Layer: awq+gptq 0.40 to 0.44 of the better of the two.
     number = WINS[seed % len(WINS)]
     plain, calib, ids = llama_state(number), ids_of(number, 8, 24), ids_of(number + 10, 4, 16)
@@ -728,10 +725,10 @@ def test_when_each_wins(submission, reference, seed):
 )
 def test_compare_rows(submission, reference, seed):
     """The table says what the quantised models do: KL, perplexities, bits per weight, the loss of every layer."""
-    state = add_outliers(llama_state(seed % 10000, layers=1), seed % 10000)
+    state = add_outliers(llama_state(seed % 10000, hidden=32), seed % 10000)
     calib, ids = ids_of(seed, 2, 24), ids_of(seed + 1, 2, 16)
     methods = ["rtn", "gptq"]
-    results, rows, (text, png) = quantise_with(submission, state, methods, calib, ids, table=True)
+    results, rows, saved = quantise_with(submission, state, methods, calib, ids, table=True)
     check(isinstance(rows, list) and [r.get("method") for r in rows] == methods, "One row for each method.", got=rows)
     original, _ = reference.llama(state, ids, HEADS)
     for row, method in zip(rows, methods):
@@ -746,9 +743,7 @@ def test_compare_rows(submission, reference, seed):
         check(set(got) == set(losses), "layer_losses has a loss for each linear.", got=sorted(got), want=sorted(losses))
         factor = 1.0 if got[min(got)] > 0.75 * losses[min(got)] else 0.5  # 2/N, or 1/N throughout
         same(got, {n: factor * value for n, value in losses.items()}, atol=0.0, rtol=0.02, what=f"layer_losses of {method}")
-    check(text and json.loads(text) == rows, "pareto.json holds the rows.", got=text[:60])
-    size = struct.unpack(">II", png[16:24]) if png[:8] == b"\x89PNG\r\n\x1a\n" else (0, 0)
-    check(min(size) >= 200, "pareto.png is an image of at least 200 by 200 pixels.", got=size)
+    check(saved == [rows], "compare hands the rows it returns to save_pareto.", got=saved)
 
 
 # --- task 9: checkpoints ----------------------------------------------------------------------------------------------
@@ -809,3 +804,69 @@ def test_export_checkpoint(submission, reference, seed):
         check(config["quantization_config"]["checkpoint_format"] == fmt, "config.json names the format.", got=config)
     with expect_error(ValueError, "fmt"):
         submission.run(export, parts, 16, bias, "awq")
+
+
+@probe
+def directory(module, state, sizes, words, text, group, length):
+    """A tiny Llama saved as the hub has it, in float32 and with tied embeddings, quantised by GPTQ: (tensors of the new
+    file, quantization_config as transformers reads it, whether the old directory is as it was, what the tokenizer reads)."""
+    import tempfile
+    from pathlib import Path
+
+    from safetensors.torch import load_file
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import (AutoConfig, AutoTokenizer, GPTQConfig, LlamaConfig, LlamaForCausalLM,
+                              PreTrainedTokenizerFast)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        source, target = Path(scratch, "source"), Path(scratch, "target")
+        model = LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=True, attn_implementation="eager"))
+        model.load_state_dict(state)
+        model.save_pretrained(source)
+        tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token=words[0]))
+        tokenizer.pre_tokenizer = WhitespaceSplit()
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=words[0]).save_pretrained(source)
+        before = {path.name: path.read_bytes() for path in source.iterdir()}
+        module.quantize_directory(source, text, target, method="gptq", group_size=group, fmt="gptq", length=length)
+        kept = before == {path.name: path.read_bytes() for path in source.iterdir()}
+        config = AutoConfig.from_pretrained(target)
+        read = AutoTokenizer.from_pretrained(target)(text).input_ids
+        quantization = GPTQConfig.from_dict(config.quantization_config).to_dict()
+        return load_file(target / "model.safetensors"), quantization, config.model_type, kept, read
+
+
+@task(9)
+@points(2)
+@hint(
+    "quantize_directory is given; it calls quantize_model and export_checkpoint. Do both work on a float32 model whose "
+    "lm_head is the embedding?",
+)
+def test_at_real_scale(submission, reference, seed):
+    """A model directory in the hub's layout becomes a checkpoint whose tensors, read anew, are those of an oracle."""
+    seed = seed % 10000
+    state = {name: t.float() for name, t in llama_state(seed, kv_heads=2, hidden=32).items()}
+    state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": VOCABULARY,
+             "num_attention_heads": HEADS, "num_key_value_heads": 2}
+    words = [f"w{number}" for number in range(VOCABULARY)]
+    ids = ids_of(seed, 70)  # three pieces of 20, and a rest that is left
+    text = " ".join(words[number] for number in ids.tolist())
+    tensors, config, kind, kept, read = submission.run(directory, state, sizes, words, text, GROUP, 20)
+    check(kept, "The model directory must stay as it was.")
+    want = {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": False, "sym": False,
+            "checkpoint_format": "gptq"}
+    same({name: config.get(name) for name in want}, want, what="quantization_config")
+    check(kind == "llama" and read == ids.tolist(), "The new directory holds a Llama and its tokenizer.", got=kind)
+    stored, codes, _ = reference.quantise_llama(state, ids[:60].view(3, 20), HEADS, GROUP, "gptq")
+    rest = {name: t for name, t in state.items() if name.removesuffix(".weight") not in codes and name != "lm_head.weight"}
+    names = {f"{name}.{part}" for name in codes for part in ("qweight", "qzeros", "scales", "g_idx")}
+    check(set(tensors) == names | set(rest), "The file has the names of the format.", got=sorted(set(tensors) ^ names))
+    same({name: tensors[name] for name in rest}, rest, **EXACT, what="tensors that are not quantised")
+    for name, q in codes.items():
+        got, W_hat = reference.stored_checkpoint(tensors, name)
+        # The model is float32 here: a near tie may fall otherwise, and then part of its row. A step is 0.01 and more.
+        other = np.abs(W_hat - stored[name + ".weight"].numpy()) > 1e-4
+        what = f"share of {name} that differs from the oracle, read back"
+        same(float(np.mean((got != q) | other)), 0.0, atol=0.05, rtol=0.0, what=what)
