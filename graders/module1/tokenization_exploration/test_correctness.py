@@ -197,7 +197,7 @@ def test_merge_pair(submission, reference, case):
 
 
 @task(3)
-@points(11)
+@points(13)
 @hint(
     "Recount after each merge; a pair counts once for each adjacent position, times the count of the word.",
     "max(counts, key=lambda pair: (counts[pair], pair)) breaks ties by the pair itself.",
