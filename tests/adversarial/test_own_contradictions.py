@@ -1,5 +1,7 @@
 """What a submission's process took while its program was recorded, against what the program explains."""
 
+import dataclasses
+
 import pytest
 
 from llmkata.checks import budgets
@@ -28,9 +30,10 @@ def strict(monkeypatch):
     """The bounds are generous: here a twentieth of the time would be noticed."""
     contradictions = budgets._contradictions
 
-    def lowered(gauges, traffic, answer):
-        start, end = gauges
-        return contradictions((start, budgets.Gauge(end.resident, end.high, end.cpu + 1.95)), traffic, answer)
+    def lowered(recording, answer):
+        start, end = recording.gauges
+        later = dataclasses.replace(end, cpu=end.cpu + 1.95)
+        return contradictions(dataclasses.replace(recording, gauges=(start, later)), answer)
 
     monkeypatch.setattr(budgets, "_contradictions", lowered)
 

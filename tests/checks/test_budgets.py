@@ -16,6 +16,7 @@ from llmkata.checks.budgets import Budget, Metric, quantity
 from llmkata.outside.bench import Bench
 from llmkata.outside.loopback import LoopbackLink
 from llmkata.outside.remote import RemoteError
+from llmkata.outside.submission import Submission
 from llmkata.outside.worker import WorkerLink
 from llmkata.records import Spot, Trust
 
@@ -34,12 +35,20 @@ def bench():
 @pytest.fixture
 def budget(bench):
     """``budget(source, baseline=..., transport=...)``"""
+    made: list[Budget] = []
+
     def make(source: str, baseline: str = "", transport: str = "worker", forbid=None) -> Budget:
         def link(name: str, text: str):
             kind = WorkerLink if transport == "worker" else LoopbackLink
             return kind(name, f"{name}.py", (HEAD + textwrap.dedent(text)).encode(), forbid)
-        return Budget(lambda: link("learner", source), lambda what: link("ours", baseline), bench, seed=7)
-    return make
+
+        made.append(Budget(link("learner", source), lambda: link("learner", source), lambda what: link("ours", baseline), bench,
+                           seed=7))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
 
 
 X, W = torch.randn(4, 8, generator=torch.Generator().manual_seed(1)), torch.randn(8, 3, generator=torch.Generator().manual_seed(2))
@@ -246,7 +255,7 @@ def test_the_learners_error_is_the_learners(budget):
 
 @pytest.fixture
 def plain():
-    return Budget(None, None, None, 0)
+    return Budget(None, None, None, None, 0)
 
 
 def test_within_the_limits(plain, running):
@@ -425,9 +434,26 @@ def test_a_spread_the_machine_cannot_account_for_does_not_count():
     assert budgets._sequential(ratios, math.log(0.45), noise=0.1) is False
 
 
-def test_workers_are_closed_whatever_happens(budget, running):
-    b = budget("def f(x, w): raise ValueError")
-    for measure in (lambda: b.replay(product, X, W, expect=oracle), lambda: b.peak_bytes(lambda s: s.f(1, 2))):
-        with contextlib.suppress(RemoteError):
+def test_one_worker_serves_all_measurements_of_a_check(budget, running):
+    b = budget("made = []\ndef f(x, w):\n    made.append(1)\n    return x @ w\ndef n(): return len(made)")
+    for _ in range(2):
+        assert b.replay(product, X, W, expect=oracle).flops == PRODUCT
+    assert b.peak_bytes(lambda s: s.n()) < 1 << 20
+    (link,) = running.fresh
+    assert link.recording is None and link.meter is None and Submission(link).n() == 2
+    b.close()
+    assert link.process is None
+
+
+def test_a_failure_costs_the_worker_and_nothing_else(budget, running):
+    b = budget("made = []\ndef f(x, w):\n    made.append(1)\n    if len(made) > 1: raise ValueError\n    return x @ w\n"
+               "def n(): return len(made)")
+    bad = (lambda: b.replay(lambda s, x, w: [s.f(x, w), s.f(x, w)], X, W, expect=oracle),
+           lambda: b.peak_bytes(lambda s: s.f(X, W)))
+    for measure in bad:
+        with pytest.raises(RemoteError):
             measure()
-    assert len(running.fresh) == 2 and all(k.process is None for k in running.fresh)
+        (link,) = running.fresh
+        assert link.process is None and link.recording is None and link.meter is None
+        assert b.replay(product, X, W, expect=oracle).flops == PRODUCT  # a fresh one: the first call goes well
+        link.abandon()

@@ -26,6 +26,7 @@ def course(tmp_path):
     for part in ("course.yaml", "exercises", "graders", "reference", "solutions"):
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, tmp_path / part)
+    (tmp_path / "kata").touch()
     return tmp_path
 
 

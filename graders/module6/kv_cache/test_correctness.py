@@ -278,7 +278,7 @@ class CacheMachine(RuleBasedStateMachine):
 )
 def test_cache_state_machine(submission):
     """Whatever is appended, truncated, reordered and forked in any order, the cache holds exactly the right tensors."""
-    sk.run_machine(CacheMachine, submission=submission, steps=5, examples=10)
+    sk.run_machine(CacheMachine, submission=submission, steps=5, examples=7)
 
 
 @probe
@@ -358,7 +358,7 @@ def test_fork_is_isolated(submission, torch_rng):
     "head h // (n_heads // n_kv_heads).",
     "Window W: the query in slot i sees slots i-W+1 .. i. With W = 1 a token sees itself alone.",
 )
-@sk.given(forward_cases(), examples=12)
+@sk.given(forward_cases(), examples=9)
 def test_forward_matches_reference(submission, reference, case):
     """Without a cache the logits equal an oracle that recomputes each row alone with its padding deleted."""
     cfg, seed, *sizes, keep = case
@@ -382,7 +382,7 @@ def test_forward_matches_reference(submission, reference, case):
     "Query i of a piece may see all of the past and the piece up to itself: the mask is (T, past + T), aligned at the "
     "bottom right.",
 )
-@sk.given(chunk_cases(), examples=10)
+@sk.given(chunk_cases(), examples=7)
 def test_incremental_equals_full(submission, case):
     """15 tokens fed through the cache in pieces of 1 to 6 give the logits of one full pass."""
     cfg, seed, *sizes, chunks = case
@@ -682,7 +682,7 @@ def cost_cases(draw):
     "A matmul (m, k) @ (k, n) takes 2mnk. Per layer: q and o (d x H·D), k and v (d x K·D), three of d x d_ff, and 4·D "
     "for each of the H heads and each visible key.",
 )
-@sk.given(cost_cases(), examples=20)
+@sk.given(cost_cases(), examples=12)
 def test_cost_model(submission, reference, case):
     """Bytes per token, FLOPs per decoded token and FLOPs of a generation equal a count matmul by matmul."""
     cfg, prompt, new, itemsize = case
@@ -714,7 +714,7 @@ def ring_lengths(window):
     "W includes the token itself: the query in slot i needs slots i-W+1 .. i, and no more is kept.",
     "key_slots gives the slot of every key returned: use it for the causal mask, the window and the padding mask alike.",
 )
-@sk.given(chunk_cases(windows=(1, 3, 5, 8), total=ring_lengths), examples=12)
+@sk.given(chunk_cases(windows=(1, 3, 5, 8), total=ring_lengths), examples=8)
 def test_sliding_cache(submission, reference, case):
     """Fed in any pieces, up to five windows long, the ring gives the oracle's logits and never grows."""
     cfg, seed, *sizes, chunks = case
@@ -1002,14 +1002,14 @@ class Shell(CacheLayerMixin):
 def test_drives_transformers_models(submission):
     """Your KVCache inside transformers' own Llama and GPT-2 gives the tokens of its stock cache, greedy and with beams."""
     ids, mask = hf_prompt()
-    for family, kv_heads in (("llama", 2), ("gpt2", 4)):
+    for family, kv_heads, widths in (("llama", 2, (1, 3)), ("gpt2", 4, (3,))):
         hf = hf_model(family)
         c = submission.DecoderConfig(**{**HF_CONFIG, "n_kv_heads": kv_heads})
-        for beams in (1, 3):
-            options = {"attention_mask": mask.long(), "max_new_tokens": 6, "do_sample": False, "num_beams": beams}
+        for beams in widths:
+            options = {"attention_mask": mask.long(), "max_new_tokens": 5, "do_sample": False, "num_beams": beams}
             want = hf.generate(ids, **options)
             cache = submission.KVCache(c, 3 * beams, 1)
             layers = [Shell(submission.HFCacheLayer(cache, layer)) for layer in range(2)]
             got = hf.generate(ids, cache=Cache(layers=layers), **options)
             same(got, want, what=f"tokens of {family} with {beams} beam{'s' * (beams > 1)}")
-            check(cache.length == 12, "The cache must have served the whole generation.", got=cache.length, want=12)
+            check(cache.length == 11, "The cache must have served the whole generation.", got=cache.length, want=11)

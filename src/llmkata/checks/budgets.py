@@ -5,15 +5,16 @@ Raises BudgetExceeded (a Mismatch) when a limit is missed, NotJudged when nothin
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from llmkata.outside.bench import Bench, BenchRefused
-from llmkata.outside.link import Gauge, Link, Measured, Meter
+from llmkata.outside.link import Link, Measured, Meter, Recording
 from llmkata.outside.remote import Remote
 from llmkata.outside.submission import Submission
 from llmkata.records import Measure, Spot, Trust
@@ -101,31 +102,37 @@ class Run:
 
 
 class Budget:
-    """The fixture ``budget``. ``fresh`` makes a link to a fresh worker of the submission, ``other`` one for a file of
-    ours; ``bench`` runs recorded programs."""
+    """The fixture ``budget``. ``kept`` is a link to the submission for programs to be recorded and calls to be measured,
+    ``fresh`` makes one to a fresh worker, ``other`` one for a file of ours; ``bench`` runs recorded programs."""
 
-    def __init__(self, fresh: Callable[[], Link], other: Callable[[str], Link], bench: Bench, seed: int) -> None:
-        self._make_fresh, self._other, self._bench, self._seed = fresh, other, bench, seed
-        self._recorded: Link | None = None
-
-    def _fresh(self) -> Link:
-        link = self._make_fresh()
-        current().fresh.append(link)
-        return link
+    def __init__(self, kept: Link, fresh: Callable[[], Link], other: Callable[[str], Link], bench: Bench, seed: int) -> None:
+        self._kept, self._fresh, self._other, self._bench, self._seed = kept, fresh, other, bench, seed
+        self._begun = False
 
     def close(self) -> None:
-        """End the worker whose programs were recorded."""
-        if self._recorded is not None:
-            self._recorded.close()
-            self._recorded = None
+        """End the kept worker."""
+        self._kept.close()
+
+    @contextlib.contextmanager
+    def _worker(self) -> Iterator[Link]:
+        """The kept link. What is left in its worker from before helps nobody: values kept from it are constants to the
+        bench, which has other inputs. After a failure the next use gets a fresh worker."""
+        if not self._begun:
+            current().fresh.append(self._kept)
+            self._kept.begin_check(self._seed)
+            self._begun = True
+        try:
+            yield self._kept
+        except BaseException:
+            self._kept.abandon()
+            raise
 
     # -- replayed --------------------------------------------------------------------------------------------------
 
     def replay(self, scenario: Callable[..., Any], *inputs: Any, expect: Callable[..., Any] | None,
                tol: float | None = None, measure: Sequence[str] = ()) -> Run:
-        """Record ``scenario(s, *inputs)`` in a worker that serves the replays of this check alone, run the program on fresh
-        values in the bench, compare what the scenario returns with ``expect(*fresh_inputs)``, and return the counts taken
-        there.
+        """Record ``scenario(s, *inputs)`` in a worker kept for budgets, run the program on fresh values in the bench, compare
+        what the scenario returns with ``expect(*fresh_inputs)``, and return the counts taken there.
 
         Floating tensors of ``inputs`` get fresh values; ids, masks, lengths and constant tensors stay, and where nothing
         else is handed in the counts are the learner's own word. The scenario returns what the
@@ -136,7 +143,10 @@ class Budget:
 
         from llmkata.bench.fresh import fresh as fresh_values
 
-        link, returned, program, recording = self._record(scenario, inputs)
+        with self._worker() as link:
+            link.begin_recording()
+            returned = scenario(Submission(link), *inputs)
+            program, recording = link.end_recording()
         generator = torch.Generator().manual_seed(self._seed & 0x7FFFFFFF)
         leaves: dict[bytes, Any] = {}
         memo: dict[int, Any] = {}
@@ -154,7 +164,7 @@ class Budget:
         except BenchRefused as e:
             raise Mismatch(f"The work cannot be counted: {e}.") from None
         link.banned.extend(_banned(answer["names"], link.forbid))
-        current().flags.extend(_contradictions(recording.gauges, link.traffic, answer))
+        current().flags.extend(_contradictions(recording, answer))
         if answer["timeline"] != recording.timeline:
             current().flags.append("the recorded program tells another order of events than the grader saw")
             raise Mismatch("The work cannot be counted: the recorded program does not follow the calls that were made.")
@@ -169,18 +179,6 @@ class Budget:
         other = any(_digest(new) != old for old, new in leaves.items())
         return Run(answer["total"], answer["segments"], Trust.replayed if other and expect is not None else Trust.self_reported)
 
-    def _record(self, scenario: Callable[..., Any], inputs: Sequence[Any]) -> tuple[Link, Any, Any, Any]:
-        # What an earlier replay left in the worker helps nobody: values kept from it are constants to the bench, and
-        # its inputs are not the fresh ones.
-        link = self._recorded = self._recorded or self._fresh()
-        try:
-            link.begin_recording()
-            returned = scenario(Submission(link), *inputs)
-            return link, returned, *link.end_recording()
-        except BaseException:
-            self.close()
-            raise
-
     def _compare(self, replayed: Any, want: Any, tol: float | None, answer: dict[str, Any]) -> None:
         try:
             same(replayed, want, dtype=None, **({} if tol is None else {"atol": tol, "rtol": tol}))
@@ -194,7 +192,7 @@ class Budget:
     # -- measured calls --------------------------------------------------------------------------------------------
 
     def peak_bytes(self, scenario: Callable[[Any], Any]) -> Metric:
-        """Peak bytes above the level at entry of the calls that ``scenario(s)`` makes (the largest), in a fresh worker.
+        """Peak bytes above the level at entry of the calls that ``scenario(s)`` makes (the largest).
 
         The larger of what tracemalloc saw inside and what the high-water mark shows from outside beyond a slack of
         512 KiB: bytes hidden from tracemalloc count.
@@ -211,19 +209,17 @@ class Budget:
         return Metric(sum(c.reading for c in self._measured(scenario, "steps")[0]), Trust.self_reported)
 
     def _measured(self, scenario: Callable[[Any], Any], instrument: str | None) -> tuple[list[Measured], list[Measured]]:
-        """Run the scenario twice in one fresh worker: the first run touches code and tables for the first time, which
-        the high-water mark would show; the second is what the outside figures are taken from."""
-        link = self._fresh()
-        try:
+        """Run the scenario twice: the first run touches code and tables for the first time, which the high-water mark
+        would show; the second is what the outside figures are taken from."""
+        with self._worker() as link:
             runs: tuple[list[Measured], list[Measured]] = ([], [])
             for calls in runs:
                 link.meter = Meter(instrument, calls)
                 scenario(Submission(link))
                 if not calls:
                     raise GraderFault("the scenario called nothing")
+            link.meter = None
             return runs
-        finally:
-            link.close()
 
     # -- limits ----------------------------------------------------------------------------------------------------
 
@@ -291,6 +287,7 @@ class Budget:
         baseline shows: a submission whose own time varies at will does not keep the test from ending.
         """
         ours, theirs = self._other(baseline_file), self._fresh()
+        current().fresh.append(theirs)
         try:
             if theirs.transport == "loopback":
                 raise NotJudged("CPU time is compared only across the process boundary (./kata check)")
@@ -351,10 +348,10 @@ def quantity(value: float, unit: str) -> str:
     return f"{value:.4g} {unit}".rstrip()
 
 
-def _contradictions(gauges: tuple[Gauge | None, Gauge | None], traffic: int, answer: dict[str, Any]) -> list[str]:
+def _contradictions(recording: Recording, answer: dict[str, Any]) -> list[str]:
     """What the process of the submission took beyond anything that its recorded program explains, for staff: work that
     was hidden, or a program that is not what ran. Generous: writing a program down costs time and memory, too."""
-    start, end = gauges
+    start, end = recording.gauges
     if start is None or end is None:
         return []
     total, operators = answer["total"], answer["operators"]
@@ -365,7 +362,7 @@ def _contradictions(gauges: tuple[Gauge | None, Gauge | None], traffic: int, ans
                      f"{explained:.1f} s")
     if start.resident is not None and end.high is not None:
         grown = end.high - start.resident
-        room = (64 << 20) + 4 * total["peak_bytes"] + 4 * traffic + 4096 * operators
+        room = (64 << 20) + 4 * total["peak_bytes"] + 4 * recording.traffic + 4096 * operators
         if grown > room:
             found.append(f"while its program was recorded the submission grew by {quantity(grown, 'B')}; the program "
                          f"explains {quantity(room, 'B')}")

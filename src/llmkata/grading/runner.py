@@ -72,7 +72,7 @@ def grade_one(course: Any, exercise: Any, source: bytes, *, learner: str = "you"
     if _nothing_tried(record):
         record.state, record.cause = State.not_started, "Every task of the file is still as it was given out."
     record.seconds = round(time.monotonic() - started, 3)
-    record.cpu_seconds = round(time.process_time() - cpu + getattr(run.link, "cpu_seconds", 0.0), 3)
+    record.cpu_seconds = round(time.process_time() - cpu + run.cpu_seconds, 3)
     return record
 
 

@@ -8,8 +8,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-from llmkata.wire import Encoder, Hooks, WireError
-from llmkata.wire import tags
+from llmkata.wire import Encoder, Hooks, WireError, tags
 
 #: Packages whose objects are well known enough to be named as bases of an error or class.
 _KNOWN = ("builtins", "torch", "numpy", "dataclasses")

@@ -26,6 +26,8 @@ class Bench:
         self._policy = dict(policy or {}, role="llmkata.bench.process")
         self._process: Process | None = None
         self._seq = 0
+        #: CPU seconds of the processes that ended.
+        self.cpu_seconds = 0.0
 
     def run(self, program: bytes, inputs: dict[str, Any], measure: list[str]) -> dict[str, Any]:
         """-> what ``bench.recorded.run_recorded`` gives. Raises BenchRefused."""
@@ -59,5 +61,5 @@ class Bench:
     def close(self) -> None:
         """End the process."""
         if self._process is not None:
-            self._process.kill()
+            self.cpu_seconds += self._process.kill()["cpu"] or 0.0
             self._process = None

@@ -39,6 +39,8 @@ class Recording:
     timeline: list[str] = field(default_factory=list)
     #: Read from outside at its begin and end; None where there is no outside.
     gauges: tuple[Gauge | None, Gauge | None] = (None, None)
+    #: Bytes of requests and answers meanwhile.
+    traffic: int = 0
 
 
 @dataclass(frozen=True)
@@ -437,7 +439,7 @@ class Link:
         """From now on the worker writes down every torch operator it dispatches."""
         self.open()
         self.ask("record", "")
-        self.recording = Recording(gauges=(self._gauge(reset=True), None))
+        self.recording = Recording(gauges=(self._gauge(reset=True), None), traffic=-self.traffic)
 
     def mark_segment(self, name: str, *, end: bool) -> None:
         """Begin or end a named part of the recorded program; nothing where none is recorded."""
@@ -448,7 +450,7 @@ class Link:
     def end_recording(self) -> tuple[Any, Recording]:
         """-> (the encoded program, untrusted and unread; what crossed meanwhile)."""
         recording, self.recording = self.recording, None
-        recording.gauges = (recording.gauges[0], self._gauge())
+        recording.gauges, recording.traffic = (recording.gauges[0], self._gauge()), recording.traffic + self.traffic
         return self.ask("program", ""), recording
 
     # -- to be implemented -----------------------------------------------------------------------------------------
@@ -499,6 +501,12 @@ class Link:
 
     def close(self) -> None:
         """End the worker, if there is one."""
+
+    def abandon(self) -> None:
+        """Give up whatever was being recorded or measured, and the worker with it; the next request starts afresh."""
+        self.recording = self.meter = None
+        self.close()
+        self.reset()
 
     @property
     def layers(self) -> list[str]:

@@ -313,10 +313,8 @@ class KataPlugin:
 
     @pytest.fixture
     def budget(self, request: Any) -> Any:
-        """Budgets of this check, measured in workers of its own."""
-        budget = self._checks[request.node.nodeid].run.budget(self._context.seed)
-        yield budget
-        budget.close()
+        """Budgets of this check, measured in a worker beside that of the checks."""
+        return self._checks[request.node.nodeid].run.budget(self._context.seed)
 
     def pytest_sessionfinish(self) -> None:
         """End all workers."""

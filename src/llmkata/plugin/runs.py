@@ -64,6 +64,8 @@ class ExerciseRun:
         self.link = _patched(self._make(self.source, self.filename, self.exercise.slug), self.mistake)
         local = self.setting.transport == "loopback"
         self.bench = LocalBench() if local else Bench({"isolation": self.setting.isolation}, self.exercise.profile)
+        #: A second worker of the submission, for budgets: it lasts as long as the first.
+        self.measured = self.fresh()
         #: Names of the checks seen so far that everything later hangs on.
         self.gates: set[str] = set()
         #: Why no worker could be had any more, "" while all is well.
@@ -140,22 +142,28 @@ class ExerciseRun:
     def budget(self, seed: int, link: Link | None = None) -> Budget:
         """The fixture ``budget`` for the submission, or for the implementation behind another link."""
         if link is None:
-            return Budget(self.fresh, self.other, self.bench, seed)
+            return Budget(self.measured, self.fresh, self.other, self.bench, seed)
 
         def fresh_wrong() -> Link:
             copy = self._make(link.source, link.filename, link.name)
             copy.patch = link.patch
             return copy
 
-        return Budget(fresh_wrong, self.other, self.bench, seed)
+        return Budget(fresh_wrong(), fresh_wrong, self.other, self.bench, seed)
 
     def reference(self) -> ModuleType:
         """The oracle module."""
         return load_module(self.exercise.reference)
 
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU seconds of the workers of the submission and of the bench, as far as they have ended."""
+        return sum(getattr(x, "cpu_seconds", 0.0) for x in (self.link, self.measured, self.bench))
+
     def close(self) -> None:
         """End all workers."""
         self.link.close()
+        self.measured.close()
         self.bench.close()
         for link in self._ours.values():
             link.close()
