@@ -38,6 +38,17 @@ def missing_model(module):
     return ""
 
 
+@probe
+def pipeline_from_folder(module, text):
+    import tempfile
+
+    import spacy
+
+    with tempfile.TemporaryDirectory() as folder:
+        spacy.blank("en").to_disk(folder)
+        return [[t.text, t.start, t.end] for t in module.spacy_tokenize(text, folder)]
+
+
 @task(1)
 @hint("A token is a piece and the place where it stands: text == source[start:end].")
 def test_offsets_of_a_quotation(submission):
@@ -67,6 +78,14 @@ def test_missing_spacy_model(submission):
     """A spaCy pipeline that is not installed is refused with its name and the command that installs it."""
     message = submission.run(missing_model)
     check("no_such_pipeline_here" in message and "spacy download" in message, "The message does not help.", got=message)
+
+
+@task(2)
+@hint("spacy_tokenize gets its pipeline from load_spacy, which takes a folder too.")
+def test_spacy_pipeline_from_a_folder(submission):
+    """A pipeline saved to a folder is loaded by its path, as an installed one is by its name."""
+    got = submission.run(pipeline_from_folder, "I can't.")
+    check(got == [["I", 0, 1], ["ca", 2, 4], ["n't", 4, 7], [".", 7, 8]], "The tokens of I can't.", got=got)
 
 
 @task(3)

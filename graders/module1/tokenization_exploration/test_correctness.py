@@ -36,6 +36,11 @@ def tokens_of(module, name, texts, *more):
 
 
 @probe
+def merged(module, cases):
+    return [list(module.merge_pair(symbols, pair)) for symbols, pair in cases]
+
+
+@probe
 def bpe_tokens(module, merges, texts, options):
     tokenizer = module.BPETokenizer([tuple(m) for m in merges], **options)
     return [[[t.text, t.start, t.end] for t in tokenizer(text)] for text in texts]
@@ -99,7 +104,7 @@ def judge_tokens(got, texts, spans_of):
 @task(1)
 @points(4)
 @hint("str.isspace() decides what white space is: no-break space and U+3000 are, a zero-width space is not.")
-@sk.given(st.lists(st.one_of(st.sampled_from(SPACES), st.text(max_size=6)), max_size=8), examples=30)
+@sk.given(st.lists(st.one_of(st.sampled_from(SPACES), st.text(max_size=6)), max_size=8), examples=20)
 def test_whitespace_offsets(submission, case):
     """Whitespace tokens are what str.split() gives, each with the offsets at which it stands, for any Unicode text."""
     text = "".join(case).encode("utf-8", "ignore").decode()
@@ -128,7 +133,7 @@ def segmented(draw):
     "Keep one position that only moves right: skip white space, then the piece must stand exactly there.",
     "text.find(piece) finds the first occurrence, and skips over text that no piece stands for.",
 )
-@sk.given(segmented(), examples=40)
+@sk.given(segmented(), examples=25)
 def test_align_roundtrip(submission, case):
     """Pieces are placed left to right at the offsets they came from, rewritten quotes included."""
     text, pieces, want = case
@@ -172,8 +177,9 @@ def test_nltk_offsets(submission, reference):
 @points(3)
 @hint("token.idx is the offset of a spaCy token; drop the tokens for which token.is_space holds.")
 def test_spacy_offsets(submission, reference):
-    """spaCy's tokens stand at their token.idx in English, German, French and Chinese, without white-space tokens."""
-    for lang, texts in (("en", HARD), ("de", HARD[-4:]), ("fr", HARD[-4:]), ("zh", HARD[-4:])):
+    """spaCy's tokens stand at their token.idx in English, German and Chinese, without white-space tokens."""
+    # Mended in the specification: no French, whose blank pipeline takes 2.4 s of processor time to build.
+    for lang, texts in (("en", HARD), ("de", HARD[-4:]), ("zh", HARD[-4:])):
         got = submission.run(tokens_of, "spacy_tokenize", texts, lang)
         judge_tokens(got, texts, lambda text: reference.spacy_spans(text, lang))
 
@@ -187,13 +193,14 @@ def test_spacy_offsets(submission, reference):
     "Symbols are compared whole: the pair (a, b) is not in the symbols xa, b.",
     "After a merge go on behind it: its right half is used up.",
 )
-@sk.given(st.lists(st.sampled_from(["a", "b", "ab", "xa"]), max_size=9), examples=25)
+@sk.given(st.lists(st.sampled_from(["a", "b", "ab", "xa"]), max_size=9), examples=20)
 def test_merge_pair(submission, reference, case):
     """Each occurrence of the pair, left to right, becomes one symbol, and no occurrence is used twice."""
-    for symbols in (case, list("aaaa"), list("aaa"), list("ababa"), ["xa", "b", "a", "b"]):
-        for pair in (("a", "b"), ("a", "a")):
-            got, want = submission.merge_pair(symbols, pair), reference.merge(symbols, pair)
-            check(list(got) == want, f"Merging {pair} in {symbols}", got=got, want=want)
+    words = (case, list("aaaa"), list("aaa"), list("ababa"), ["xa", "b", "a", "b"])
+    cases = [(symbols, pair) for symbols in words for pair in (("a", "b"), ("a", "a"))]
+    for (symbols, pair), got in zip(cases, submission.run(merged, cases), strict=True):
+        want = reference.merge(symbols, pair)
+        check(got == want, f"Merging {pair} in {symbols}", got=got, want=want)
 
 
 @task(3)

@@ -69,12 +69,19 @@ def nltk_tokenize(text):
 _pipelines = {}
 
 
-def spacy_tokenize(text, lang="en"):
+def load_spacy(model):
     import spacy
 
-    if lang not in _pipelines:
-        _pipelines[lang] = spacy.blank(lang)
-    return [Token(str(t), t.idx, t.idx + len(t)) for t in _pipelines[lang](text) if not str(t).isspace()]
+    if model not in _pipelines:
+        try:
+            _pipelines[model] = spacy.blank(model) if len(model) == 2 else spacy.load(model)
+        except OSError:
+            raise OSError(f"{model} is missing: python -m spacy download {model}") from None
+    return _pipelines[model]
+
+
+def spacy_tokenize(text, lang="en"):
+    return [Token(str(t), t.idx, t.idx + len(t)) for t in load_spacy(lang)(text) if not str(t).isspace()]
 
 
 def merge_pair(symbols, pair):
@@ -222,3 +229,8 @@ def compare(train, test, tokenizers):
 
     pairs = {(a, b): boundary_f1(found[a][1], found[b][1]) for a, b in combinations(found, 2)}
     return Comparison({name: row(name) for name in found}, pairs)
+
+
+def format_table(comparison):
+    """Given in the stub; any text that shows the rows will do."""
+    return "\n".join(f"{name} {row}" for name, row in comparison.rows.items())
