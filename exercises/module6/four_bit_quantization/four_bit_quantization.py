@@ -432,23 +432,50 @@ def write_checkpoint(model: nn.Module, path: str | Path, tensors: dict[str, Tens
     (path / "config.json").write_text(json.dumps(config, indent=2, default=str))
 
 
-def main() -> None:
-    """Given: quantise a model directory. python four_bit_quantization.py MODEL_DIR TEXT_FILE OUT_DIR [METHOD] [FORMAT]"""
-    import sys
+def quantize_directory(
+    source: str | Path,
+    text: str,
+    target: str | Path,
+    *,
+    method: str = "gptq",
+    group_size: int = 128,
+    fmt: str = "gptq_v2",
+    length: int = 512,
+) -> None:
+    """Given: a Llama-family model directory in the hub's layout -> a checkpoint in `target`, tokenizer included.
 
+    Calibrated on the first 32 pieces of `length` tokens of the text (fewer, or one shorter piece, where it has no more),
+    in float32, on CUDA where there is one.
+    Errors: a text without tokens -> ValueError containing "text".
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source, text, target, *rest = sys.argv[1:]
-    method, fmt = (rest + ["gptq", "gptq_v2"][len(rest) :])[:2]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).to(device).eval()
     tokenizer = AutoTokenizer.from_pretrained(source)
-    ids = tokenizer(Path(text).read_text(), return_tensors="pt").input_ids[0]
-    length = min(512, len(ids))
+    ids = tokenizer(text, return_tensors="pt").input_ids[0]
+    if not len(ids):
+        raise ValueError("the text holds no token")
+    length = min(length, len(ids))
     ids = ids[: min(len(ids) // length, 32) * length].view(-1, length).to(device)
-    quantised = quantize_model(model, ids, method, 128)
-    export_checkpoint(quantised, target, fmt=fmt)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).to(device).eval()
+    export_checkpoint(quantize_model(model, ids, method, group_size), target, fmt=fmt)
     tokenizer.save_pretrained(target)
+
+
+def main() -> None:
+    """Given: python four_bit_quantization.py MODEL_DIR TEXT_FILE OUT_DIR [--method M] [--group-size G] [--format F]"""
+    import argparse
+
+    parser = argparse.ArgumentParser(description="Quantize a Llama-family model directory to 4 bits.")
+    parser.add_argument("model", help="directory with config.json, safetensors and tokenizer")
+    parser.add_argument("text", type=Path, help="file to calibrate on")
+    parser.add_argument("target", help="directory to write")
+    parser.add_argument("--method", choices=METHODS, default="gptq")
+    parser.add_argument("--group-size", type=int, default=128)
+    parser.add_argument("--format", choices=("gptq", "gptq_v2"), default="gptq_v2")
+    args = parser.parse_args()
+    options = {"method": args.method, "group_size": args.group_size, "fmt": args.format}
+    quantize_directory(args.model, args.text.read_text(encoding="utf-8"), args.target, **options)
 
 
 if __name__ == "__main__":

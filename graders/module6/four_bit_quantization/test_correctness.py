@@ -11,6 +11,7 @@ Mended in the specification:
 * Within a block AWQ searches and folds all four groups before any is quantised: a fold into a layer that is int4 already
   would have to be defined. GPTQ and RTN capture anew for every group of linears.
 * Per-layer losses: one for each linear, H = 2/N sum x x^T. A table with the factor 1/N throughout is accepted.
+* Files that `compare` saves are looked at by a visible check: the code that writes them is given.
 * Dead inputs are a check of their own, and so is the AWQ layout, which only task 9 needs.
 
 Everything exact is float64: there a blocked Cholesky and the oracle's inverses differ in no code.
@@ -813,27 +814,27 @@ def directory(module, state, sizes, words, text, group, length):
     import tempfile
     from pathlib import Path
 
+    import transformers
     from safetensors.torch import load_file
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
-    from transformers import (AutoConfig, AutoTokenizer, GPTQConfig, LlamaConfig, LlamaForCausalLM,
-                              PreTrainedTokenizerFast)
 
     with tempfile.TemporaryDirectory() as scratch:
         source, target = Path(scratch, "source"), Path(scratch, "target")
-        model = LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=True, attn_implementation="eager"))
+        config = transformers.LlamaConfig(**sizes, tie_word_embeddings=True, attn_implementation="eager")
+        model = transformers.LlamaForCausalLM(config)
         model.load_state_dict(state)
         model.save_pretrained(source)
         tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token=words[0]))
         tokenizer.pre_tokenizer = WhitespaceSplit()
-        PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=words[0]).save_pretrained(source)
+        transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=words[0]).save_pretrained(source)
         before = {path.name: path.read_bytes() for path in source.iterdir()}
         module.quantize_directory(source, text, target, method="gptq", group_size=group, fmt="gptq", length=length)
         kept = before == {path.name: path.read_bytes() for path in source.iterdir()}
-        config = AutoConfig.from_pretrained(target)
-        read = AutoTokenizer.from_pretrained(target)(text).input_ids
-        quantization = GPTQConfig.from_dict(config.quantization_config).to_dict()
+        config = transformers.AutoConfig.from_pretrained(target)
+        read = transformers.AutoTokenizer.from_pretrained(target)(text).input_ids
+        quantization = transformers.GPTQConfig.from_dict(config.quantization_config).to_dict()
         return load_file(target / "model.safetensors"), quantization, config.model_type, kept, read
 
 
