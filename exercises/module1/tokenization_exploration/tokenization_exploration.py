@@ -198,7 +198,7 @@ def format_table(comparison: Comparison) -> str:
 
 
 def nltk_punkt_tokenize(text: str) -> list[Token]:
-    """NLTK's word_tokenize, which cuts sentences first. Raises LookupError without the punkt data."""
+    """NLTK's word_tokenize, which cuts sentences first and needs the punkt data (main says so where it is missing)."""
     from nltk.tokenize import word_tokenize
 
     return align(text, word_tokenize(text))
