@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -43,7 +44,7 @@ def encode(symbols, ranks):
     """Scan for the lowest rank, merge the leftmost such place, scan again."""
     symbols = list(symbols)
     while True:
-        ranked = [(ranks[p], i) for i, p in enumerate(zip(symbols, symbols[1:])) if p in ranks]
+        ranked = [(ranks[p], i) for i, p in enumerate(itertools.pairwise(symbols)) if p in ranks]
         if not ranked:
             return symbols
         i = min(ranked)[1]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import functools
+import heapq
+import itertools
 import math
 import re
 import sys
@@ -14,12 +16,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-# BEGIN HIDDEN
-import heapq
-import itertools
-
-# END HIDDEN
 
 SPLIT = r"\w+|[^\w\s]"
 
@@ -160,7 +156,7 @@ def learn_bpe(
     for _ in range(num_merges):
         counts: Counter[tuple[str, str]] = Counter()
         for symbols, count in words:
-            for pair in zip(symbols, symbols[1:]):
+            for pair in itertools.pairwise(symbols):
                 counts[pair] += count
         best = max(counts, key=lambda pair: (counts[pair], pair), default=None)
         if best is None or counts[best] < min_count:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import functools
+import heapq
+import itertools
 import math
 import re
 import sys

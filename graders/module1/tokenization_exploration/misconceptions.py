@@ -2,6 +2,8 @@
 
 # ruff: noqa: F811, F821 (functions of one name, names of the model answer)
 
+import itertools
+
 from llmkata.checks import misconception
 
 
@@ -25,7 +27,7 @@ def merge_pair(symbols, pair):
 def bpe_encode(symbols, rank):
     symbols, last = list(symbols), -1
     while True:
-        ranked = [(r, p) for p in zip(symbols, symbols[1:]) if (r := rank(*p)) is not None and r > last]
+        ranked = [(r, p) for p in itertools.pairwise(symbols) if (r := rank(*p)) is not None and r > last]
         if not ranked:
             return symbols
         last, pair = min(ranked)
@@ -61,7 +63,7 @@ def learner(weight, best_of, glue=True):
         for _ in range(num_merges):
             counts = {}
             for symbols, n in words:
-                for pair in zip(symbols, symbols[1:]):
+                for pair in itertools.pairwise(symbols):
                     counts[pair] = counts.get(pair, 0) + weight(n)
             best = best_of(counts) if counts else None
             if best is None or counts[best] < min_count:

@@ -6,7 +6,7 @@ A step is one bytecode instruction in a frame of the submission's file; it is us
 from llmkata.checks import check, hint, needs, points, probe, task
 
 
-def fibonacci_ranks(letters=4):
+def ranks_by_length():
     """Every pair of symbols that together are at most 12 long has a rank that depends on their text alone."""
 
     def rank(a, b):
@@ -32,7 +32,7 @@ def test_rank_lookups(submission, budget, reference, rng):
     n = 256
     # n - 1 at the start and at most 2 for each of at most n - 1 merges: 3 (n - 1) = 765; the limit is 4 · 256 = 1024.
     # Asking for all pairs again after each merge: about n · n / 2 = 32 768.
-    rank, calls = fibonacci_ranks(), 0
+    rank, calls = ranks_by_length(), 0
 
     def counted(a, b):
         nonlocal calls
@@ -58,10 +58,10 @@ def test_encode_steps(submission, budget, rng):
     """Interpreter steps of encoding grow hardly faster than the length: exponent at most 1.25."""
     # Heap and linked list: about 1.0 (log n hides in heapq, which is C). A scan for each merge: about 1.9.
     sizes, values = (32, 64, 128), []
-    rank = fibonacci_ranks()
+    rank = ranks_by_length()
     for n in sizes:
         symbols = word(rng, n)
-        values.append(budget.steps(lambda s: s.bpe_encode(symbols, rank)))
+        values.append(budget.steps(lambda s, symbols=symbols: s.bpe_encode(symbols, rank)))
     budget.growth("steps of bpe_encode", sizes, values, exponent_at_most=1.25, unit="steps")
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from itertools import combinations, pairwise
 from math import log
@@ -54,7 +53,7 @@ def align(text, pieces):
         at = re.compile(r"\s*").match(text, at).end()
         m = re.compile(form).match(text, at)
         if m is None:
-            raise ValueError("cannot place %r at %d" % (piece, at))
+            raise ValueError(f"cannot place {piece!r} at {at}")
         spans.append(m.span())
         at = m.end()
     return [Token(text[i:j], i, j) for i, j in spans]

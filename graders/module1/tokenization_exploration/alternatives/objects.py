@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from itertools import combinations, pairwise
-from math import log
 
 import numpy as np
 
@@ -146,7 +145,7 @@ def learn_bpe(word_counts, num_merges, *, end_of_word="</w>", min_count=2):
 
 
 class Node:
-    __slots__ = ("text", "order", "prev", "next", "alive")
+    __slots__ = ("alive", "next", "order", "prev", "text")
 
     def __init__(self, text, order):
         self.text, self.order, self.prev, self.next, self.alive = text, order, None, None, True
@@ -259,7 +258,7 @@ def compare(train, test, tokenizers):
             once += int(((depth == 1) & ~s).sum())
         vocabulary = set(seen[n])
         unknown = len([t for t in texts if t not in vocabulary])
-        ratio = lambda a, b, empty=0.0: a / b if b else empty  # noqa: E731
+        ratio = lambda a, b, empty=0.0: a / b if b else empty
         rows[n] = TokenizerReport(
             n, len(texts), len(set(texts)), ratio(len(texts), words), ratio(ink, len(texts)),
             ratio(unknown, len(texts)), ratio(once, ink, 1.0), heaps_beta(seen[n]),
