@@ -244,8 +244,8 @@ def gpt2_under_study(module, folder, ids, targets):
     model = module.GPT2(folder)
     with torch.no_grad():
         x = model.embed(ids)
-        for sublayer in model.sublayers:
-            x = sublayer(x)
+        for layer in model.sublayers:
+            x = layer(x)
         dec = module.decompose_residual(model, ids)
         return model(ids), [float(v) for v in module.lesion_study(model, ids, targets)], dec.components.sum(0) - x
 

@@ -492,8 +492,8 @@ def save_sparse(state: dict[str, Tensor], path: str) -> dict[str, Any]:
         for part, piece in (encode_sparse(t, fmt) if floats else {"values": t}).items():
             tensors[part + "@" + name] = piece
     write_tensors(path, tensors, {"tensors": json.dumps(header)})
-    with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
+    with open(path, "rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
     return {"bytes": size, "formats": {name: about["format"] for name, about in header.items()}}
 
 
