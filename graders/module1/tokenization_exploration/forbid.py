@@ -6,7 +6,6 @@ _BPE = "{} holds a finished byte pair encoder: learning and applying merges is t
 
 FORBID = Forbid(
     modules={
-        name: _BPE.format(name)
-        for name in ("tokenizers", "transformers", "subword_nmt", "sentencepiece", "tiktoken")
+        name: _BPE.format(name) for name in ("tokenizers", "transformers", "subword_nmt", "sentencepiece", "tiktoken")
     }
 )

@@ -44,7 +44,9 @@ def test_rank_lookups(submission, budget, reference, rng):
     symbols = word(rng, n)
     got = submission.bpe_encode(symbols, counted)
     check("".join(got) == "".join(symbols), "The pieces do not spell the word.", got=got)
-    budget.require("rank look-ups", calls, at_most=4 * n, at_least=n - 1, reference=3 * (n - 1), unit="calls", trust="handed in")
+    budget.require(
+        "rank look-ups", calls, at_most=4 * n, at_least=n - 1, reference=3 * (n - 1), unit="calls", trust="handed in"
+    )
 
 
 @task(6)
@@ -89,4 +91,6 @@ def test_tokenizer_calls(submission, budget, rng):
 
     submission.run(compare_with, train, test, names, cut)
     # 3 tokenizers · (5 + 3) texts = 24 calls; one pass a figure makes 3 to 5 times as many.
-    budget.require("tokenizer calls", len(calls), at_most=24, at_least=24, reference=24, unit="calls", trust="handed in")
+    budget.require(
+        "tokenizer calls", len(calls), at_most=24, at_least=24, reference=24, unit="calls", trust="handed in"
+    )

@@ -120,7 +120,9 @@ def segmented(draw):
     """A text, and pieces that cover its non-space runs, with the spans they stand at."""
     text, spans = draw(st.sampled_from(["", " "])), []
     for _ in range(draw(st.integers(0, 6))):
-        for piece in draw(st.lists(st.sampled_from(["a", "ab", "b", "é", "''", '"', "``", "🙂", "."]), min_size=1, max_size=3)):
+        for piece in draw(
+            st.lists(st.sampled_from(["a", "ab", "b", "é", "''", '"', "``", "🙂", "."]), min_size=1, max_size=3)
+        ):
             spans.append((piece, len(text), len(text) + len(piece)))
             text += piece
         text += draw(st.sampled_from(SPACES))
@@ -218,7 +220,12 @@ def test_learn_bpe(submission, reference, rng):
         words = {"".join(rng.choice(list(letters), size=rng.integers(1, 7))) for _ in range(rng.integers(1, 9))}
         counts = {word: int(rng.integers(1, 6)) for word in sorted(words)}
         tables.append((counts, int(rng.integers(0, 12)), {"min_count": int(rng.integers(1, 4))}))
-    tables += [({"aaa": 1, "b": 9}, 5, {}), ({"ab": 1, "cd": 1}, 5, {}), ({"abab": 3}, 99, {"end_of_word": "_"}), ({}, 3, {})]
+    tables += [
+        ({"aaa": 1, "b": 9}, 5, {}),
+        ({"ab": 1, "cd": 1}, 5, {}),
+        ({"abab": 3}, 99, {"end_of_word": "_"}),
+        ({}, 3, {}),
+    ]
     for counts, merges, options in tables:
         got = [tuple(pair) for pair in submission.learn_bpe(counts, merges, **options)]
         want = reference.learn_bpe(counts, merges, **options)
@@ -302,7 +309,10 @@ def test_decode_inverts_encode(submission, reference, rng):
 @hint("Keep a running offset from the start of each match; the marker is no character of the text.")
 def test_tokens_cover_text(submission, reference, rng):
     """BPE tokens slice back and cover each non-space character once, for any split pattern that matches them all."""
-    merges = reference.learn_bpe(Counter(words_in(SAMPLE.read_text(encoding="utf-8"))), 20) + [("a", "b"), ("b", "c</w>")]
+    merges = reference.learn_bpe(Counter(words_in(SAMPLE.read_text(encoding="utf-8"))), 20) + [
+        ("a", "b"),
+        ("b", "c</w>"),
+    ]
     for options, pattern in (({}, r"\w+|[^\w\s]"), ({"split": r"\S*"}, r"\S*")):
         for text, tokens in zip(HARD, submission.run(bpe_tokens, merges, HARD, options), strict=True):
             spans, ranks = [], {pair: r for r, pair in reversed(list(enumerate(merges)))}
@@ -384,7 +394,13 @@ def test_heaps_beta(submission, reference, rng):
     """Heaps' exponent is the least-squares slope at 1, 2, 4, ... and the end, each point once."""
     for n in (0, 1, 2, 3, 4, 16, 37, 64, 200):
         stream = [f"t{int(k)}" for k in rng.zipf(1.4, size=n)]
-        same(float(submission.heaps_beta(stream)), reference.beta(stream), atol=1e-9, rtol=0.0, what=f"beta of {n} tokens")
+        same(
+            float(submission.heaps_beta(stream)),
+            reference.beta(stream),
+            atol=1e-9,
+            rtol=0.0,
+            what=f"beta of {n} tokens",
+        )
 
 
 @task(5)
@@ -402,4 +418,8 @@ def test_out_of_vocabulary_order(submission, reference):
     spans = {name: {text: [t[1:] for t in tokens] for text, tokens in found.items()} for name, found in table.items()}
     rows, _ = submission.run(compared, train, test, spans)
     rates = [rows[name]["oov_rate"] for name in ("whitespace", "spacy", "bpe")]
-    check(rates[0] > rates[1] > rates[2], "The order is whitespace > spaCy > BPE.", got=[float(np.round(r, 3)) for r in rates])
+    check(
+        rates[0] > rates[1] > rates[2],
+        "The order is whitespace > spaCy > BPE.",
+        got=[float(np.round(r, 3)) for r in rates],
+    )

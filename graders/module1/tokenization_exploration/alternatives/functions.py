@@ -214,7 +214,9 @@ def compare(train, test, tokenizers):
 
     def row(name):
         old, new = ([t.text for tokens in part for t in tokens] for part in found[name])
-        depth = Counter((n, i) for n, tokens in enumerate(found[name][1]) for t in tokens for i in range(t.start, t.end))
+        depth = Counter(
+            (n, i) for n, tokens in enumerate(found[name][1]) for t in tokens for i in range(t.start, t.end)
+        )
         return TokenizerReport(
             name=name,
             n_tokens=len(new),
