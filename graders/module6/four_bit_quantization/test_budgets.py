@@ -141,7 +141,6 @@ def stored(module, r, group):
 
 @task(7)
 @points(2)
-@needs("test_quantlinear_state")
 @hint("Eight codes an int32, eight zeros an int32, scales in float16: nothing else is stored.")
 def test_true_storage(submission, budget, torch_rng):
     """The state dict of a QuantLinear takes 4 bits a weight and 20 bits a group."""

@@ -33,10 +33,10 @@ def tensor(values, dtype=F64):
     return torch.from_numpy(np.asarray(values)).to(dtype)
 
 
-def correlated(seed, tokens, inputs, dtype=F64):
-    """Inputs (tokens, inputs) that a few directions explain, of unit size."""
+def correlated(seed, tokens, inputs, dtype=F64, noise=0.3):
+    """Inputs (tokens, inputs) that a few directions explain up to noise, of unit size."""
     x = sk.tensor(seed, (tokens, inputs // 4)) @ sk.tensor(seed + 1, (inputs // 4, inputs)) / (inputs // 4) ** 0.5
-    return (0.9 * x + 0.3 * sk.tensor(seed + 2, (tokens, inputs))).to(dtype)
+    return (0.9 * x + noise * sk.tensor(seed + 2, (tokens, inputs))).to(dtype)
 
 
 def same_result(got, want, what, scale_rtol=1e-12):
@@ -250,8 +250,8 @@ def test_gptq_block_invariance(submission, reference, seed):
 )
 def test_gptq_beats_rtn(submission, reference, seed):
     """On correlated float32 inputs the loss is at most 0.35 of round to nearest; with H = identity it is the same."""
-    # Measured 0.13 to 0.20 over 40 seeds.
-    x = correlated(seed, 256, 64, torch.float32)
+    # Measured 0.13 to 0.25 over 120 seeds.
+    x = correlated(seed, 256, 64, torch.float32, noise=0.1)
     W, H = sk.tensor(seed + 3, (32, 64), torch.float32), 2 * x.T @ x / len(x)
     r, (W_after, H_after, _) = submission.call("gptq_quantize", W, H, 16, echo=True)
     same(W_after, W, **EXACT, what="W after the call")
