@@ -252,8 +252,8 @@ def test_unbroadcast_is_adjoint(submission, reference, case):
     g = np.random.default_rng(seed).standard_normal(full)  # all digits, or sums would be exact in float32 too
     got = submission.unbroadcast(g, shape)
     same(np.asarray(got), reference.unbroadcast(g, shape), atol=1e-12, what=f"unbroadcast of {full} to {shape}")
-    ones = submission.unbroadcast(np.ones((2048, 3, 2), np.float16), (3, 1))
-    same(ones, np.full((3, 1), 4096, np.float16), atol=0, rtol=0, what="the sum of 4096 ones in float16")
+    ones = submission.unbroadcast(np.ones((4096, 3, 2), np.float16), (3, 2))
+    same(ones, np.full((3, 2), 4096, np.float16), atol=0, rtol=0, what="the sum of 4096 ones in float16")
     for refused in ((2,), (4, 3), (1, 2, 3)):
         with expect_error(ValueError):
             submission.unbroadcast(np.ones((2, 3)), refused)
