@@ -18,7 +18,7 @@ import socket
 import sys
 
 #: What a profile imports on top of torch and NumPy, and warms.
-PROFILES = ("base", "matplotlib", "transformers")
+PROFILES = ("base", "matplotlib", "transformers", "text")
 
 
 def warm(profile: str) -> None:
@@ -46,6 +46,12 @@ def warm(profile: str) -> None:
         axes.imshow([[0.0, 1.0]])
         figure.savefig(io.BytesIO(), format="png")
         pyplot.close(figure)
+    if profile == "text":
+        import nltk.tokenize
+        import spacy
+
+        spacy.blank("en")("Warm.")
+        nltk.tokenize.wordpunct_tokenize("Warm.")
     if profile == "transformers":
         import transformers.models.gpt2.modeling_gpt2
         import transformers.models.llama.modeling_llama  # noqa: F401
