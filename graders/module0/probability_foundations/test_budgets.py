@@ -47,8 +47,8 @@ def test_filters_are_vectorised(submission, budget, torch_rng):
     x = torch.randn(512, 50, generator=torch_rng)
     for name, value in (("top_k", 5), ("top_p", 0.8), ("min_p", 0.1)):
         steps = budget.steps(lambda s, name=name, value=value: getattr(s, name)(x, value))
-        # Measured 110 to 200, validation included; a loop over rows takes at least 10 steps each, 512·10 = 5120.
-        budget.require(f"interpreter steps of {name}", steps, at_most=2500, reference=200, unit="steps")
+        # Measured 83 to 131 (alternatives 85 to 190), validation included; a loop over rows takes at least 10 steps each, 512·10 = 5120.
+        budget.require(f"interpreter steps of {name}", steps, at_most=2500, reference=131, unit="steps")
 
 
 @task(4)
@@ -60,8 +60,8 @@ def test_sampler_is_vectorised(submission, budget, torch_rng):
     x = torch.randn(512, 50, generator=torch_rng)
     u = torch.rand(512, generator=torch_rng, dtype=torch.float64)
     steps = budget.steps(lambda s: s.inverse_cdf_sample(x, u))
-    # Measured 120, validation included; a loop over rows takes at least 10 steps each, 512·10 = 5120.
-    budget.require("interpreter steps of inverse_cdf_sample", steps, at_most=2500, reference=120, unit="steps")
+    # Measured 92 (alternatives 80 and 96), validation included; a loop over rows takes at least 10 steps each, 512·10 = 5120.
+    budget.require("interpreter steps of inverse_cdf_sample", steps, at_most=2500, reference=92, unit="steps")
 
 
 @task(6)
@@ -84,7 +84,8 @@ def test_token_logprobs_peak(submission, budget, torch_rng):
         size = x.numel() * x.element_size()
         run = budget.replay(lambda s, x, ids: s.token_logprobs(x, ids, chunk_size=chunk), x, ids, expect=expect)
         # A chunk in float32 is 8·2048·4 = 65536 bytes: 0.062 of the float32 logits (129·2048·4 = 1056768 bytes), 0.124 of
-        # the bfloat16 ones. Two of them suffice; the log-softmax of all logits takes 1.00 and more, and 4.
+        # the bfloat16 ones. Measured 67296 and 132856 bytes (alternatives up to 199248 and 262696), limits 264192 and
+        # 317030; the log-softmax of all logits takes 1056768 bytes and more, for either dtype.
         budget.require(f"peak bytes beside {dtype} logits", run.peak_bytes, at_most=int(share * size), at_least=1024,
                        reference=2 * 65536, unit="bytes")  # fmt: skip
 

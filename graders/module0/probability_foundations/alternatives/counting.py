@@ -257,8 +257,8 @@ def distribution_stats(logits: Tensor, targets: Tensor, *, top_p: float = 0.9) -
 
 
 def rank_curve(logits: Tensor) -> Tensor:
-    return log_softmax(torch.sort(logits, dim=-1, descending=True).values).flatten(0, -2).mean(0) \
-        if logits.ndim > 1 else log_softmax(torch.sort(logits, descending=True).values)
+    ordered = log_softmax(torch.sort(logits, dim=-1, descending=True).values)
+    return ordered if ordered.ndim == 1 else ordered.mean(dim=tuple(range(ordered.ndim - 1)))
 
 
 def inverse_cdf_sample(logits: Tensor, u: Tensor) -> Tensor:

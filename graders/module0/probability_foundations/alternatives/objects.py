@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -382,7 +383,7 @@ def compare_strategies(
             totals["support"] += float((rollout.logq > NEG_INF).sum())
         rows = [tuple(row) for row in rollout.ids[:, -length:].tolist()]
         ones = [token for row in rows for token in row]
-        twos = [pair for row in rows for pair in zip(row, row[1:], strict=False)]
+        twos = [pair for row in rows for pair in pairwise(row)]
         reports.append(
             StrategyReport(
                 s.name,
