@@ -151,13 +151,9 @@ def filter_then_temperature(logits, s):
     feedback="You filter one row after the other in Python. Every operation you need takes dim=-1 and works on all rows.",
 )
 def filter_loops_over_rows(logits, p):
-    check_fraction("min_p: p", p)
-    x = check_logits(logits)
-    rows = []
-    for row in x.reshape(-1, x.shape[-1]):
-        prob = row.softmax(-1)
-        rows.append(row.masked_fill(prob < p * prob.max(), NEG_INF))
-    return torch.stack(rows).reshape(x.shape)
+    # The work of a row is left to the answer: only frames of the submission's own file are counted.
+    rows = [original(row, p) for row in logits.reshape(-1, logits.shape[-1])]
+    return torch.stack(rows).reshape(logits.shape)
 
 
 @misconception(
@@ -216,12 +212,8 @@ def cdf_left(logits, u):
     feedback="You draw for one row after the other in Python. torch.searchsorted takes all rows at once.",
 )
 def sampler_loops_over_rows(logits, u):
-    rows = check_logits(logits).reshape(-1, logits.shape[-1])
-    found = []
-    for row, bar in zip(rows, u.reshape(-1), strict=True):
-        cdf = row.double().softmax(-1).cumsum(-1)
-        found.append(torch.searchsorted(cdf / cdf[-1], bar.double(), right=True))
-    return torch.stack(found).reshape(u.shape)
+    rows = logits.reshape(-1, logits.shape[-1])
+    return torch.stack([original(row, bar) for row, bar in zip(rows, u.reshape(-1), strict=True)]).reshape(u.shape)
 
 
 @misconception(
