@@ -42,10 +42,10 @@ def test_honest_work_passes(honest):
 
 def test_in_one_process_it_may_be_found():
     """An allocator hands out again what was freed last."""
-    def reused():
-        right = torch.full((64,), 7.0)
+    def reused(size):
+        right = torch.full((size,), 7.0)
         address = right.data_ptr()
         del right
-        return torch.empty(64).data_ptr() == address
+        return torch.empty(size).data_ptr() == address
 
-    assert any(reused() for _ in range(50))
+    assert any(reused(size) for size in (64, 1 << 10, 1 << 14, 1 << 20) for _ in range(50))

@@ -26,7 +26,7 @@ def test_each_value_is_held_against_its_floor(earns_nothing):
 def test_what_is_no_count_meets_no_limit(value):
     context.enter(context.CheckContext(None, 0))
     with pytest.raises(Mismatch):
-        Budget(None, None, None, 0).require("n", value, at_most=10, at_least=0)
+        Budget(None, None, None, None, 0).require("n", value, at_most=10, at_least=0)
 
 
 def test_honest_work_passes(honest):

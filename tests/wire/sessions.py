@@ -184,6 +184,9 @@ class _Worker:
     def cpu_seconds(self) -> float:
         return 0.0
 
+    def queued_seconds(self) -> float:
+        return 0.0
+
     def kill(self, *, wait_seconds: float = 0.0) -> dict[str, Any]:
         self._ours.close()
         self._theirs.close()

@@ -21,7 +21,7 @@ def word(rng, n):
 
 
 @task(6)
-@points(12)
+@points(14)
 @needs("test_bpe_rank_not_position")
 @hint(
     "A merge changes two pairs only: the one on its left and the one on its right. Ask for the ranks of these two.",
@@ -50,7 +50,7 @@ def test_rank_lookups(submission, budget, reference, rng):
 
 
 @task(6)
-@points(12)
+@points(10)
 @needs("test_bpe_rank_not_position")
 @hint(
     "Looking for the best pair by a scan costs n steps for each merge, and so does deleting from a list.",
