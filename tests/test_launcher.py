@@ -448,7 +448,9 @@ def test_test_runs_pytest_single_threaded_and_closes_with_its_line(ready):
     lines = out.strip().splitlines()
     answer = json.loads(lines[0])
     assert status == 3 and answer["threads"] == "1"
-    assert [Path(argument) for argument in answer["args"]] == [ready.root / "tests"]
+    *spread, tests = answer["args"]
+    assert Path(tests) == ready.root / "tests" and spread[0] == "-n" and spread[2:] == ["--dist", "loadfile"]
+    assert 1 <= int(spread[1]) <= 4
     assert lines[-2:] == ["something that speaks late", "==== 2 passed, 1 skipped in 0.01s ===="]
 
 
