@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import msgspec
+import psutil
 
 from llmkata.authoring.audit.answers import answer_trials
 from llmkata.authoring.audit.mutants import judge_mutants, mutant_trials
@@ -138,6 +142,24 @@ def test_the_largest_error_is_kept_not_that_of_the_smallest_case(toy: Path) -> N
     (result,) = run(toy, trial(toy, source=shifted, only=("test_softmax_matches",)))
     assert result.checks[0].outcome.value == "failed"
     assert result.checks[0].ratio > 5
+
+
+def test_the_load_ends_with_the_process_that_asked_for_it() -> None:
+    """An audit that is killed leaves nothing computing behind."""
+    code = """if True:
+        import os, signal, psutil
+        from llmkata.authoring.audit.pool import _busy
+        with _busy(2):
+            print(*(p.pid for p in psutil.Process().children()), flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    started = [int(pid) for pid in killed.stdout.split()]
+    assert len(started) == 2, killed.stderr
+    until = time.monotonic() + 20
+    while any(map(psutil.pid_exists, started)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert [pid for pid in started if psutil.pid_exists(pid)] == []
 
 
 def test_a_source_that_cannot_be_imported(toy: Path) -> None:

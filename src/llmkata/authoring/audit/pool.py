@@ -24,6 +24,8 @@ from .trial import Result, Trial
 
 #: Seconds by the clock after which a fork is given up, beyond ten times the exercise's own limit a run.
 _PATIENCE = 120.0
+#: Computes as long as the process that started it is there, whose id it is given.
+_LOAD = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): sum(range(10000))"
 
 
 @dataclass
@@ -155,8 +157,8 @@ def _apart(root: Path, trial: Trial) -> Result:
 
 @contextlib.contextmanager
 def _busy(count: int) -> Iterator[None]:
-    """Keep ``count`` processes computing meanwhile."""
-    busy = [subprocess.Popen([sys.executable, "-I", "-S", "-c", "while True: sum(range(10000))"]) for _ in range(count)]
+    """Keep ``count`` processes computing meanwhile, and no longer than this one lives, however it ends."""
+    busy = [subprocess.Popen([sys.executable, "-I", "-S", "-c", _LOAD, str(os.getpid())]) for _ in range(count)]
     try:
         yield
     finally:
