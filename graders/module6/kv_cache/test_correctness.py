@@ -1000,16 +1000,15 @@ class Shell(CacheLayerMixin):
     "reorder, and at shapes you may have fixed by hand.",
 )
 def test_drives_transformers_models(submission):
-    """Your KVCache inside transformers' own Llama and GPT-2 gives the tokens of its stock cache, greedy and with beams."""
+    """Your KVCache inside transformers' own Llama and GPT-2 gives the tokens of its stock cache, greedy (Llama) and with beams (GPT-2)."""
     ids, mask = hf_prompt()
-    for family, kv_heads, widths in (("llama", 2, (1, 3)), ("gpt2", 4, (3,))):
+    for family, kv_heads, beams in (("llama", 2, 1), ("gpt2", 4, 3)):
         hf = hf_model(family)
         c = submission.DecoderConfig(**{**HF_CONFIG, "n_kv_heads": kv_heads})
-        for beams in widths:
-            options = {"attention_mask": mask.long(), "max_new_tokens": 5, "do_sample": False, "num_beams": beams}
-            want = hf.generate(ids, **options)
-            cache = submission.KVCache(c, 3 * beams, 1)
-            layers = [Shell(submission.HFCacheLayer(cache, layer)) for layer in range(2)]
-            got = hf.generate(ids, cache=Cache(layers=layers), **options)
-            same(got, want, what=f"tokens of {family} with {beams} beam{'s' * (beams > 1)}")
-            check(cache.length == 11, "The cache must have served the whole generation.", got=cache.length, want=11)
+        options = {"attention_mask": mask.long(), "max_new_tokens": 5, "do_sample": False, "num_beams": beams}
+        want = hf.generate(ids, **options)
+        cache = submission.KVCache(c, 3 * beams, 1)
+        layers = [Shell(submission.HFCacheLayer(cache, layer)) for layer in range(2)]
+        got = hf.generate(ids, cache=Cache(layers=layers), **options)
+        same(got, want, what=f"tokens of {family} with {beams} beam{'s' * (beams > 1)}")
+        check(cache.length == 11, "The cache must have served the whole generation.", got=cache.length, want=11)
