@@ -38,6 +38,12 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.fixture(autouse=True)
+def _no_width_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytest-xdist tells its processes the width of the terminal it runs in."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 def shown(content: RenderableType, file: io.StringIO | None = None, width: int | None = None) -> str:
     file = file or io.StringIO()
     console(file, width).print(content)
