@@ -87,6 +87,7 @@ def loop_over_the_batch(a, b, *, gemm=gemm):
     replaces="bmm",
     caught_by="test_bmm_peak",
     matches="peak_bytes",
+    equivalent_to="loop_over_the_batch",  # it makes the same calls besides, and is told by its bytes alone
     feedback="np.broadcast_to is free, but reshape of a broadcast view copies it, silently: you paid for the broadcast "
     "in bytes. Reshape the operand first, at its own size, or index its extent-1 axis with 0.",
 )
@@ -115,6 +116,20 @@ def sums_a_batch_of_gradients(a, b, g, *, gemm=gemm):
     da = bmm(g, np.swapaxes(b, -1, -2), gemm=gemm)
     db = bmm(np.swapaxes(a, -1, -2), g, gemm=gemm)
     return unbroadcast(da, a.shape).astype(a.dtype), unbroadcast(db, b.shape).astype(b.dtype)
+
+
+@misconception(
+    "product_again_in_the_gradient",
+    replaces="bmm_vjp",
+    caught_by="test_flops_of_products",
+    matches="flops",
+    feedback="Your gradient computes the product a·b once more, which is half as much work again. The shapes of a and b say "
+    "what shape g must have.",
+)
+def product_again_in_the_gradient(a, b, g, *, gemm=gemm):
+    if bmm(a, b, gemm=gemm).shape != g.shape:
+        raise ValueError("g does not have the shape of the product")
+    return original(a, b, g, gemm=gemm)
 
 
 # -- softmax ----------------------------------------------------------------------------------------------------------
@@ -243,6 +258,45 @@ def softmax_over_queries(q, k, v, mask=None, *, causal=False, scale=None, gemm=g
 def vjp_without_scale(dout, cache, *, gemm=gemm):
     dq, dk, dv = original(dout, cache, gemm=gemm)
     return dq / cache.scale, dk / cache.scale, dv
+
+
+@misconception(
+    "output_again_in_the_gradient",
+    replaces="attention_vjp",
+    caught_by="test_flops_of_attention",
+    matches="flops",
+    feedback="You compute the output once more, for the sums of dout·out. They are the sums of p·dp, and dp you have: backward "
+    "is two gradients of two products, four products in all.",
+)
+def output_again_in_the_gradient(dout, cache, *, gemm=gemm):
+    q, k, v, p, scale = cache.q, cache.k, cache.v, cache.p, cache.scale
+    dp, dv = bmm_vjp(p, v, dout, gemm=gemm)
+    ds = (p * (dp - (dout * bmm(p, v, gemm=gemm)).sum(-1, keepdims=True))).astype(p.dtype)
+    dq, dk_transposed = bmm_vjp(q, np.swapaxes(k, -1, -2), ds, gemm=gemm)
+    return (dq * scale).astype(q.dtype), np.swapaxes(dk_transposed * scale, -1, -2).astype(k.dtype), dv
+
+
+@misconception(
+    "new_scores_for_each_step",
+    replaces="attention",
+    caught_by="test_attention_peak",
+    matches="peak_bytes",
+    feedback="Scores, scaled scores, masked scores, weights: each is a new T×S array, and all are alive at the end. The scores "
+    "are yours, so scale, mask and normalise them in place.",
+)
+def new_scores_for_each_step(q, k, v, mask=None, *, causal=False, scale=None, gemm=gemm):
+    if mask is not None and mask.dtype != np.bool_:
+        raise TypeError("mask must be boolean")
+    scale = float((q.shape[-1] or 1) ** -0.5 if scale is None else scale)
+    scores = bmm(q, np.swapaxes(k, -1, -2), gemm=gemm)
+    scaled = scores * scale
+    t, s = scores.shape[-2:]
+    allowed = np.ones((t, s), bool) if mask is None else mask
+    if causal:
+        allowed = allowed & np.tri(t, s, s - t, dtype=bool)
+    masked = np.where(allowed, scaled, -np.inf).astype(scores.dtype)
+    p = softmax(masked)
+    return bmm(p, v, gemm=gemm), AttentionCache(q, k, v, p, scale)
 
 
 @misconception(
