@@ -397,6 +397,7 @@ def visible_keys(i_end, tq, tk, is_causal):
     replaces="streaming_attention",
     caught_by="test_forward_peak",
     matches="peak_bytes",
+    equivalent_to="mask_without_skipping",  # it skips nothing either, and is told by its memory alone
     feedback="You hold the scores of a block of queries against all keys: cut the keys into blocks too and carry the "
     "running maximum, sum and output from one to the next.",
 )
@@ -444,6 +445,51 @@ def merge_attention(out_a, lse_a, out_b, lse_b):
 
 
 # --- streaming backward -----------------------------------------------------------------------------------------------
+
+
+@misconception(
+    "backward_in_one_tile",
+    replaces="streaming_backward",
+    caught_by="test_backward_peak",
+    matches="peak_bytes",
+    feedback="Your backward pass holds the weights of all queries and all keys at once. It goes by the same tiles as the "
+    "forward pass: nothing larger than block_q x block_k need exist.",
+)
+def streaming_backward(q, k, v, padding, causal, scale, block_q, block_k, out, lse, d_out, d_lse):
+    tq, tk = max(q.shape[-2], 1), max(k.shape[-2], 1)
+    return original(q, k, v, padding, causal, scale, tq, tk, out, lse, d_out, d_lse)
+
+
+@misconception(
+    "two_sweeps_backward",
+    replaces="streaming_backward",
+    caught_by="test_backward_flops",
+    matches="flops",
+    feedback="You go over the tiles twice, once for dQ and once for dK and dV, and compute the weights and dP both times: seven "
+    "products a tile where five do. Add to all three gradients while you hold a tile.",
+)
+def streaming_backward(q, k, v, padding, causal, scale, block_q, block_k, out, lse, d_out, d_lse):
+    tq, tk, dtype = q.shape[-2], k.shape[-2], accumulation_dtype(q.dtype)
+    dq, dk, dv = (torch.zeros(x.shape, dtype=dtype, device=q.device) for x in (q, k, v))
+    delta = (d_out.to(dtype) * out).sum(dim=-1, keepdim=True) - d_lse[..., None]
+
+    def tile(i, j):
+        rows, cols = slice(i, min(i + block_q, tq)), slice(j, min(j + block_k, tk))
+        q_tile, do = q[..., rows, :].to(dtype) * scale, d_out[..., rows, :].to(dtype)
+        k_tile, v_tile = k[..., cols, :].to(dtype), v[..., cols, :].to(dtype)
+        scores = tile_scores(q_tile, k_tile, padding, causal, i, j, tq, tk)
+        p = torch.exp(scores - finite(lse[..., rows, None]))
+        return rows, cols, q_tile, k_tile, do, p, p * (do @ v_tile.mT - delta[..., rows, :])
+
+    places = [(i, j) for i in range(0, tq, block_q) for j in range(0, tk, block_k)]
+    for place in places:
+        rows, _, _, k_tile, _, _, ds = tile(*place)
+        dq[..., rows, :] += scale * (ds @ k_tile)
+    for place in places:
+        _, cols, q_tile, _, do, p, ds = tile(*place)
+        dk[..., cols, :] += ds.mT @ q_tile
+        dv[..., cols, :] += p.mT @ do
+    return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
 
 
 @misconception(
