@@ -109,6 +109,15 @@ def test_a_check_that_leans_on_an_earlier_one(toy: Path) -> None:
     assert "passed, but failed alone: It leans on an earlier check." in audit.faults[0].what
 
 
+def test_a_check_that_its_mark_skips_may_stand_alone(toy: Path) -> None:
+    edit(toy / CORRECTNESS, '@task(2)\n@points(10)\n@needs("test_softmax_matches")\n@hint("Rows',
+         '@pytest.mark.skipif(True, reason="no such device")\n@task(2)\n@points(10)\n@needs("test_softmax_matches")\n@hint("Rows')
+    edit(toy / CORRECTNESS, "import torch\n", "import pytest\nimport torch\n")
+    (alone,) = run(toy, trial(toy, alone=True))
+    assert alone.clean, alone.problem
+    assert [c.name for c in alone.checks if c.excused] == ["test_mix"]
+
+
 def test_other_orders_are_other_orders(toy: Path) -> None:
     names = [[c.name for c in result.checks] for result in run(toy, *(trial(toy, shuffle=s) for s in (1, 2)), trial(toy))]
     assert len({tuple(n) for n in names}) == 3

@@ -149,9 +149,12 @@ class _Observer(KataPlugin):
         if self._trial.first:
             items.sort(key=lambda i: self._checks[i.nodeid].task != self._trial.first)
 
-    def pytest_runtest_setup(self, item: Any) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: Any) -> Iterator[None]:
+        """Around all others: a check that its mark skips has a context of its own, too, and needs it when it is alone."""
         self._ratio = 0.0
         super().pytest_runtest_setup(item)
+        return (yield)
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_call(self, item: Any) -> Iterator[None]:
