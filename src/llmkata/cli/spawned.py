@@ -53,9 +53,7 @@ def grade_spawned(
         if read.source is None:
             record = read.record()
         else:
-            record = judge_spawned(course.exercise(read.exercise_id), read, seed=seed)
-            record.learner, record.files, record.submitted_at = read.learner, [read.file], read.submitted_at
-            record.ignored, record.notes = read.ignored, [*read.notes, *record.notes]
+            record = read.signed(judge_spawned(course.exercise(read.exercise_id), read, seed=seed))
             progress(record)
         file.append(record)
         records.append(record)

@@ -148,9 +148,7 @@ def _judged(course: Any, exercise: Any, submission: Submission, seed: int | None
     try:
         record = grade_one(course, exercise, submission.source, learner=submission.learner, file=submission.file,
                            isolation=isolation, seed=seed)
-        record.submitted_at = submission.submitted_at
-        record.ignored, record.notes = submission.ignored, [*submission.notes, *record.notes]
-        return encode(record)
+        return encode(submission.signed(record))
     except BaseException as e:  # noqa: BLE001
         return encode(_infrastructure(submission, f"The grader failed: {type(e).__name__}: {e}"))
 
@@ -169,7 +167,4 @@ def _finished(fork: _Fork) -> ExerciseRecord:
 
 
 def _infrastructure(submission: Submission, cause: str) -> ExerciseRecord:
-    return ExerciseRecord(
-        learner=submission.learner, exercise=submission.exercise_id, state=State.infrastructure, cause=cause,
-        submitted_at=submission.submitted_at, files=[submission.file], ignored=submission.ignored,
-        notes=submission.notes)
+    return submission.signed(ExerciseRecord(submission.learner, submission.exercise_id, State.infrastructure, cause=cause))

@@ -76,17 +76,15 @@ class Submission:
         """The record of a submission that cannot be graded. Raises ``ValueError`` for one that can."""
         if self.state is None:
             raise ValueError(f"{self.file} of {self.learner} is there to be graded")
-        return ExerciseRecord(
-            learner=self.learner,
-            exercise=self.exercise_id,
-            state=self.state,
-            submitted_at=self.submitted_at,
-            cause=self.cause,
-            evidence=self.evidence,
-            files=[self.file] if self.file else [],
-            ignored=self.ignored,
-            notes=self.notes,
-        )
+        return self.signed(ExerciseRecord(self.learner, self.exercise_id, self.state, cause=self.cause,
+                                          evidence=self.evidence))
+
+    def signed(self, record: ExerciseRecord) -> ExerciseRecord:
+        """``record``, which now says whose it is, when it was handed in, and what became of the files."""
+        record.learner, record.submitted_at = self.learner, self.submitted_at
+        record.files = [self.file] if self.file else []
+        record.ignored, record.notes = self.ignored, [*self.notes, *record.notes]
+        return record
 
 
 def read_submissions(folder: Path | str, course: Course) -> list[Submission]:
