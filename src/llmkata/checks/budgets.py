@@ -107,7 +107,6 @@ class Budget:
 
     def __init__(self, kept: Link, fresh: Callable[[], Link], other: Callable[[str], Link], bench: Bench, seed: int) -> None:
         self._kept, self._fresh, self._other, self._bench, self._seed = kept, fresh, other, bench, seed
-        self._begun = False
 
     def close(self) -> None:
         """End the kept worker."""
@@ -117,10 +116,9 @@ class Budget:
     def _worker(self) -> Iterator[Link]:
         """The kept link. What is left in its worker from before helps nobody: values kept from it are constants to the
         bench, which has other inputs. After a failure the next use gets a fresh worker."""
-        if not self._begun:
+        if self._kept not in current().fresh:
             current().fresh.append(self._kept)
             self._kept.begin_check(self._seed)
-            self._begun = True
         try:
             yield self._kept
         except BaseException:

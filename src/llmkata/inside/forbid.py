@@ -84,12 +84,12 @@ class Guard(TorchFunctionMode):
         self.violations.append(sentence)
         raise BannedCall(sentence)
 
-    def read(self, tree: ast.AST) -> None:
+    def read(self, text: str, filename: str) -> None:
         """Refuse a banned name within a module that stands in the source as an attribute: what torch does not dispatch
-        (``torch.compile``) no mode sees."""
+        (``torch.compile``) no mode sees. Raises SyntaxError as compiling it would."""
         within = [name for name in self._modules if "." in name]
         if within:
-            self._search(tree, within)
+            self._search(ast.parse(text, filename), within)
 
     def _search(self, tree: ast.AST, banned: list[str]) -> None:
         for node in ast.iter_child_nodes(tree):

@@ -6,7 +6,6 @@ means the same in both.
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import inspect
 import itertools
@@ -105,9 +104,8 @@ class Session:
         if self.capture is not None:  # a process of its own
             sys.argv = [self.filename]
         with self._running():
-            tree = ast.parse(text, self.filename)
-            self._guard.read(tree)
-            exec(compile(tree, self.filename, "exec", dont_inherit=True), module.__dict__)
+            self._guard.read(text, self.filename)
+            exec(compile(text, self.filename, "exec", dont_inherit=True), module.__dict__)
         return self._names(r)
 
     def _patch(self, r: dict) -> None:
