@@ -64,8 +64,8 @@ def run(program: Any, inputs: dict[str, Tensor], outputs: Iterable[int] | None =
         pointwise, bytes_moved, allocated_bytes, peak_bytes, entry_bytes, spots}``; a spot is ``{line, op, flops,
         matmul_calls, pointwise, bytes_moved, allocated_bytes, peak_bytes}``, the last being what memory made there was
         live at the peak. Peaks count what is live beyond the inputs that nothing wrote to, from earlier segments too:
-        ``entry_bytes`` is the level at which a segment began. A segment that occurs several times adds up; its peak is the highest, its
-        entry the first. ``reads`` lists the values that the recorded run read out of a
+        ``entry_bytes`` is the level at which a segment began. A segment that occurs several times adds up; its peak is
+        the highest, its entry the first. ``reads`` lists the values that the recorded run read out of a
         tensor (``.item()``) and that differ here: ``{line, op, recorded, replayed}``; they say why outputs are wrong.
         ``constants``: ``{line, bytes}``. ``timeline``: see ``Program.timeline``.
 

@@ -64,8 +64,8 @@ def remember_given_up(course: Course, exercise: str) -> None:
 def next_exercise(
     course: Course, records: dict[str, ExerciseRecord], broken: Collection[str] = ()
 ) -> Exercise | None:
-    """What to work on: what an edit broke (ids in ``broken``), what was begun last, else the first whose prerequisites are passed, else a stretch task left
-    over. None when everything is mastered.
+    """What to work on: what an edit broke (ids in ``broken``), what was begun last, else the first whose prerequisites are
+    passed, else a stretch task left over. None when everything is mastered.
     """
     from llmkata.gradebook import Standing, standing
 

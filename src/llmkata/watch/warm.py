@@ -11,8 +11,8 @@ input, see :class:`Request`; what it says is one line each on what was its stand
     E <how it ended>    always the last: an exit status, negative for a signal
 
 Where processes can fork, each run is a fork: it starts in milliseconds, and a crash costs nothing. Libraries that a run
-had to import (matplotlib, an optimizer's) are imported here when it has ended, so that the next run has them. Elsewhere (Windows,
-macOS) the process serves one request and ends; whoever asks has another one warm.
+had to import (matplotlib, an optimizer's) are imported here when it has ended, so that the next run has them. Elsewhere
+(Windows, macOS) the process serves one request and ends; whoever asks has another one warm.
 """
 
 from __future__ import annotations
