@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,20 +165,20 @@ def header(rng: random.Random, kind: Kind, seq: int, length: int) -> bytes:
 
 
 class _Worker:
-    """Stands for a worker: says what it was told to as soon as it is asked."""
+    """Stands for a worker: says what it was told to as soon as it is asked. ``said(number)`` are its frames, given the
+    number of the request."""
 
     tells_peak, listener = False, None
 
-    def __init__(self, said: bytes) -> None:
+    def __init__(self, said: Callable[[int], bytes]) -> None:
         ours, self._theirs = socket.socketpair()
         self._ours, self._said = ours, said
         self.channel = _Answering(ours.fileno(), self)
 
-    def speak(self) -> None:
+    def speak(self, number: int) -> None:
         self._theirs.setblocking(False)
-        if self._said:
-            os.write(self._theirs.fileno(), self._said[: 1 << 16])
-        self._said = b""
+        if said := self._said(number):
+            os.write(self._theirs.fileno(), said[: 1 << 16])
         self._theirs.shutdown(socket.SHUT_WR)
 
     def cpu_seconds(self) -> float:
@@ -200,10 +200,10 @@ class _Answering(Channel):
         super().__init__(fd, fd, UNTRUSTED)
         self._worker: _Worker | None = worker
 
-    def send(self, *_: Any) -> None:
+    def send(self, kind: Kind, seq: int, *_: Any) -> None:
         if self._worker is not None:
             worker, self._worker = self._worker, None
-            worker.speak()
+            worker.speak(seq)
 
 
 def put(rng: random.Random, frames: list[Frame]) -> str:
@@ -219,8 +219,9 @@ def put(rng: random.Random, frames: list[Frame]) -> str:
     if rng.randrange(4) == 0:
         extra = rng.choice(frames)
         bodies.insert(rng.randrange(2), (extra.kind, rng.choice([extra.body, mutated(rng, extra, frames)])))
-    said = b"".join(header(rng, kind, 1, len(body)) + body for kind, body in bodies)
-    link.process = _Worker(said)
+    link.process = _Worker(
+        lambda number: b"".join(header(rng, kind, number, len(body)) + body for kind, body in bodies)
+    )
     try:
         value = link.send(b"request", "f")
     except RemoteError as e:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -104,7 +105,8 @@ class WorkerLink(Link):
             raise WorkerGone(f"The time limit of the whole exercise ({self.wall.total:g} s) is used up.", "late")
         self._start()
         channel = self.process.channel
-        self._seq += 1
+        # Drawn, not counted: an answer to a question still to come cannot bear its number.
+        self._seq = secrets.randbits(63)
         seconds, calls, given = min(self.request_seconds, self.wall.left), 0, 0
         try:
             clock = _Stopwatch(self.process, seconds)
