@@ -18,7 +18,7 @@ import socket
 import sys
 
 #: What a profile imports on top of torch and NumPy, and warms.
-PROFILES = ("base", "matplotlib", "transformers", "text")
+PROFILES = ("base", "matplotlib", "transformers", "text", "numba")
 
 
 def warm(profile: str) -> None:
@@ -52,6 +52,14 @@ def warm(profile: str) -> None:
 
         spacy.blank("en")("Warm.")
         nltk.tokenize.wordpunct_tokenize("Warm.")
+    if profile == "numba":
+        # No GPU is touched here: kernels run in Numba's simulator, which must be chosen before the import.
+        os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
+        import array_api_compat.numpy
+        import array_api_compat.torch  # noqa: F401
+        from numba import cuda
+
+        cuda.jit(lambda out: None)[1, 1](numpy.zeros(1))
     if profile == "transformers":
         import transformers.models.gpt2.modeling_gpt2
         import transformers.models.llama.modeling_llama  # noqa: F401
