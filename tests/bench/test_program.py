@@ -48,6 +48,7 @@ def test_the_programs_that_are_broken_below_are_whole(program, inputs) -> None:
 
 OP = ["op", 0, 7, [["t", 0], 1], {}, [1]]
 IN, OUT = ["in", "x", 0], ["out", 1]
+ZEROS = "AAAAAAAAAAAAAAAAAAAAAA=="  # 16 bytes
 
 BROKEN = {
     "not a dict": [],
@@ -80,9 +81,12 @@ BROKEN = {
     "freed twice": minimal(events=[IN, OP, ["free", [1]], ["free", [1]]]),
     "input freed": minimal(events=[IN, OP, ["free", [0]], OUT]),
     "input twice": minimal(events=[IN, IN, OP, OUT]),
-    "constant of the wrong size": minimal(events=[["const", 0, b"123", 1], OP]),
-    "constant twice": minimal(events=[["const", 0, b"\0" * 16, 1], ["const", 0, b"\0" * 16, 1], OP]),
-    "constant over an input": minimal(events=[IN, ["const", 0, b"\0" * 16, 1], OP]),
+    "constant of the wrong size": minimal(events=[["const", 0, "MTIz", 1], OP]),
+    "constant that is not base64": minimal(events=[["const", 0, ZEROS[:-1], 1], OP]),
+    "constant that is no text": minimal(events=[["const", 0, 5, 1], OP]),
+    "constant with something behind it": minimal(events=[["const", 0, ZEROS + "AAAA", 1], OP]),
+    "constant twice": minimal(events=[["const", 0, ZEROS, 1], ["const", 0, ZEROS, 1], OP]),
+    "constant over an input": minimal(events=[IN, ["const", 0, ZEROS, 1], OP]),
     "too many arguments": minimal(events=[IN, ["op", 0, 7, [["t", 0], 1, 1, 1, 1], {}, [1]], OUT]),
     "unknown argument by name": minimal(events=[IN, ["op", 0, 7, [["t", 0], 1], {"beta": 1}, [1]], OUT]),
     "argument given twice": minimal(events=[IN, ["op", 0, 7, [["t", 0], 1], {"self": ["t", 0]}, [1]], OUT]),
@@ -131,7 +135,7 @@ def test_limits() -> None:
         parse(program, Limits(operators=0))
     with pytest.raises(ProgramError, match="at once"):
         parse(program, Limits(live_bytes=31))
-    constant = minimal(events=[["const", 0, b"\0" * 16, 1], OP, OUT])
+    constant = minimal(events=[["const", 0, ZEROS, 1], OP, OUT])
     parse(constant, Limits(constant_bytes=16))
     with pytest.raises(ProgramError, match="constants"):
         parse(constant, Limits(constant_bytes=15))
@@ -236,7 +240,7 @@ def test_a_replay_has_a_time_limit(record) -> None:
 # ---- mutations ------------------------------------------------------------------------------------------------------
 
 ODD = [None, True, -1, 0, 1, 2, 3, 17, 1 << 31, 1 << 62, -(1 << 63), 1 << 70, 0.5, float("nan"), float("inf"), "", "t",
-       "float64", "in", "mm.default", b"", b"\xff" * 16, [], {}, ["t", 0], ["t", 99], ["l", []], ["value", 0], [[]]]
+       "float64", "in", "mm.default", b"", b"\xff" * 16, ZEROS, [], {}, ["t", 0], ["t", 99], ["l", []], ["value", 0], [[]]]
 
 
 def places(value, path=()) -> list[tuple]:

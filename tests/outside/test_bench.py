@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llmkata.outside.bench import Bench, BenchRefused
-from llmkata.wire import encode
+from llmkata.wire import UNTRUSTED
 
 from .conftest import on_linux
 
@@ -35,8 +35,9 @@ def test_a_program_is_run_on_other_values(links, bench):
     assert answer["timeline"] == recording.timeline and len(recording.received) == 1 and "mm.default" in answer["names"]
 
 
-@pytest.mark.parametrize("program", [5, None, "text", {"a": 1}, b"", b"junk", bytes(encode(5)), bytes(encode({"version": 1})),
-                                     bytes(encode({"operators": 5, "events": [], "version": 1}))])
+@pytest.mark.parametrize("program", [5, None, "text", {"a": 1}, b"", b"junk", b"5", b'{"version": 1}', b"[" * 100_000, b"\xff",
+                                     b"9" * 5000, b'{"operators": 5, "events": [], "version": 1}',
+                                     b"[" + b"0," * (2 * UNTRUSTED.max_items) + b"0]"])
 def test_what_is_no_program_is_refused(bench, program):
     with pytest.raises(BenchRefused):
         bench.run(program, {}, ["counts"])

@@ -21,4 +21,4 @@ def test_unchanged_it_is_read():
     frames, programs = sessions.recorded()
     assert len(frames) > 20 and {f.kind.name for f in frames} == {"result", "error", "callback"}
     assert all(len(f.spans) > 2 for f in frames)
-    sessions.parse(sessions.decode(programs[0].body))
+    sessions.parse(sessions.read_program(programs[0].body))

@@ -7,6 +7,7 @@ used and not used after it is freed, inputs and outputs stand where the events s
 
 from __future__ import annotations
 
+import binascii
 import math
 from typing import Any
 
@@ -205,12 +206,19 @@ class _Parser:
         self.line = self.integer(line, high=10**7)
         storage = self.integer(storage, high=len(self.storages) - 1)
         if data is not None:
-            self.expect(type(data) is bytes and len(data) == self.storages[storage], "a constant of the wrong size")
+            data = self.constant(data)
+            self.expect(len(data) == self.storages[storage], "a constant of the wrong size")
             self.constant_bytes += len(data)
             if self.constant_bytes > self.limits.constant_bytes:
                 raise ProgramError(f"constants of more than {self.limits.constant_bytes >> 20} MiB", self.line)
         self.birth(storage)
         return Const(storage, data, line)
+
+    def constant(self, data: Any) -> bytes:
+        try:
+            return binascii.a2b_base64(data, strict_mode=True)
+        except (TypeError, ValueError):
+            self.expect(False, "a constant that is not in base64")
 
     def op(self, event: Any) -> Op:
         _, name, line, args, kwargs, results = self.sequence(event, 6, exactly=True)

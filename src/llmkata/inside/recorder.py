@@ -23,7 +23,7 @@ Use by the worker::
 ``with recorder`` may be entered any number of times. Decoding and encoding belong outside of it: what the worker
 itself does is no part of the program.
 
-Format (``version`` 1), made of dict, list, int, float, str, bytes, bool and None only::
+Format (``version`` 1), made of dict, list, int, float, str, bool and None only, so that it travels as JSON::
 
     {"version": 1,
      "refused": None | [reason, line],            # why there is no program; everything else is then empty
@@ -31,7 +31,7 @@ Format (``version`` 1), made of dict, list, int, float, str, bytes, bool and Non
      "operators": ["mm.default", ...],            # aten operators as base.overload
      "views": [[storage, dtype, offset, [size...], [stride...], flags], ...],   # flags: 1 conjugate bit, 2 negative bit
      "events": [["in", name, view]                # an input arrives; its storage is born
-                ["const", storage, bytes | None, line]    # a storage of unknown origin; None: overwritten before read
+                ["const", storage, base64 | None, line]   # a storage of unknown origin; None: overwritten before read
                 ["op", operator, line, [arg...], {name: arg}, [result...]]
                 ["free", [storage...]]            # before the next op
                 ["out", view]                     # output number n is the n-th of these, with the values of this moment
@@ -45,6 +45,7 @@ Python, e.g. by ``.item()``). A line is a line of the submission's file, 0 where
 
 from __future__ import annotations
 
+import base64
 import sys
 from typing import Any
 
@@ -308,7 +309,7 @@ class Recorder(TorchDispatchMode):
                 raise _Refusal("tensors that no torch operator of this run made (from NumPy, lists, another thread, or "
                                f"from before the run) hold more than {MAX_CONST_BYTES >> 20} MiB")
             with _disable_current_modes():
-                data = torch.empty(0, dtype=torch.uint8).set_(storage).numpy().tobytes()
+                data = base64.b64encode(torch.empty(0, dtype=torch.uint8).set_(storage).numpy()).decode()
         number = self._number(storage, temporary=True)
         self._events.append(["const", number, data, line])
         return number
