@@ -129,10 +129,6 @@ def on_real(values, mask):
     return values if mask is None else values[mask]
 
 
-def first(mask, n):
-    return None if mask is None else mask[:, :n]
-
-
 @st.composite
 def models(draw, windows=(None, 1, 3, 8)):
     """Fields of a config and a seed."""
@@ -169,16 +165,33 @@ def inputs(seed, batch, length, kind):
     return tokens(seed, batch, length), padding(kind, seed, batch, length)
 
 
-def feed_in_chunks(model, cache, ids, mask, chunks):
-    """Logits of all tokens, fed through the cache in pieces."""
+@probe
+def feed(module, model, cache, ids, mask, chunks):
+    """The logits of each piece of the prompt, fed through the cache."""
     outputs, start = [], 0
     for size in chunks:
-        outputs.append(model(ids[:, start : start + size], attention_mask=first(mask, start + size), cache=cache))
-        start += size
-    return torch.cat(outputs, dim=1)
+        stop = start + size
+        outputs.append(
+            model(ids[:, start:stop], attention_mask=None if mask is None else mask[:, :stop], cache=cache).detach()
+        )
+        start = stop
+    return outputs
+
+
+def feed_in_chunks(submission, model, cache, ids, mask, chunks):
+    """Logits of all tokens, fed through the cache in pieces."""
+    return torch.cat(submission.run(feed, model, cache, ids, mask, chunks), dim=1)
 
 
 # --- task 1: the cache --------------------------------------------------------------------------------------------
+
+
+@probe
+def append_and_look(module, cache, new):
+    """Append a pair to each layer in turn. What append returned, `length` after it, then what the cache is like."""
+    returned = [(*cache.append(layer, *pair), cache.length) for layer, pair in enumerate(new)]
+    slots = cache.key_slots(len(new) - 1) if new else None
+    return returned, slots, cache.length, cache.capacity, cache.nbytes
 
 
 class CacheMachine(RuleBasedStateMachine):
@@ -202,7 +215,7 @@ class CacheMachine(RuleBasedStateMachine):
         nothing = torch.zeros(batch, self.HEADS, 0, self.DIM, dtype=dtype)
         self.kept = [[nothing, nothing] for _ in range(self.LAYERS)]
         self.least = capacity
-        self.look()
+        self.look([])
 
     @property
     def length(self):
@@ -212,8 +225,15 @@ class CacheMachine(RuleBasedStateMachine):
     def batch(self):
         return self.kept[0][0].shape[0]
 
-    def look(self):
-        length, capacity, nbytes = self.cache.length, self.cache.capacity, self.cache.nbytes
+    def look(self, new):
+        """Append `new` and compare what comes back, the whole content of the cache, and what it says of itself."""
+        returned, slots, length, capacity, nbytes = self.submission.run(append_and_look, self.cache, new)
+        for layer, (keys, values, first) in enumerate(returned):
+            same(keys, self.kept[layer][0], **EXACT, what=f"keys of layer {layer}")
+            same(values, self.kept[layer][1], **EXACT, what=f"values of layer {layer}")
+            check(first == self.length, "length is that of layer 0.", got=first, want=self.length)
+        if new:
+            same(slots, torch.arange(self.length), what="key_slots")
         check(length == self.length, "length is not the number of slots appended.", got=length, want=self.length)
         check(
             capacity >= max(self.length, self.least),
@@ -226,18 +246,13 @@ class CacheMachine(RuleBasedStateMachine):
         check(nbytes == want, "nbytes must be kv_bytes_per_token * batch * capacity.", got=nbytes, want=want)
 
     def put(self, t, seed):
-        """Append t tokens to all layers and compare what comes back: the whole content of the cache."""
-        for layer in range(self.LAYERS):
-            new = [sk.tensor(seed + 7 * layer + i, (self.batch, self.HEADS, t, self.DIM), self.dtype) for i in (0, 1)]
-            self.kept[layer] = [torch.cat(pair, dim=2) for pair in zip(self.kept[layer], new)]
-            keys, values = self.cache.append(layer, *new)
-            same(keys, self.kept[layer][0], **EXACT, what=f"keys of layer {layer}")
-            same(values, self.kept[layer][1], **EXACT, what=f"values of layer {layer}")
-            if layer == 0:
-                length = self.cache.length
-                check(length == self.length, "length is that of layer 0.", got=length, want=self.length)
-        same(self.cache.key_slots(self.LAYERS - 1), torch.arange(self.length), what="key_slots")
-        self.look()
+        """Append t tokens to all layers."""
+        shape = (self.batch, self.HEADS, t, self.DIM)
+        new = [
+            [sk.tensor(seed + 7 * layer + i, shape, self.dtype) for i in (0, 1)] for layer in range(self.LAYERS)
+        ]
+        self.kept = [[torch.cat(pair, dim=2) for pair in zip(*layer)] for layer in zip(self.kept, new)]
+        self.look(new)
 
     @rule(t=st.integers(1, 5), seed=st.integers(0, 99))
     def append(self, t, seed):
@@ -249,7 +264,7 @@ class CacheMachine(RuleBasedStateMachine):
         keep = max(0, self.length - drop)
         self.cache.truncate(keep)
         self.kept = [[tensor[:, :, :keep] for tensor in pair] for pair in self.kept]
-        self.look()
+        self.look([])
         self.put(t, seed)
 
     @rule(rows=st.lists(st.integers(0, 2), min_size=1, max_size=4), seed=st.integers(0, 99))
@@ -257,7 +272,7 @@ class CacheMachine(RuleBasedStateMachine):
         rows = [row % self.batch for row in rows]
         self.cache.reorder(torch.tensor(rows))
         self.kept = [[tensor[rows] for tensor in pair] for pair in self.kept]
-        self.look()
+        self.look([])
         self.put(1, seed)
 
     @rule(drop=st.integers(0, 3), capacity=st.sampled_from([None, 1, 9]), seed=st.integers(0, 99))
@@ -266,7 +281,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.least = max(self.least if capacity is None else capacity, keep)
         self.cache = self.cache.fork(keep if drop else None, capacity)
         self.kept = [[tensor[:, :, :keep] for tensor in pair] for pair in self.kept]
-        self.look()
+        self.look([])
         self.put(1, seed)
 
 
@@ -390,7 +405,7 @@ def test_incremental_equals_full(submission, case):
     model = decoder(submission, cfg, weights(cfg, seed))
     full = model(ids, attention_mask=mask)
     cache = kv_cache(submission, cfg, ids.shape[0], 4)
-    got = feed_in_chunks(model, cache, ids, mask, chunks)
+    got = feed_in_chunks(submission, model, cache, ids, mask, chunks)
     check(
         cache.length == ids.shape[1],
         "The cache's length is not the number of tokens fed.",
@@ -411,7 +426,7 @@ def test_incremental_low_precision(submission, seed):
     for dtype, atol, rtol in ((torch.float32, 1e-4, 0.0), (torch.bfloat16, 0.75, 0.0)):
         model = decoder(submission, cfg, weights(cfg, seed % 1000), dtype)
         full = model(ids)
-        got = feed_in_chunks(model, kv_cache(submission, cfg, 2, 4, dtype), ids, None, [5, 1, 1, 6, 1, 4, 3])
+        got = feed_in_chunks(submission, model, kv_cache(submission, cfg, 2, 4, dtype), ids, None, [5, 1, 1, 6, 1, 4, 3])
         same(got, full, atol=atol, rtol=rtol, dtype=dtype, what=f"{dtype} logits")
 
 
@@ -430,7 +445,7 @@ def test_left_padding_positions(submission, seed):
     ids = tokens(seed % 1000, 3, length)
     mask = torch.arange(length)[None] >= torch.tensor(pads)[:, None]
     cache = kv_cache(submission, cfg, 3, length)
-    runs = {"one pass": model(ids, attention_mask=mask), "cache": feed_in_chunks(model, cache, ids, mask, [6, 1, 1, 1])}
+    runs = {"one pass": model(ids, attention_mask=mask), "cache": feed_in_chunks(submission, model, cache, ids, mask, [6, 1, 1, 1])}
     for row, pad in enumerate(pads):
         alone = model(ids[row : row + 1, pad:])[0]
         for how, got in runs.items():
@@ -723,7 +738,7 @@ def test_sliding_cache(submission, reference, case):
     model = decoder(submission, cfg, state)
     cache = submission.SlidingKVCache(submission.DecoderConfig(**cfg), ids.shape[0], dtype=F64)
     size = cache.nbytes
-    got = feed_in_chunks(model, cache, ids, mask, chunks)
+    got = feed_in_chunks(submission, model, cache, ids, mask, chunks)
     check(
         (cache.length, cache.capacity, cache.nbytes) == (ids.shape[1], cfg["sliding_window"], size),
         "length counts the slots seen, capacity is the window, and nbytes never changes.",
