@@ -156,6 +156,15 @@ def word_pipeline(lang: str) -> Callable:
     return spacy.blank(lang)
 
 
+def words_by_language(processed: Iterable[Processed]) -> dict[str, int]:
+    """Number of words of each language, one text at a time."""
+    words: Counter[str] = Counter()
+    for result in processed:
+        words[result.lang] += result.n_words
+        del result  # the text must not live on while the next one is made
+    return dict(words)
+
+
 def encoder_of(tokenizer: tokenizers.Tokenizer) -> Encoder:
     """The function that compare_tokenizers wants: a batch of texts to lists of ids, nothing added."""
     return lambda texts: [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
@@ -599,23 +608,32 @@ def format_table(comparisons: Sequence[TokenizerComparison]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare tokenizers on parallel texts: saved ones, or three that are trained on two thirds of the texts."""
+    """Compare tokenizers on parallel texts: saved ones, or three that are trained on two thirds of the texts. Or send the
+    texts of a file through the pipeline, with an identifier that learnt two thirds of them."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--parallel", type=Path, help="JSONL with id, lang, text")
     source.add_argument("--udhr", type=Path, help="folder of UDHR in XML")
     parser.add_argument("--tokenizer", type=Path, action="append", help="tokenizer.json, or the folder that holds one")
+    parser.add_argument("--pipeline", action="store_true", help="count what the pipeline keeps; compare nothing")
     parser.add_argument("--vocab-size", type=int, default=1500)
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args(argv)
     texts = load_parallel(options.parallel) if options.parallel else load_udhr_xml(options.udhr)
+    train = {lang: [text for i, text in enumerate(items, 1) if i % 3] for lang, items in texts.items()}
+    if options.pipeline:
+        pairs = [(text, lang) for lang, items in train.items() for text in items]
+        pipeline = Pipeline(LanguageIdentifier().fit([t for t, _ in pairs], [lang for _, lang in pairs]))
+        records = (Record(f"{lang}{i}", t) for lang, items in texts.items() for i, t in enumerate(items, 1))
+        print("words:", words_by_language(pipeline.run(records)))
+        print(pipeline.stats)
+        return 0
     if options.tokenizer:
         from tokenizers import Tokenizer
 
         files = [path / "tokenizer.json" if path.is_dir() else path for path in options.tokenizer]
         encoders, test = {str(f): encoder_of(Tokenizer.from_file(str(f))) for f in files}, texts
     else:
-        train = {lang: [t for i, t in enumerate(items, 1) if i % 3] for lang, items in texts.items()}
         test = {lang: items[2::3] for lang, items in texts.items()}
         # The k-th language has a k-th of the data of the first, as Zipf would have it.
         sizes = {lang: 1000 // (k + 1) for k, lang in enumerate(train)}

@@ -125,7 +125,8 @@ def test_given_functions_may(talk):
 COMPILE = {"modules": {"torch.compile": "Leave it as it is."}}
 
 
-@pytest.mark.parametrize("line", ["g = lambda f: torch.compile(f)", "from torch import compile", "x = torch.compile.__doc__"])
+@pytest.mark.parametrize("line", ["g = lambda f: torch.compile(f)", "from torch import compile", "x = torch.compile.__doc__",
+                                  "x = torch.\N{FULLWIDTH LATIN SMALL LETTER C}ompile"])
 def test_what_torch_does_not_dispatch_is_banned_by_its_name(talk, line):
     with pytest.raises(Raised, match="torch.compile is not allowed in this exercise. Leave it as it is."):
         talk(f"import torch\n{line}", forbid=COMPILE)

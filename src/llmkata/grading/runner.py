@@ -156,7 +156,7 @@ def run_pytest(files: list[Path], root: Path, plugin: Any, *more: str) -> str:
 
     faults = Faults()
     _forget_other_courses(root)
-    arguments = [*map(str, files), "--rootdir", str(root), "-c", os.devnull, "--noconftest", "--import-mode=importlib",
+    arguments = [*map(str, files), "--rootdir", str(root), "--confcutdir", str(root), "-c", os.devnull, "--noconftest", "--import-mode=importlib",
                  "--assert=plain", "--capture=no", "-p", "no:cacheprovider", "-p", "no:terminal", "-p", "no:tmpdir",
                  "-p", "no:warnings", "-p", "no:logging", "-p", "no:faulthandler",
                  # Collects all of torch's garbage several times at the end of every run.
@@ -172,9 +172,10 @@ def run_pytest(files: list[Path], root: Path, plugin: Any, *more: str) -> str:
 def _forget_other_courses(root: Path) -> None:
     """pytest names check modules by their path within the course: those of another course would be taken for ours."""
     for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if name.split(".")[0] in ("exercises", "graders") and file and not Path(file).is_relative_to(root):
-            del sys.modules[name]
+        if name.startswith(("exercises.", "graders.")):
+            file = getattr(module, "__file__", None)
+            if file and not Path(file).is_relative_to(root):
+                del sys.modules[name]
 
 
 class _Named:

@@ -12,6 +12,7 @@ import builtins
 import fnmatch
 import re
 import sys
+import unicodedata
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
@@ -87,7 +88,8 @@ class Guard(TorchFunctionMode):
     def read(self, text: str, filename: str) -> None:
         """Refuse a banned name within a module that stands in the source as an attribute: what torch does not dispatch
         (``torch.compile``) no mode sees. Raises SyntaxError as compiling it would."""
-        within = [name for name in self._modules if "." in name]
+        text_of_names = unicodedata.normalize("NFKC", text)  # as Python reads identifiers
+        within = [name for name in self._modules if "." in name and name.rpartition(".")[2] in text_of_names]
         if within:
             self._search(ast.parse(text, filename), within)
 

@@ -167,12 +167,14 @@ def _warmed(root: str, ident: str) -> tuple[Any, Any, str]:
 
     import llmkata.bench.recorded
     import llmkata.inside.session  # noqa: F401 - both are needed by every run
+    from llmkata.authoring.stub import StubError, pristine_stub
     from llmkata.grading.runner import collect
 
     torch.set_num_threads(1)
     try:
         collect(course, exercise)
-    except RuntimeError as e:
+        pristine_stub(exercise)  # cut once, not in each run
+    except (RuntimeError, StubError) as e:
         return course, exercise, str(e)
     gc.collect()
     gc.freeze()
