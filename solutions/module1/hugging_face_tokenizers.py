@@ -184,17 +184,16 @@ def collate(
     # BEGIN SOLUTION task 3: truncate, pad, mask, count positions
     if not texts:
         raise ValueError("no texts")
-    batch = tok(
-        list(texts),
-        truncation=True,
-        max_length=max_length,
-        padding=True,
-        padding_side=side,
-        pad_to_multiple_of=pad_to_multiple_of,
-        return_attention_mask=True,
-    )
-    keys = [k for k in ("input_ids", "attention_mask", "token_type_ids") if k in batch]
-    tensors = {key: torch.tensor(batch[key], dtype=torch.int64) for key in keys}
+    # Padding is ours: the library refuses a max_length that is no multiple of pad_to_multiple_of.
+    rows = tok(list(texts), truncation=True, max_length=max_length, return_attention_mask=True)
+    columns = {"input_ids": tok.pad_token_id, "attention_mask": 0, "token_type_ids": 0}
+    width, multiple = max(map(len, rows["input_ids"])), pad_to_multiple_of or 1
+    width = -(-width // multiple) * multiple
+    tensors = {}
+    for key in [key for key in columns if key in rows]:
+        tensors[key] = torch.full((len(texts), width), columns[key], dtype=torch.int64)
+        for padded, row in zip(tensors[key], rows[key]):
+            padded[slice(len(row)) if side == "right" else slice(width - len(row), width)] = torch.tensor(row)
     mask = tensors["attention_mask"]
     # Σ_{j<=i} mask_j counts the real tokens up to and with i, so positions begin at 0 wherever the padding stands.
     tensors["position_ids"] = (mask.cumsum(-1) - 1) * mask

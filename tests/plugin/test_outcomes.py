@@ -67,6 +67,16 @@ def test_evidence_is_the_smallest_case_in_words(made):
     assert [f.split(":")[1].split(" ")[0] for f in frames] == ["4", "2"] and "in g: raise KeyError('k')" in frames[-1]
 
 
+def test_an_error_of_the_wrong_type_is_shown_where_it_was_raised(made):
+    course = made("@hidden\ndef test_it(submission):\n    '''It refuses.'''\n"
+                  "    with expect_error(ValueError, 'odd'):\n        submission.f(1)\n")
+    for raised in ("KeyError('odd')", "ValueError('even')"):
+        (check,) = course.grade(f"def f(x):\n    raise {raised}", transport="loopback").checks
+        assert check.outcome is Outcome.failed and [f.split(":")[1].split(" ")[0] for f in check.evidence.frames] == ["2"]
+    (returned,) = course.grade("def f(x): return x", transport="loopback").checks
+    assert returned.outcome is Outcome.failed and returned.evidence.frames == []
+
+
 def test_the_call_that_never_returned_is_shown(made):
     course = made("@hidden\ndef test_it(submission):\n    submission.f(1)\n    submission.f(2)")
     it = course.grade("import os\ndef f(x):\n    if x == 2: os._exit(0)\n    return x").checks[0]

@@ -54,7 +54,9 @@ def verdict(error: BaseException | None, links: Sequence[Link], compared: int, e
     if isinstance(error, RemoteError):
         return _raised(error, link)
     if isinstance(error, Mismatch):
-        evidence = _evidence(error.summary, link, expected=error.expected, got=error.got, index=error.index)
+        raised = error.__cause__  # an error that was asked for, of another type or with other words
+        evidence = _evidence(error.summary, link, expected=error.expected, got=error.got, index=error.index,
+                             frames=raised.where() if isinstance(raised, RemoteError) else [])
         return Verdict(Outcome.failed, error.summary, evidence)
     if link is not None and isinstance(error, Exception):
         text = (f"The answer does not have the promised form, the check stumbled over it "
