@@ -100,17 +100,6 @@ def split_sentences(text, lang):
     return [s.strip() for s in [*sentences, text[start:]] if s.strip()]
 
 
-@functools.cache
-def nlp(lang):
-    import spacy
-
-    return spacy.blank(lang)
-
-
-def split_words(text, lang):
-    return [t.text for t in nlp(lang)(text) if not t.is_punct and not t.is_space]
-
-
 def gini(values):
     n, mean = len(values), sum(values) / len(values)
     return sum(abs(a - b) for a in values for b in values) / (2 * n * n * mean) if mean else 0.0
@@ -203,5 +192,5 @@ def pipeline(records, posteriors, names, *, min_chars, min_margin, dedupe):
             seen.add(text)
             by_lang[lang] += 1
             kept.append({"id": key, "text": text, "lang": lang, "lang_logprob_margin": margin, "scripts": shares,
-                         "sentences": split_sentences(text, lang), "n_words": len(split_words(text, lang))})  # fmt: skip
+                         "sentences": split_sentences(text, lang)})  # fmt: skip
     return kept, {"seen": len(records), "kept": len(kept), "dropped": dict(dropped), "by_lang": dict(by_lang)}
