@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -48,13 +49,16 @@ def test_work_in_progress(course):
     assert "[x] task 1  Softmax and magic numbers (core): done" in out
     assert "[~] task 3" in out and "0/1 checks" in out and "./kata check module1/toy" in out
     assert "A ledger with one entry." in out and "expected 2" in out and "got      4" in out  # the sentence and the evidence
+    assert "A hint for task 3: ./kata hint module1/toy" in out
+    again = re.search(r"Only test_\w+: (.*)", out)[1].split()
+    assert again[0] == "pytest" and "1 failed" in run(course, *again[1:])[1]
     assert "Traceback" not in out and "llmkata/" not in out.split("short test summary")[0]
 
 
 def test_done(course):
     (course / "exercises/module1/toy/toy.py").write_text(SOLUTION)
     code, out = run(course, "exercises", "graders")
-    assert code == 0 and "13 passed" in out, out
+    assert code == 0 and "13 passed" in out and "A hint" not in out, out
 
 
 def test_a_broken_course_is_a_usage_error(course):

@@ -83,7 +83,8 @@ def test_stream_memory(submission, budget, rng):
         identifier = s.LanguageIdentifier(n=(1, 1)).fit(["the cat", "die Katze"], ["en", "de"])
         first, *records = [s.Record(str(i), text, "xx") for i, text in enumerate(texts)]
         # Not measured: spaCy is set up for the language, which takes 0.9 MB.
-        list(s.Pipeline(identifier).run([first]))
+        for _ in s.Pipeline(identifier).run([first]):
+            pass
         return s.words_by_language(s.Pipeline(identifier).run(records))
 
     peak = budget.peak_bytes(scenario)

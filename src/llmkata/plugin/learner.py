@@ -69,6 +69,11 @@ class LearnerPlugin(KataPlugin):
                 if mine:
                     mark, state = _task_state(mine)
                     t.write_line(f"  {mark} task {task.number}  {task.title} ({task.tier}): {state}")
+            wrong = next((r for r in judged if r.outcome is not Outcome.passed and not r.not_started), None)
+            if wrong is not None:
+                name = wrong.id.rpartition("::")[2]
+                t.write_line(f"  A hint for task {wrong.task}: {launcher()} hint {exercise.id}")
+                t.write_line(f"  Only {name}: pytest {exercise.visible_checks.relative_to(self._root).as_posix()}::{name}")
             t.write_line(f"  All checks, hidden ones too: {launcher()} check {exercise.id}")
 
 
