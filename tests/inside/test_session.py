@@ -210,6 +210,16 @@ def test_instruments(talk, instrument):
     assert sys.gettrace() is tracer
 
 
+def test_steps_of_a_known_mistake_count_as_the_submission_s(talk):
+    t = talk("def f(n):\n    return sum(range(n))")
+    t("patch", source="def slow(n):\n    s = 0\n    for i in range(n): s += i\n    return s", filename="<wrong>", bind={"f": "slow"})
+    readings = []
+    for n in (100, 200, 400):
+        t("prepare", target=None, path="f", args=(n,), kwargs={})
+        readings.append(t("execute", instrument="steps"))
+    assert readings[2] - readings[1] == 2 * (readings[1] - readings[0]) > 400
+
+
 def test_seeds_reach_all_generators(talk):
     t = talk("import random, numpy as np, torch\ndef draw(): return [random.random(), np.random.rand(), torch.rand(1).item()]")
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 
@@ -25,13 +25,13 @@ def traced_peak(run: Callable[[], Any]) -> tuple[Any, int]:
             tracemalloc.stop()
 
 
-def counted_steps(run: Callable[[], Any], filename: str) -> tuple[Any, int]:
-    """Run and return (result, bytecode instructions executed in frames of ``filename``)."""
+def counted_steps(run: Callable[[], Any], filenames: Collection[str]) -> tuple[Any, int]:
+    """Run and return (result, bytecode instructions executed in frames of these files)."""
     steps = 0
 
     def trace(frame: Any, event: str, _: Any) -> Any:
         nonlocal steps
-        if frame.f_code.co_filename != filename:
+        if frame.f_code.co_filename not in filenames:
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         if event == "opcode":
