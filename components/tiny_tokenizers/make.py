@@ -1,6 +1,7 @@
-"""Writes vocab.txt (BERT's format) and vocab.json, merges.txt (GPT-2's) from the course's own English and German texts.
+"""Writes vocab.txt (BERT's format) and vocab.json, merges.txt (GPT-2's) from the course's own English and German texts,
+and chat/, the second one's tokenizer with control tokens as a folder that AutoTokenizer loads.
 
-    python components/tiny_tokenizers/make.py            # writes the three files
+    python components/tiny_tokenizers/make.py            # writes the files
     python components/tiny_tokenizers/make.py --check    # remakes them elsewhere and compares
 
 vocab.txt is not trained (the library's WordPiece trainer gives other tokens from run to run): the special tokens, some
@@ -22,6 +23,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parent / "parallel_text" / "parallel.jsonl"
+CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+FILES = ("vocab.txt", "vocab.json", "merges.txt", "chat/tokenizer.json", "chat/tokenizer_config.json")
 SPECIALS = ["[PAD]", "[unused0]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 CHARACTERS = string.digits + string.ascii_lowercase + string.punctuation + "€–“”’今天气很好东京"
 
@@ -47,7 +50,7 @@ def wordpiece() -> list[str]:
 
 def write(folder: Path) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     (folder / "vocab.txt").write_text("\n".join(wordpiece()) + "\n", encoding="utf-8")
     backend = Tokenizer(models.BPE())
@@ -62,12 +65,22 @@ def write(folder: Path) -> None:
     merges = [" ".join(pair) for pair in model["merges"]]
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
 
+    backend.model = models.BPE(vocab, [tuple(pair) for pair in model["merges"]])
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in CONTROL])
+    (folder / "chat").mkdir(exist_ok=True)
+    (folder / "chat" / "tokenizer.json").write_text(backend.to_str(pretty=False), encoding="utf-8")
+    end, *others = CONTROL
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": end, "eos_token": end, "pad_token": end,
+              "extra_special_tokens": others, "clean_up_tokenization_spaces": False}  # fmt: skip
+    (folder / "chat" / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
 
 if __name__ == "__main__":
     if "--check" in sys.argv[1:]:
         with tempfile.TemporaryDirectory() as other:
             write(Path(other))
-            for name in ("vocab.txt", "vocab.json", "merges.txt"):
+            for name in FILES:
                 if (HERE / name).read_bytes() != (Path(other) / name).read_bytes():
                     raise SystemExit(f"{name} is not what make.py writes")
     else:

@@ -398,7 +398,16 @@ def token_budget_batches(lengths: Sequence[int], max_tokens: int, *, seed: int |
     # END SOLUTION
 
 
-# --- given: the command line ------------------------------------------------------------------------------------------
+# --- given: a figure of a stream, the command line --------------------------------------------------------------------
+
+
+def label_share(blocks: Iterable[PackedBlock]) -> float:
+    """The share of the tokens of a stream of blocks that have a label (0.0 without tokens); keeps no block."""
+    labelled = total = 0
+    for block in blocks:
+        labelled += sum(label != IGNORE for label in block.labels)
+        total += len(block.labels)
+    return labelled / total if total else 0.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+N=200
 
 from llmkata.checks import check, hint, needs, points, probe, task
 
@@ -158,26 +159,21 @@ def test_pack_is_lazy(submission, budget, reference, rng):
         budget.require("documents taken", taken, at_most=2 * batch + block, at_least=1, unit="documents", trust="handed in")
 
 
-@probe
-def pack_all(module, spec, count, words):
-    """Consume the blocks of generated documents, keeping none."""
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    tok = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(spec[0]), **spec[1])
-    docs = (" ".join(words[(k + j) % len(words)] for j in range(40)) for k in range(count))
-    return sum(1 for _ in module.pack(tok, docs, 64, batch_size=16))
-
-
 @task(8)
 @points(4)
-@needs("test_pack")
+@needs("test_pack", "test_saved_and_reloaded")
 @hint("Keep only what does not fill a block yet; a list of all ids grows with the stream.")
 def test_pack_peak(submission, budget, reference, rng):
     """Memory of packing four times as many documents stays the same."""
-    # Buffers hold a batch of 16 documents of about 60 tokens: 1000 tokens, 4 columns, some 100 kB at any length.
-    # Collecting 800 documents: 48 000 tokens, 4 columns of 8 bytes and their numbers, 2.5 MB and more.
-    spec = chat_spec(reference)
-    words = [str(w) for w in rng.permutation(["river", "hello", "London", "water", "people", "under", "quiet", "bridge", "naïve"])]
-    small, large = (budget.peak_bytes(lambda s, n=n: s.run(pack_all, spec, n, words)) for n in (200, 800))
-    budget.require("peak of packing 800 documents", large, at_most=1.25 * small + 200_000, reference=small, unit="bytes")
+    words = [str(w) for w in rng.permutation(["river", "hello", "London", "water", "people", "under", "quiet", "bridge"])]
+    shares, peaks = [], []
+    for n in (N, 4 * N):
+        docs = [" ".join(words[(k + j) % 8] for j in range(40)) for k in range(n)]
+
+        def consume(s, docs=docs):
+            tok = s.load_tokenizer(str(FILES / "chat"))
+            shares.append(s.label_share(s.pack(tok, docs, 64, batch_size=16)))
+
+        peaks.append(budget.peak_bytes(consume))
+    open("/tmp/hft_peaks","a").write(f"{[float(p) for p in peaks]} {shares}\n")
+    budget.require("peak of packing 800 documents", peaks[1], at_most=1.25 * float(peaks[0]) + 200_000, reference=float(peaks[0]), unit="bytes")

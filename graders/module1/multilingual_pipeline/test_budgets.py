@@ -89,4 +89,4 @@ def test_stream_memory(submission, budget, rng):
 
     peak = budget.peak_bytes(scenario)
     # One text at a time: some copies of 6 kB, or 20 bytes a character. All normalised texts as well: 50 · 6 kB = 300 kB more.
-    budget.require("peak memory", peak, at_most=220_000, reference=60_000, unit="B")
+    budget.require("peak memory", peak, at_most=220_000, reference=40_000, unit="B")
