@@ -422,7 +422,7 @@ def test_chat_truncation(submission, reference, rng):
 
 
 @task(5)
-@points(7)
+@points(8)
 @hint(
     "Never tokenize a rendered transcript: in it the user's <|im_end|> and yours look the same.",
     "tok(text, add_special_tokens=False, split_special_tokens=True) reads control tokens in a text as text.",
@@ -560,23 +560,22 @@ def test_qa_window_edges(submission, reference, rng):
 @task(7)
 @points(2)
 @hint("Check before the tokenizer is asked for windows: it has an error of its own for a stride without room.")
-def test_qa_refuses(submission):
+def test_qa_refuses(submission, reference):
     """A question without room, and an answer that is not where it is said to be, raise ValueError with the example's id."""
-    reference_lines = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"]
-    from tokenizers.implementations import BertWordPieceTokenizer
-
-    ready = BertWordPieceTokenizer(vocab={t: i for i, t in enumerate(reference_lines)})
-    spec = [ready.to_str(), BERT_OPTIONS]
+    lines = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"]
+    spec = [reference.bert(lines).to_str(), BERT_OPTIONS]
     good = {"id": "fine-7", "question": "a b", "context": "a b c", "answer_text": "b", "answer_start": 2}
-    assert_ok = submission.run(answers, spec, "prepare_qa", [(([good],), {"max_length": 8, "stride": 2}), (([],), {"max_length": 8, "stride": 2})])
-    check(len(assert_ok[0]) == 1 and assert_ok[1] == [], "room = stride + 1 is enough; no examples, no features.", got=assert_ok)
+    options = {"max_length": 8, "stride": 2}
+    got = submission.run(answers, spec, "prepare_qa", [(([good],), options), (([],), options)])
+    check([len(features) for features in got] == [1, 0], "Room of stride + 1 is enough; no examples, no features.", got=got)
     refused = [(good | {"id": "long-3", "question": "a b c"}, 2), (good, 3), (good | {"question": "a " * 20, "id": "q-55"}, 0),
                (good | {"context": "", "answer_text": "", "id": "short-2", "question": "c " * 5}, 0)]  # fmt: skip
     refused += [(good | {"id": "off-9", "answer_start": n}, 2) for n in (0, 3, 99, -3)]
     refused += [(good | {"id": "case-4", "answer_text": "B"}, 2), (good | {"id": "tail-8", "answer_text": "c ", "answer_start": 4}, 2)]
     for bad, stride in refused:
+        examples = [bad] if bad is good else [good, bad]
         with expect_error(ValueError, bad["id"]):
-            submission.run(answers, spec, "prepare_qa", [(([good, bad] if bad is not good else [bad],), {"max_length": 8, "stride": stride})])
+            submission.run(answers, spec, "prepare_qa", [((examples,), {"max_length": 8, "stride": stride})])
 
 
 # --- task 8 -----------------------------------------------------------------------------------------------------------
