@@ -1,0 +1,193 @@
+"""Oracle of 1.4: the definitions as loops, torch's autograd for gradients, scipy's root finder, and planted corpora."""
+
+import math
+
+import numpy as np
+import torch
+from scipy.optimize import brentq
+
+
+def vocabulary(sentences, min_count=1):
+    words = sorted({w for s in sentences for w in s})
+    counts = {w: sum(list(s).count(w) for s in sentences) for w in words}
+    kept = [w for w in words if counts[w] >= min_count]
+    kept.sort(key=lambda w: -counts[w])  # stable: alphabetical among equals
+    return kept, [counts[w] for w in kept]
+
+
+def skipgram_pairs(ids, window):
+    return [
+        (s[i], s[j]) for s in ids for i in range(len(s)) for j in range(len(s)) if i != j and abs(i - j) <= window
+    ]  # fmt: skip
+
+
+def keep_probability(counts, t):
+    total = sum(int(c) for c in counts)
+    return np.array([min(1.0, math.sqrt(t / (c / total))) for c in counts])
+
+
+def noise_distribution(counts, power):
+    raised = [float(c) ** power for c in counts]
+    return np.array([r / math.fsum(raised) for r in raised])
+
+
+def sgns(v, u, un, valid):
+    """Loss and gradients by autograd of the definition, with torch's own log-sigmoid."""
+    v, u, un = (torch.tensor(t, dtype=torch.float64, requires_grad=True) for t in (v, u, un))
+    positive = -torch.nn.functional.logsigmoid((v * u).sum(-1)).sum()
+    negative = -torch.nn.functional.logsigmoid(-(v[:, None] * un).sum(-1))
+    loss = positive + torch.where(torch.tensor(valid), negative, torch.zeros_like(negative)).sum()
+    loss.backward()
+    return loss.item(), v.grad.numpy(), u.grad.numpy(), un.grad.numpy()
+
+
+def glove(w, u, b, c, x, xmax, alpha):
+    leaves = [torch.tensor(t, dtype=torch.float64, requires_grad=True) for t in (w, u, b, c)]
+    w, u, b, c = leaves
+    x = torch.tensor(x, dtype=torch.float64)
+    loss = (0.5 * (x / xmax).pow(alpha).clamp(max=1) * ((w * u).sum(-1) + b + c - x.log()).square()).sum()
+    loss.backward()
+    return loss.item(), *(leaf.grad.numpy() for leaf in leaves)
+
+
+def char_ngrams(word, min_n, max_n):
+    marked = "<" + word + ">"
+    return [marked[i:j] for i in range(len(marked)) for j in range(i + 1, len(marked) + 1) if min_n <= j - i <= max_n]
+
+
+def fasttext_hash(ngram, buckets):
+    h = np.uint32(2166136261)
+    for byte in np.frombuffer(ngram.encode(), dtype=np.int8):
+        h = np.uint32((int(h ^ np.int32(byte).astype(np.uint32)) * 16777619) % 2**32)
+    return int(h) % buckets
+
+
+def composition(words, min_n, max_n, buckets):
+    dense = np.zeros((len(words), len(words) + buckets))
+    for i, word in enumerate(words):
+        grams = char_ngrams(word, min_n, max_n)
+        dense[i, i] += 1 / (1 + len(grams))
+        for g in grams:
+            dense[i, len(words) + fasttext_hash(g, buckets)] += 1 / (1 + len(grams))
+    return dense
+
+
+def cooccurrence(ids, window, size):
+    dense = np.zeros((size, size))
+    for s in ids:
+        for i in range(len(s)):
+            for j in range(len(s)):
+                if i != j and abs(i - j) <= window:
+                    dense[s[i], s[j]] += 1 / abs(i - j)
+    return dense
+
+
+def sq_dists(x):
+    return ((x[:, None] - x[None]) ** 2).sum(-1)
+
+
+def joint_probabilities(x, perplexity):
+    """Each row's precision by Brent's method on its logarithm."""
+    n, d2 = len(x), sq_dists(x)
+    p = np.zeros((n, n))
+
+    def row(i, log_beta):
+        d = np.delete(d2[i], i)
+        e = np.exp(-math.exp(log_beta) * (d - d.min()))
+        return e / e.sum()
+
+    def excess(log_beta, i):
+        q = row(i, log_beta)
+        q = q[q > 0]
+        return -(q * np.log(q)).sum() - math.log(perplexity)
+
+    for i in range(n):
+        p[i, np.arange(n) != i] = row(i, brentq(excess, -80, 80, args=(i,), xtol=1e-13, rtol=1e-14))
+    return (p + p.T) / (2 * n)
+
+
+def kl_grad(y, p):
+    y = torch.tensor(y, dtype=torch.float64, requires_grad=True)
+    p = torch.tensor(p, dtype=torch.float64)
+    off = ~torch.eye(len(y), dtype=torch.bool)
+    w = 1 / (1 + (y[:, None] - y[None]).square().sum(-1))
+    q = w / w[off].sum()
+    kl = torch.special.xlogy(p[off], p[off] / q[off]).sum()
+    kl.backward()
+    return kl.item(), y.grad.numpy()
+
+
+def purity(y, groups, k):
+    """Mean share of a point's k nearest points that are of its group."""
+    d2 = sq_dists(y)
+    np.fill_diagonal(d2, np.inf)
+    near = np.argsort(d2, 1)[:, :k]
+    return float(np.mean([[groups[j] == groups[i] for j in row] for i, row in enumerate(near)]))
+
+
+def trustworthiness(x, y, k):
+    """1 less the penalised share of neighbours in the map that are none in space (Venna and Kaski 2001)."""
+    n = len(x)
+    space, flat = sq_dists(x), sq_dists(y)
+    np.fill_diagonal(space, -1)
+    np.fill_diagonal(flat, np.inf)
+    rank = np.argsort(np.argsort(space, 1), 1)
+    penalty = sum(max(0, rank[i, j] - k) for i in range(n) for j in np.argsort(flat[i])[:k])
+    return 1 - 2 * penalty / (n * k * (2 * n - 3 * k - 1))
+
+
+def spellings(rng, count, length, taken=()):
+    """Distinct random words: nothing can be known about them but what the corpus says."""
+    words = []
+    while len(words) < count:
+        word = "".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), length))
+        if word not in words and word not in taken:
+            words.append(word)
+    return words
+
+
+def planted_meanings(seed, sentences):
+    """(sentences, categories {name: nouns}, analogies) with 4 x 10 nouns and 8 country-capital pairs."""
+    rng = np.random.default_rng(seed)
+    words = iter(spellings(rng, 200, 6))
+    take = lambda n: [next(words) for _ in range(n)]
+    nouns, around = [take(10) for _ in range(4)], [take(6) for _ in range(4)]
+    countries, capitals, topics = take(8), take(8), [take(3) for _ in range(8)]
+    of_country, of_capital = take(4), take(4)
+    corpus = []
+    for _ in range(sentences):
+        if rng.random() < 0.5:
+            g = rng.integers(4)
+            a, b = rng.choice(nouns[g], 2)
+            x, y, z = rng.choice(around[g], 3)
+            corpus.append([str(w) for w in (x, a, y, b, z)])
+        else:
+            i, kind = rng.integers(8), rng.integers(2)
+            name, role = ((countries[i], of_country), (capitals[i], of_capital))[kind]
+            r, s = rng.choice(role, 2)
+            t, u = rng.choice(topics[i], 2)
+            corpus.append([str(w) for w in (t, r, name, u, s)])
+    pairs = list(zip(countries, capitals))
+    analogies = [(a, b, c, d) for a, b in pairs for c, d in pairs if a != c]
+    return corpus, {f"group {i}": tuple(g) for i, g in enumerate(nouns)}, analogies
+
+
+def planted_inflections(seed, sentences):
+    """(sentences, held out {word: (field, suffix)}, seen {word: (field, suffix)}): 4 fields x 4 stems x 3 suffixes."""
+    rng = np.random.default_rng(seed)
+    words = iter(spellings(rng, 60, 5))
+    take = lambda n: [next(words) for _ in range(n)]
+    stems, fields, suffixes = take(16), [take(4) for _ in range(4)], spellings(rng, 3, 3)
+    frames = [take(4) for _ in range(3)]
+    forms = {stem + suffix: (i // 4, j) for i, stem in enumerate(stems) for j, suffix in enumerate(suffixes)}
+    # Two of a field, of different stems and suffixes, so that three others with field and suffix remain.
+    held = {stems[4 * f + k] + suffixes[(f + k) % 3] for f in range(4) for k in range(2)}
+    seen = [w for w in forms if w not in held]
+    corpus = []
+    for _ in range(sentences):
+        word = str(rng.choice(seen))
+        field, suffix = forms[word]
+        a, d = rng.choice(fields[field], 2)
+        b, c = rng.choice(frames[suffix], 2)
+        corpus.append([str(w) for w in (a, b, word, c, d)])
+    return corpus, {w: forms[w] for w in sorted(held)}, {w: forms[w] for w in seen}
