@@ -39,7 +39,9 @@ def frequent(parts: Counter[str], size: int) -> list[str]:
 
 
 def wordpiece() -> list[str]:
-    plain = "".join(c for c in unicodedata.normalize("NFD", "\n".join(texts()).lower()) if unicodedata.category(c) != "Mn")
+    plain = "".join(
+        c for c in unicodedata.normalize("NFD", "\n".join(texts()).lower()) if unicodedata.category(c) != "Mn"
+    )
     words = Counter(re.findall(r"[a-z]+", plain))
     words.update({word: 30 for word in ("hello", "world", "new", "token", "hugging", "face", "london", "paris")})
     starts = Counter({word[:n]: c for word, c in words.items() for n in (2, 3) if len(word) > n})

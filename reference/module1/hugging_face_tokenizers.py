@@ -102,7 +102,9 @@ def transcript(tok: Tokenizer, messages, max_length: int | None) -> dict[str, li
     for m in messages:
         parts = [[start], text_only(tok, m["role"] + "\n").ids, text_only(tok, m["content"]).ids, [stop],
                  text_only(tok, "\n").ids]  # fmt: skip
-        turns.append((m["role"], [(i, m["role"] == "assistant" and k in (2, 3)) for k, part in enumerate(parts) for i in part]))
+        turns.append(
+            (m["role"], [(i, m["role"] == "assistant" and k in (2, 3)) for k, part in enumerate(parts) for i in part])
+        )
     for system in (False, True):
         for turn in [t for t in turns if (t[0] == "system") == system]:
             if max_length is not None and sum(len(ids) for _, ids in turns) > max_length:

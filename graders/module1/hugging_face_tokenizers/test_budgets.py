@@ -98,13 +98,17 @@ def test_collate_calls(submission, budget, reference, rng):
     # One call for all; a loop over texts: 12.
     texts = [f"hello river {k}" for k in rng.integers(0, 99, size=12)]
     calls = calls_of(submission, bert_spec(reference), "collate", [texts], {"max_length": 16})
-    budget.require("tokenizer calls of collate", calls, at_most=1, at_least=1, reference=1, unit="calls", trust="handed in")
+    budget.require(
+        "tokenizer calls of collate", calls, at_most=1, at_least=1, reference=1, unit="calls", trust="handed in"
+    )
 
 
 @task(7)
 @points(3)
 @needs("test_qa_windows")
-@hint("The lengths of all questions take one call, the windows of all examples another: return_overflowing_tokens=True.")
+@hint(
+    "The lengths of all questions take one call, the windows of all examples another: return_overflowing_tokens=True."
+)
 def test_qa_calls(submission, budget, reference, rng):
     """Windows of 9 examples take at most two calls of the tokenizer."""
     # Questions, then pairs with overflow: 2. A loop over examples: 9 or 18.
@@ -112,7 +116,9 @@ def test_qa_calls(submission, budget, reference, rng):
     examples = [{"id": str(k), "question": "what?", "context": " ".join(words), "answer_text": words[0], "answer_start": 0}
                 for k in range(9)]  # fmt: skip
     calls = calls_of(submission, bert_spec(reference), "prepare_qa", [examples], {"max_length": 20, "stride": 4})
-    budget.require("tokenizer calls of prepare_qa", calls, at_most=2, at_least=1, reference=2, unit="calls", trust="handed in")
+    budget.require(
+        "tokenizer calls of prepare_qa", calls, at_most=2, at_least=1, reference=2, unit="calls", trust="handed in"
+    )
 
 
 @task(8)
@@ -124,7 +130,9 @@ def test_pack_calls(submission, budget, reference, rng):
     # ceil(50 / 8) = 7; a call a document: 50.
     docs = [f"the river {k}" for k in rng.integers(0, 99, size=50)]
     calls = calls_of(submission, chat_spec(reference), "pack", [docs, 16], {"batch_size": 8})
-    budget.require("tokenizer calls of pack", calls, at_most=7, at_least=1, reference=7, unit="calls", trust="handed in")
+    budget.require(
+        "tokenizer calls of pack", calls, at_most=7, at_least=1, reference=7, unit="calls", trust="handed in"
+    )
 
 
 @probe
@@ -158,7 +166,9 @@ def test_pack_is_lazy(submission, budget, reference, rng):
         before, taken = submission.run(pulled_before_first, spec, docs, block, batch)
         check(before == 0, "Documents are taken before a block is asked for.", got=before)
         # At least one token a document: block documents hold a block, rounded up to whole batches. Listing first: 60.
-        budget.require("documents taken", taken, at_most=2 * batch + block, at_least=1, unit="documents", trust="handed in")
+        budget.require(
+            "documents taken", taken, at_most=2 * batch + block, at_least=1, unit="documents", trust="handed in"
+        )
 
 
 @task(8)
@@ -170,7 +180,9 @@ def test_pack_peak(submission, budget, reference, rng):
     # Buffers hold a batch of 16 documents of about 60 tokens: 1000 tokens in 4 columns, some 200 kB at any length.
     # Collecting 400 documents: 24 000 tokens in 4 columns, and the numbers themselves: 2.3 MB. The 200 kB of slack are
     # for tuples that CPython parks on a free list (mended in the specification, which had the ratio alone).
-    words = [str(w) for w in rng.permutation(["river", "hello", "London", "water", "people", "under", "quiet", "bridge"])]
+    words = [
+        str(w) for w in rng.permutation(["river", "hello", "London", "water", "people", "under", "quiet", "bridge"])
+    ]
     shares, peaks = [], []
 
     def consume(s, docs):
@@ -183,4 +195,6 @@ def test_pack_peak(submission, budget, reference, rng):
         labels = [i for b in reference.blocks(reference.chat(*shipped_chat()), docs, 64) for i in b["labels"]]
         want = sum(i != -100 for i in labels) / len(labels)
         check(abs(shares[-1] - want) < 1e-9, "label_share is given: leave it as it is.", got=shares[-1], want=want)
-    budget.require("peak of packing 400 documents", peak, at_most=1.25 * peaks[1] + 200_000, reference=peaks[1], unit="bytes")
+    budget.require(
+        "peak of packing 400 documents", peak, at_most=1.25 * peaks[1] + 200_000, reference=peaks[1], unit="bytes"
+    )

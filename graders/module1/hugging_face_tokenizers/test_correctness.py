@@ -63,7 +63,15 @@ def answers(module, spec, name, cases):
     found = []
     for args, options in cases:
         if name == "prepare_qa":
-            fields = ("example_id", "input_ids", "token_type_ids", "attention_mask", "offsets", "start_position", "end_position")
+            fields = (
+                "example_id",
+                "input_ids",
+                "token_type_ids",
+                "attention_mask",
+                "offsets",
+                "start_position",
+                "end_position",
+            )
             features = module.prepare_qa(tok, [module.QAExample(**e) for e in args[0]], **options)
             rows = [{key: getattr(f, key) for key in fields} for f in features]
             for row in rows:
@@ -122,7 +130,12 @@ def bert_from_file(module, content, options, texts, pairs):
 def test_bert_pipeline(submission, reference, rng):
     """Ids, type ids and decoded texts of singles and pairs are BERT's, for the shipped vocabulary and for new ones."""
     lines = shipped_lines()
-    other = [*lines[:5], "\u2028", "\x85", *[str(t) for t in rng.permutation([t for t in lines[5:] if not t.startswith("[un")])]]
+    other = [
+        *lines[:5],
+        "\u2028",
+        "\x85",
+        *[str(t) for t in rng.permutation([t for t in lines[5:] if not t.startswith("[un")])],
+    ]
     texts = ["Hello, World!", "", "Ångström naïve façade", "今天hello天气", "ok 🙂 🙃!", "a" * 100 + " " + "a" * 101,
              "hello [MASK] world", "it's: don't (e.g.) \t\r\n x\u0000y", *(sentence(rng, WORDS) for _ in range(6))]  # fmt: skip
     pairs = [["hello world", "new London"], ["", "bridge"], [sentence(rng, WORDS, 1), sentence(rng, WORDS, 1)]]
@@ -135,7 +148,11 @@ def test_bert_pipeline(submission, reference, rng):
             plain = {"input_ids": e.ids, "tokens": e.tokens, "token_type_ids": e.type_ids,
                      "text": want.decode(e.ids, skip_special_tokens=False), "plain text": want.decode(e.ids)}  # fmt: skip
             equal(got, plain, f"{args} {options}")
-        check(specials == {k: v for k, v in BERT_OPTIONS.items() if k != "model_input_names"}, "The special tokens", got=specials)
+        check(
+            specials == {k: v for k, v in BERT_OPTIONS.items() if k != "model_input_names"},
+            "The special tokens",
+            got=specials,
+        )
         check(set(names) == set(BERT_OPTIONS["model_input_names"]), "model_input_names", got=names)
 
 
@@ -226,7 +243,11 @@ def test_chat_files(submission, reference, rng):
     hashes = {**none, "##": len(none)}
     texts = ["hello", " the river", "### a#b", "a  b\n\nc", "x<|im_end|>y <|endoftext|>\n<|im_start|>", "",
              *(sentence(rng, WORDS) for _ in range(4))]  # fmt: skip
-    turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
+    turns = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Yo"},
+    ]
     transcript = "".join(f"<|im_start|>{t['role']}\n{t['content']}<|im_end|>\n" for t in turns)
     for v, m in ((vocab, merges), (none, merges), (first, merges), (hashes, ["# #", *merges])):
         want = reference.chat(v, m)
@@ -245,7 +266,18 @@ def test_chat_files(submission, reference, rng):
 @sk.given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), max_size=8), examples=6)
 def test_chat_roundtrip(submission, reference, case):
     """Decoding what was encoded gives the string back: any Unicode, lone combining marks, line ends, nothing at all."""
-    texts = [*case, "", " ", "\u0301", "a\r\n\tb ", " lead", "don 't , x . y ?", "🙂\u200d🙃", "e\u0301\u00e9", "<|im_end|> x"]
+    texts = [
+        *case,
+        "",
+        " ",
+        "\u0301",
+        "a\r\n\tb ",
+        " lead",
+        "don 't , x . y ?",
+        "🙂\u200d🙃",
+        "e\u0301\u00e9",
+        "<|im_end|> x",
+    ]
     turns = [{"role": "user", "content": "Hi"}]
     _, decoded, _ = submission.run(chat_from_files, *chat_files(*shipped_chat()), texts, turns)
     for text, got in zip(texts, decoded, strict=True):
@@ -367,7 +399,9 @@ def test_label_alignment(submission, reference, rng):
     with expect_error(ValueError):
         submission.run(answers, spec, "align_labels", [((["a"], ["B-X", "B-X"], numbers), {"max_length": 9})])
     with expect_error(KeyError, "I-X"):
-        submission.run(answers, spec, "align_labels", [((["readings"], ["B-X"], numbers), {"max_length": 9, "label_all": True})])
+        submission.run(
+            answers, spec, "align_labels", [((["readings"], ["B-X"], numbers), {"max_length": 9, "label_all": True})]
+        )
     with expect_error(KeyError, "O"):
         submission.run(answers, spec, "align_labels", [((["a"], ["O"], numbers), {"max_length": 9})])
 
@@ -415,7 +449,11 @@ def test_chat_truncation(submission, reference, rng):
         whole = len(reference.transcript(backend, turns, None)["input_ids"])
         cases += [((turns,), {"max_length": whole}), ((turns,), {"max_length": whole - 1}),
                   ((turns,), {"max_length": int(rng.integers(0, whole))})]  # fmt: skip
-    system = [{"role": "system", "content": "first"}, {"role": "user", "content": "hi"}, {"role": "system", "content": "b"}]
+    system = [
+        {"role": "system", "content": "first"},
+        {"role": "user", "content": "hi"},
+        {"role": "system", "content": "b"},
+    ]
     cases += [((system,), {"max_length": n}) for n in (0, 12, 20, 30)]
     for (args, options), got in zip(cases, submission.run(answers, spec, "chat_labels", cases), strict=True):
         equal(lists(got), reference.transcript(backend, *args, options["max_length"]), f"{args[0]} {options}")
@@ -482,7 +520,15 @@ KEPT = [w for w in WORDS if w[0].isalnum() and w[-1].isalnum()]
 def qa_example(rng, number, words):
     """A context with an answer of some of its words, or none; sometimes the question quotes the answer."""
     chosen = [str(w) for w in rng.choice(KEPT, size=words)]
-    gaps = ["", *(str(g) for g in rng.choice([" ", "  ", " 🙂 ", ", ", " [SEP] "], size=max(0, words - 1), p=[0.7, 0.1, 0.05, 0.1, 0.05]))]
+    gaps = [
+        "",
+        *(
+            str(g)
+            for g in rng.choice(
+                [" ", "  ", " 🙂 ", ", ", " [SEP] "], size=max(0, words - 1), p=[0.7, 0.1, 0.05, 0.1, 0.05]
+            )
+        ),
+    ]
     context, at = str(rng.choice(["", " ", "\n"])), []
     for gap, word in zip(gaps, chosen):
         context += gap
@@ -495,7 +541,9 @@ def qa_example(rng, number, words):
         last = min(words - 1, first + int(rng.integers(0, 4)))
         start = at[first][0]
         answer = context[start : at[last][1]]
-    question = answer[:10] + " where?" if rng.random() < 0.4 else sentence(rng, ["what", "is", "[SEP]", "river", "the"], 1, 4)
+    question = (
+        answer[:10] + " where?" if rng.random() < 0.4 else sentence(rng, ["what", "is", "[SEP]", "river", "the"], 1, 4)
+    )
     return {"id": f"q{number}", "question": question, "context": context + str(rng.choice(["", ".", " "])), "answer_text": answer,
             "answer_start": start}  # fmt: skip
 
@@ -567,11 +615,18 @@ def test_qa_refuses(submission, reference):
     good = {"id": "fine-7", "question": "a b", "context": "a b c", "answer_text": "b", "answer_start": 2}
     options = {"max_length": 8, "stride": 2}
     got = submission.run(answers, spec, "prepare_qa", [(([good],), options), (([],), options)])
-    check([len(features) for features in got] == [1, 0], "Room of stride + 1 is enough; no examples, no features.", got=got)
+    check(
+        [len(features) for features in got] == [1, 0],
+        "Room of stride + 1 is enough; no examples, no features.",
+        got=got,
+    )
     refused = [(good | {"id": "long-3", "question": "a b c"}, 2), (good, 3), (good | {"question": "a " * 20, "id": "q-55"}, 0),
                (good | {"context": "", "answer_text": "", "id": "short-2", "question": "c " * 5}, 0)]  # fmt: skip
     refused += [(good | {"id": "off-9", "answer_start": n}, 2) for n in (0, 3, 99, -3)]
-    refused += [(good | {"id": "case-4", "answer_text": "B"}, 2), (good | {"id": "tail-8", "answer_text": "c ", "answer_start": 4}, 2)]
+    refused += [
+        (good | {"id": "case-4", "answer_text": "B"}, 2),
+        (good | {"id": "tail-8", "answer_text": "c ", "answer_start": 4}, 2),
+    ]
     for bad, stride in refused:
         examples = [bad] if bad is good else [good, bad]
         with expect_error(ValueError, bad["id"]):
