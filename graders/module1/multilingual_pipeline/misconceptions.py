@@ -115,18 +115,21 @@ def fit(self, texts, langs):
 
 @misconception(
     "prior_from_data",
-    replaces="LanguageIdentifier.log_posteriors",
+    replaces="LanguageIdentifier",
     caught_by="test_identifier_matches_bayes",
-    feedback="You weighted languages by how much text was seen of them. The prior is uniform: a text without known "
+    feedback="You weighted languages by how many texts were seen of them. The prior is uniform: a text without known "
     "n-grams speaks for no language.",
 )
-def log_posteriors(self, text):
-    found = original(self, text)
-    # How much text was seen of a language shows in how little is left for an n-gram it does not have.
-    weights = {lang: -min(row[i] for row in self.log_probs.values()) for i, lang in enumerate(self.langs)}
-    scores = {lang: found[lang] + math.log(weights[lang]) for lang in found}
-    total = np.logaddexp.reduce(list(scores.values()))
-    return {lang: score - float(total) for lang, score in scores.items()}
+class LanguageIdentifier(LanguageIdentifier):
+    def fit(self, texts, langs):
+        super().fit(texts, langs)
+        self.prior = {lang: math.log(list(langs).count(lang) / len(langs)) for lang in self.langs}
+        return self
+
+    def log_posteriors(self, text):
+        found = {lang: value + self.prior[lang] for lang, value in super().log_posteriors(text).items()}
+        total = float(np.logaddexp.reduce(list(found.values())))
+        return {lang: value - total for lang, value in found.items()}
 
 
 @misconception(
@@ -170,15 +173,13 @@ def log_posteriors(self, text):
     feedback="Only . ! ? end your sentences. Chinese, Arabic and Hindi end theirs with other marks.",
 )
 def split_sentences(text, lang):
-    joined, sentences = original(text, lang), []
-    for sentence in joined:
-        before = sentences[-1] if sentences else "."
-        if before.rstrip(CLOSERS + "“")[-1:] in [*OTHER_ENDS]:
-            at = text.index(sentence, text.index(before) + len(before))
-            sentences[-1] = text[text.index(before) : at] + sentence
-        else:
-            sentences.append(sentence)
-    return sentences
+    sentences, start = [], 0
+    for match in regex.finditer(rf"([{ASCII_ENDS}]++)[{regex.escape(CLOSERS)}“]*(?=\s|\Z)", text):
+        if not (lang in ORDINAL_PERIOD and match[1] == "." and text[: match.start()][-1:].isdigit()):
+            sentences.append(text[start : match.end()])
+            start = match.end()
+    sentences.append(text[start:])
+    return [s for s in map(str.strip, sentences) if s]
 
 
 @misconception(
@@ -322,6 +323,38 @@ def train_shared(docs, sizes, *, alpha, total, vocab_size, pattern):
 # --- the pipeline -----------------------------------------------------------------------------------------------------
 
 
+def piped(self, records, remembered, doubted):
+    """Pipeline.run with a choice of what is remembered of a record and of whose margin is looked at."""
+    stats = self.stats = PipelineStats()
+    digests = set()
+    for record in records:
+        stats.seen += 1
+        text = normalize(record.text)
+        if len(text) < self.min_chars:
+            stats.dropped["short"] += 1
+            continue
+        posteriors = self.identifier.log_posteriors(text)
+        best, second = sorted([*posteriors.values(), -math.inf], reverse=True)[:2]
+        if doubted(record) and best - second < self.min_margin:
+            stats.dropped["margin"] += 1
+            continue
+        lang = self.identifier.predict(text) if record.lang is None else record.lang
+        scripts = script_profile(text)
+        dominant = min(scripts, key=lambda script: (-scripts[script], script), default=None)
+        if dominant and lang in LANG_SCRIPTS and dominant not in LANG_SCRIPTS[lang]:
+            stats.dropped["script"] += 1
+            continue
+        digest = hashlib.blake2b(remembered(record.text, text).encode(), digest_size=16).digest()
+        if self.dedupe and digest in digests:
+            stats.dropped["duplicate"] += 1
+            continue
+        digests.add(digest)
+        stats.kept += 1
+        stats.by_lang[lang] = stats.by_lang.get(lang, 0) + 1
+        sentences = tuple(split_sentences(text, lang))
+        yield Processed(record.id, text, lang, best - second, scripts, sentences, len(split_words(text, lang)))
+
+
 @misconception(
     "duplicates_of_the_raw_text",
     replaces="Pipeline.run",
@@ -330,26 +363,7 @@ def train_shared(docs, sizes, *, alpha, total, vocab_size, pattern):
     "only are the same: compare them normalised.",
 )
 def run(self, records):
-    raw = set()
-
-    def once(records):
-        for record in records:
-            yield replace(record, lang="" if record.text in raw else record.lang)
-            raw.add(record.text)
-
-    stats = self.stats = PipelineStats()
-    for record in records:
-        stats.seen += 1
-        for result in Pipeline(self.identifier, min_chars=self.min_chars, min_margin=self.min_margin,
-                               dedupe=False).run([record]):  # fmt: skip
-            if self.dedupe and record.text in raw:
-                stats.dropped["duplicate"] += 1
-                continue
-            raw.add(record.text)
-            stats.kept += 1
-            stats.by_lang[result.lang] = stats.by_lang.get(result.lang, 0) + 1
-            yield result
-        self.count_drop(record)
+    return piped(self, records, lambda raw, text: raw, lambda record: record.lang is None)
 
 
 @misconception(
@@ -360,7 +374,7 @@ def run(self, records):
     "the language is known there is nothing to doubt.",
 )
 def run(self, records):
-    return original(self, records)
+    return piped(self, records, lambda raw, text: text, lambda record: True)
 
 
 @misconception(

@@ -145,13 +145,13 @@ def posteriors(module, texts, langs, options, queries):
     return found, [identifier.predict(query) for query in queries], returned is identifier
 
 
-def invented(rng, langs, items=3):
-    """Texts of invented languages: each prefers letters of its own, and their amounts differ."""
+def invented(rng, langs):
+    """Texts of invented languages: each prefers letters of its own; number and length of its texts differ."""
     letters = list("abcdefgé ")
     texts, names = [], []
     for i, lang in enumerate(langs):
         weights = rng.dirichlet([0.7] * len(letters))
-        for _ in range(items):
+        for _ in range(2 + i):
             texts.append("".join(rng.choice(letters, p=weights, size=int(rng.integers(3, 30)) * (i + 1))))
             names.append(lang)
     return texts, names
@@ -564,7 +564,7 @@ def test_fairness_improves(submission, reference):
         "The Gini coefficient falls at each step.",
         got=got,
     )
-    # Measured GINIS
+    # Measured: Gini 0.279, 0.079, 0.061, 0.040; parity of Hindi 6.55 and 1.35.
     check(ginis[-1] <= 0.10, "In the end the Gini coefficient is at most 0.10.", got=got)
     check(parity[1] <= 1.9 < parity[0], "Hindi ends at a parity of 1.9 at most.", got=got)
 

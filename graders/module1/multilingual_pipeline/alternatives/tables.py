@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+import functools
 import hashlib
+import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain, combinations, cycle, islice, pairwise
+from pathlib import Path
 from unicodedata import normalize as normal_form
+from xml.etree import ElementTree
 
 import numpy as np
 import regex
@@ -401,3 +406,91 @@ def plot_parity(comparisons, path):
     ax.legend()
     figure.savefig(path)
     return figure
+
+
+# --- given: loaders, table, command line -------------------------------------------------------------------------------
+
+
+def load_parallel(path: Path) -> dict[str, list[str]]:
+    """Texts by language, in the order of the file: one object {"id": ..., "lang": ..., "text": ...} a line."""
+    texts: dict[str, list[str]] = {}
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        texts.setdefault(row["lang"], []).append(row["text"])
+    return texts
+
+
+def load_udhr_xml(folder: Path) -> dict[str, list[str]]:
+    """Articles of the Universal Declaration of Human Rights by xml:lang, from the files of "UDHR in XML".
+
+    One file a language; <article number="1"> holds <para> elements, which are joined by a line feed. Articles stand in
+    the order of their numbers; their namespace does not matter.
+    """
+    texts = {}
+    for path in sorted(Path(folder).glob("*.xml")):
+        root = ElementTree.parse(path).getroot()
+        articles = sorted(root.iterfind(".//{*}article"), key=lambda article: int(article.get("number", 0)))
+        lang = root.get("{http://www.w3.org/XML/1998/namespace}lang", path.stem)
+        texts[lang] = ["\n".join("".join(p.itertext()).strip() for p in a.iterfind("{*}para")) for a in articles]
+    return texts
+
+
+def encoder_of(tokenizer):
+    """The function that compare_tokenizers wants: a batch of texts to lists of ids, nothing added."""
+    return lambda texts: [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+
+def format_table(comparisons):
+    """The comparisons as plain text."""
+    lines = []
+    for c in comparisons:
+        lines.append(f"{c.name}: Gini {c.gini:.3f}, worst {c.worst}")
+        lines.append(f"  {'':4}{'tokens':>8}{'parity':>8}{'fertility':>11}{'B/token':>9}{'B/char':>8}{'continued':>11}")
+        for lang, m in c.metrics.items():
+            lines.append(f"  {lang:4}{m.tokens:8}{m.parity:8.2f}{m.fertility:11.2f}{m.bytes_per_token:9.2f}"
+                         f"{m.bytes_per_char:8.2f}{m.continued_word_rate:11.2f}")  # fmt: skip
+    return "\n".join(lines)
+
+
+def main(argv=None):
+    """Compare tokenizers on parallel texts: saved ones, or three that are trained on two thirds of the texts. Or send the
+    texts of a file through the pipeline, with an identifier that learnt two thirds of them."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--parallel", type=Path, help="JSONL with id, lang, text")
+    source.add_argument("--udhr", type=Path, help="folder of UDHR in XML")
+    parser.add_argument("--tokenizer", type=Path, action="append", help="tokenizer.json, or the folder that holds one")
+    parser.add_argument("--pipeline", action="store_true", help="count what the pipeline keeps; compare nothing")
+    parser.add_argument("--vocab-size", type=int, default=1500)
+    parser.add_argument("--figure", type=Path)
+    options = parser.parse_args(argv)
+    texts = load_parallel(options.parallel) if options.parallel else load_udhr_xml(options.udhr)
+    train = {lang: [text for i, text in enumerate(items, 1) if i % 3] for lang, items in texts.items()}
+    if options.pipeline:
+        pairs = [(text, lang) for lang, items in train.items() for text in items]
+        pipeline = Pipeline(LanguageIdentifier().fit([t for t, _ in pairs], [lang for _, lang in pairs]))
+        records = (Record(f"{lang}{i}", t) for lang, items in texts.items() for i, t in enumerate(items, 1))
+        print("words:", words_by_language(pipeline.run(records)))
+        print(pipeline.stats)
+        return 0
+    if options.tokenizer:
+        from tokenizers import Tokenizer
+
+        files = [path / "tokenizer.json" if path.is_dir() else path for path in options.tokenizer]
+        encoders, test = {str(f): encoder_of(Tokenizer.from_file(str(f))) for f in files}, texts
+    else:
+        test = {lang: items[2::3] for lang, items in texts.items()}
+        # The k-th language has a k-th of the data of the first, as Zipf would have it.
+        sizes = {lang: 1000 // (k + 1) for k, lang in enumerate(train)}
+        train_on = functools.partial(train_shared, docs=train, vocab_size=options.vocab_size, total=200)
+        only_first = {lang: int(k == 0) for k, lang in enumerate(train)}
+        encoders = {
+            "first language only": encoder_of(train_on(sizes=only_first, alpha=1.0, pattern=GPT2_PATTERN)),
+            "mixed, alpha 1": encoder_of(train_on(sizes=sizes, alpha=1.0, pattern=GPT2_PATTERN)),
+            "mixed, alpha 0.3, marks": encoder_of(train_on(sizes=sizes, alpha=0.3, pattern=mark_aware_pattern())),
+        }
+    comparisons = compare_tokenizers(encoders, test, reference="en" if "en" in test else next(iter(test)))
+    print(format_table(comparisons))
+    if options.figure:
+        plot_parity(comparisons, options.figure)
+    return 0
