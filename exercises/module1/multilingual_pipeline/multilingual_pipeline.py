@@ -144,7 +144,7 @@ def load_udhr_xml(folder: Path) -> dict[str, list[str]]:
 def word_pipeline(lang: str) -> Callable:
     """spaCy's blank pipeline of a language, "xx" (any language) where spaCy has none, cached.
 
-    Some languages need a package of their own (Japanese: sudachipy and its dictionary); spaCy's ImportError names it.
+    Some languages need a package of their own (Japanese: sudachipy and its dictionary); spaCy names it where it is missing.
     """
     import spacy
     from spacy.util import get_lang_class

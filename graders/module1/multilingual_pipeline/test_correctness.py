@@ -515,7 +515,7 @@ def test_train_shared(submission, reference, rng):
     docs = {lang: [texts["de" if lang == "zz" else lang][int(i)] for i in rng.choice(30, size=3)] for lang in langs}
     sizes = {lang: int(rng.integers(5, 100)) for lang in langs}
     sizes["ar"] = 0  # no document is asked of it
-    for alpha, total, pattern in ((0.5, 9, r"\s?\S+"), (1.0, 5, submission.GPT2_PATTERN)):
+    for alpha, total, pattern in ((0.5, 22, r"\s?\S+"), (1.0, 5, submission.GPT2_PATTERN)):
         options = {"alpha": alpha, "total": total, "vocab_size": 400, "pattern": pattern}
         asked = [texts["hi"][int(rng.integers(30))], " naïve 東京\n\n ok 🙂", ""]
         vocab, ids, decoded = submission.run(trained, docs, sizes, options, asked)
