@@ -45,7 +45,7 @@ def counted(words):
     for symbols, n in words:
         for symbol in symbols:
             single[symbol] += n
-        for pair in zip(symbols, symbols[1:]):
+        for pair in itertools.pairwise(symbols):
             pairs[pair] += n
     return pairs, single
 
