@@ -7,6 +7,7 @@ is never imported, so it may use the answer's helpers as globals (and ``original
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,11 +47,14 @@ class Misconception:
 
 def load(path: Path) -> list[Misconception]:
     """The entries of a file. Raises SyntaxError naming the file and line of one that is not well formed."""
-    if not path.exists():
-        return []
-    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    return list(_entries(path, path.read_text(encoding="utf-8"))) if path.exists() else []
+
+
+@functools.lru_cache(maxsize=64)
+def _entries(path: Path, text: str) -> tuple[Misconception, ...]:
+    tree = ast.parse(text, str(path))
     shared = [node for node in tree.body if not _decorator(node) and not _of_llmkata(node)]
-    return [_entry(path, node, shared) for node in tree.body if _decorator(node)]
+    return tuple(_entry(path, node, shared) for node in tree.body if _decorator(node))
 
 
 def _decorator(node: ast.stmt) -> ast.Call | None:

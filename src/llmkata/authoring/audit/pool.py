@@ -92,6 +92,8 @@ def _warm(exercise: Any, diagnosing: bool) -> dict[Any, Any]:
 
     from llmkata.outside.process import template
 
+    from llmkata.plugin.runs import load_module
+
     from .judge import collected, open_mistakes
 
     torch.set_num_threads(1)
@@ -99,6 +101,9 @@ def _warm(exercise: Any, diagnosing: bool) -> dict[Any, Any]:
         template(profile)
     with contextlib.suppress(RuntimeError):  # graders that cannot be imported are told by each trial
         collected(exercise)
+    if exercise.reference.exists():
+        with contextlib.suppress(Exception):  # likewise
+            load_module(exercise.reference)
     ours = open_mistakes(exercise) if diagnosing and exercise.solution.exists() else {}
     for profile in dict.fromkeys(["base", exercise.profile]):
         template(profile).wait_ready()
