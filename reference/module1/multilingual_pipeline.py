@@ -151,8 +151,7 @@ def allocate(total, weights):
 
 
 def mixture(docs, counts):
-    order = [lang for lang in LANGS if lang in counts] + sorted(set(counts) - set(LANGS))
-    return [docs[lang][i % len(docs[lang])] for lang in order for i in range(counts[lang])]
+    return [docs[lang][i % len(docs[lang])] for lang in counts for i in range(counts[lang])]
 
 
 def train(texts, vocab_size, pattern):

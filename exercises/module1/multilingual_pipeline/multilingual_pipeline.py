@@ -336,7 +336,7 @@ def train_shared(
     """One byte-level BPE for all languages, learnt on a mixture of their documents.
 
     The mixture: n documents of a language, n from allocate(total, mixing_weights(sizes, alpha)), its list from the start
-    and over again as often as needed; languages in the order of LANGS, others after them alphabetically. sizes says how
+    and over again as often as needed (the order of the languages does not matter). sizes says how
     much text of a language there is in the world, docs holds a sample.
     The tokenizer (package tokenizers): models.BPE(); pre-tokenizers Split(Regex(pattern), "isolated") and
     ByteLevel(add_prefix_space=False, use_regex=False); decoders.ByteLevel(); BpeTrainer(vocab_size=...,
@@ -386,10 +386,11 @@ class Pipeline:
 
 
 def plot_parity(comparisons: Sequence[TokenizerComparison], path: Path) -> Figure:
-    """Grouped bars of the parities, saved to path as PNG; returns the figure.
+    """Grouped bars of the parities, saved to path as PNG; returns the figure, which pyplot has closed.
 
-    One axes; for each comparison one ax.bar labelled with its name, one bar a language (height: parity); the x ticks are
-    labelled with the languages, in the order of the metrics; a legend; a horizontal line at 1."""
+    One axes; for each comparison one ax.bar labelled with its name, one bar a language (height: parity); a tick at the
+    middle of each group, labelled with the language, in the order of the metrics; bars do not overlap; the y label
+    "parity"; a legend; a horizontal line at 1."""
     raise NotImplementedError("task 7: one ax.bar for each comparison")
 
 

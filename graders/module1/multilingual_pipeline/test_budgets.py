@@ -45,7 +45,7 @@ def alphabet(rng, size):
 @hint("Look up the n-grams that the text has. Going through all that were learnt costs a corpus for each text.")
 def test_posterior_steps(submission, budget, rng):
     """The cost of a prediction does not grow with the number of n-grams learnt."""
-    query = "".join(rng.choice(list(string.ascii_lowercase), size=60))
+    first, second = ("".join(rng.choice(list(string.ascii_lowercase), size=60)) for _ in range(2))
     values = []
     for size in (100, 400):
         # Every character occurs once: 3 · size n-grams a text, about; the query's letters are known in both cases.
@@ -60,7 +60,8 @@ def test_posterior_steps(submission, budget, rng):
 
             return budget.steps(scenario)
 
-        values.append(steps([query]) - steps([]))
+        # The first prediction may prepare what later ones need.
+        values.append(max(1, steps([first, second]) - steps([first])))
     # The text's own 177 n-grams are looked up in both cases: ratio 1.0. Going through all of about 600 and 2400: 2 to 4.
     budget.require(
         "steps with 4 times as many n-grams", values[1] / values[0], at_most=1.3, at_least=0.7, reference=1.0, unit="x"

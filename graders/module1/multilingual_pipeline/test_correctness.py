@@ -388,8 +388,8 @@ def test_metrics(submission, reference, rng):
     langs = [str(x) for x in rng.permutation(["en", "hi", "zh", "tr"])]
     parallel = {lang: [texts[lang][i] for i in items] for lang in langs}
     parallel["xx"] = ["", "ab, c", "!", "…"]  # texts without words, and without tokens
-    silent = {"en": ["ab"], "xx": [""]}
-    for given, base, names in ((parallel, "hi", ["first", "again"]), (silent, None, ["quiet"])):
+    others = [{"en": ["ab"], "xx": [""]}, {"en": [], "xx": []}, {"xx": ["ab"], "en": ["ab"], "zh": ["ab"]}]
+    for given, base, names in ((parallel, "hi", ["first", "again"]), *((given, None, ["quiet"]) for given in others)):
         encoders = {name: random_encoder(f"{name} {int(rng.integers(1000))}", ids=150) for name in names}
         found = submission.run(compared, encoders, given, base)
         check(len(found) == len(names), "One comparison an encoder.", got=len(found), want=len(names))
@@ -484,7 +484,12 @@ def quotas(draw):
 @sk.given(quotas(), examples=25)
 def test_allocate(submission, reference, case):
     """Whole numbers sum to the total, by largest remainders, ties to the alphabetically first."""
-    for total, weights in (case, (2, {"zz": 1.0, "bb": 1.0, "aa": 2.0}), (10, {"b": 0.15, "a": 0.15, "c": 0.7})):
+    for total, weights in (
+        case,
+        (2, {"zz": 1.0, "bb": 1.0, "aa": 2.0}),
+        (10, {"b": 0.15, "a": 0.15, "c": 0.7}),
+        (0, {"b": 0.0, "a": 1.0}),
+    ):
         got = submission.allocate(total, weights)
         want = reference.allocate(total, weights)
         check(got == want and list(got) == list(weights), f"allocate({total}, {weights})", got=got, want=want)
@@ -599,6 +604,7 @@ def some_records(rng, texts):
         ["edge", "12345 ab  1\u200b", None],
         ["unsure", "0123456789 0123", None],
         ["said", "0123456789 0123", "en"],
+        ["nothing known", "@#%&*+=<>~^|", None],
         ["greek", "Αθήνα the Θεσσαλονίκη and the Πειραιάς of the", None],
         ["greek said", "Αθήνα the Θεσσαλονίκη and the Πειραιάς of the", "el"],
         ["not russian", "this is not written in Cyrillic", "ru"],
@@ -696,6 +702,8 @@ def figure_facts(module, tables):
     import tempfile
     from pathlib import Path
 
+    from matplotlib import pyplot
+
     made = []
     for name, parities in tables.items():
         rows = {lang: module.LangMetrics(lang, 10, 1.0, 1.0, 1.0, 1.0, p, 0.5) for lang, p in parities.items()}
@@ -703,6 +711,7 @@ def figure_facts(module, tables):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "parity.png"
         figure = module.plot_parity(made, path)
+        still_open = len(pyplot.get_fignums())
         signature = path.read_bytes()[:8]
     (ax,) = figure.axes
     lines = [[float(y) for y in line.get_ydata()] for line in ax.get_lines()]
@@ -712,6 +721,9 @@ def figure_facts(module, tables):
         "bars": [[c.get_label(), [float(bar.get_height()) for bar in c]] for c in ax.containers],
         "spans": spans,
         "ticks": [t.get_text() for t in ax.get_xticklabels()],
+        "places": [float(x) for x in ax.get_xticks()],
+        "y label": ax.get_ylabel(),
+        "open": still_open,
         "legend": sorted(t.get_text() for t in ax.get_legend().get_texts()) if ax.get_legend() else [],
         "at one": any(ys and all(y == 1.0 for y in ys) for ys in lines),
     }
@@ -741,3 +753,8 @@ def test_figure(submission, rng):
     spans = sorted(span for bars in facts["spans"] for span in bars)
     apart = all(a[1] <= b[0] + 1e-6 for a, b in pairwise(spans)) and math.isfinite(spans[-1][1])
     check(apart, "Bars lie over each other.", got=spans)
+    middles = [(min(a for a, _ in group) + max(b for _, b in group)) / 2 for group in zip(*facts["spans"])]
+    near = all(abs(a - b) < 1e-6 for a, b in zip(middles, facts["places"], strict=True))
+    check(near, "A tick at the middle of each group.", got=facts["places"], want=middles)
+    check(facts["y label"] == "parity", "The label of the y axis", got=facts["y label"], want="parity")
+    check(facts["open"] == 0, "The figure stays open in pyplot.", got=facts["open"], want=0)

@@ -354,7 +354,7 @@ def train_shared(docs, sizes, *, alpha, total, vocab_size, pattern):
 
     shares = allocate(total, mixing_weights(sizes, alpha))
     texts = []
-    for lang in sorted(shares, key=lambda x: (LANGS.index(x) if x in LANGS else len(LANGS), x)):
+    for lang in sorted(shares):
         if shares[lang]:
             if lang not in docs or not docs[lang]:
                 raise ValueError(f"{lang} has no documents")
@@ -431,6 +431,7 @@ def plot_parity(comparisons, path):
     ax.set_xticks([i + (len(comparisons) - 1) * step / 2 for i in range(len(langs))])
     ax.set_xticklabels(langs)
     ax.axhline(1.0)
+    ax.set_ylabel("parity")
     ax.legend()
     plt.savefig(path, format="png")
     plt.close(figure)

@@ -308,7 +308,6 @@ def train_shared(docs, sizes, *, alpha, total, vocab_size, pattern):
     for lang in shares:
         if shares[lang] and not docs.get(lang):
             raise ValueError(f"documents of {lang} are needed")
-    langs = [*(x for x in LANGS if x in shares), *sorted(x for x in shares if x not in LANGS)]
     bpe = Tokenizer(models.BPE())
     steps = [
         pre_tokenizers.Split(Regex(pattern), "isolated"),
@@ -319,7 +318,7 @@ def train_shared(docs, sizes, *, alpha, total, vocab_size, pattern):
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    bpe.train_from_iterator(chain.from_iterable(islice(cycle(docs.get(x, ())), shares[x]) for x in langs), trainer)
+    bpe.train_from_iterator(chain.from_iterable(islice(cycle(docs.get(x, ())), shares[x]) for x in shares), trainer)
     return bpe
 
 
@@ -403,6 +402,7 @@ def plot_parity(comparisons, path):
         ax.bar(x + 0.8 * k / len(parity), row, 0.8 / len(parity), align="edge", label=comparisons[k].name)
     ax.set_xticks(x + 0.4, list(comparisons[0].metrics))
     ax.axhline(1, linestyle="--")
+    ax.set(ylabel="parity")
     ax.legend()
     figure.savefig(path)
     return figure
