@@ -1,0 +1,159 @@
+"""The lines of a result for a system that knows one list of tests with scores: GitHub's reporter, Classroom 50.
+
+Where hidden checks were run a line is a check and scores its points. Visible checks carry none, so where nothing else
+was run (a learner's repository) a line is a task and scores 1 when every check of it passed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from llmkata.gradebook.standing import Standing
+from llmkata.reports.view import CheckCard, ExerciseCard, TaskCard, scorecard
+
+if TYPE_CHECKING:
+    from llmkata.course import Course, Exercise
+    from llmkata.records import ExerciseRecord
+
+#: When a result is a failure: a core task of a begun exercise failed, anything of it did, or never.
+FailOn = Literal["core", "any", "never"]
+Status = Literal["pass", "fail", "error"]
+#: A frame of the learner's file: ``attention.py:41 in attention: scores = q @ k``.
+_FRAME = re.compile(r"(?P<file>[^:\s]+\.py):(?P<line>\d+)\b")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line: a check, a task, or an exercise of which nothing can be told apart. All texts are plain, one line each,
+    and no more than the course's feedback policy tells a learner.
+    """
+
+    exercise: str
+    name: str
+    status: Status
+    score: float
+    max_score: float
+    tier: str
+    #: Whether anything was tried. What was not is no failure.
+    begun: bool
+    message: str = ""
+    #: Command that runs just this again.
+    command: str = ""
+    #: The learner's file within the repository, and the line that matters (0: not known).
+    file: str = ""
+    line: int = 0
+    task: int = 0
+    seconds: float = 0.0
+
+
+def items(
+    records: Iterable[ExerciseRecord], course: Course, learner: str, *,
+    exercises: Collection[str] | None = None, maxima: Mapping[str, float] | None = None,
+) -> list[Item]:
+    """The lines of one learner over ``exercises`` (ids; by default all available ones), in the order of the course.
+
+    ``maxima``: exercise id -> points to be had, for exercises without a graded record; without it an exercise that was
+    not begun is worth no points where checks score (where tasks score, each task of it is worth 1).
+    """
+    records = [r for r in records if r.learner == learner]
+    seconds = {(r.exercise, c.id): c.seconds for r in records for c in r.checks}
+    cards = scorecard(learner, records, course).exercises
+    by_points = any(card.max_points for card in cards) or bool(maxima)
+    wanted = {e.id for e in course.available} if exercises is None else set(exercises)
+    lines: list[Item] = []
+    for card in cards:
+        if card.id not in wanted:
+            continue
+        exercise = course.exercise(card.id)
+        if not card.tasks:
+            lines.append(_whole(card, exercise, (maxima or {}).get(card.id, 0.0) if by_points else float(len(exercise.tasks))))
+            continue
+        for task in card.tasks:
+            if by_points:
+                lines += [_of_check(card, task, check, exercise, seconds) for check in task.checks]
+            else:
+                lines.append(_of_task(card, task, exercise, seconds))
+    return lines
+
+
+def verdict(lines: Iterable[Item], fail_on: FailOn = "core") -> Status:
+    """What a result comes to. ``error``: nothing failed, but something could not be judged."""
+    if fail_on == "never":
+        return "pass"
+    known = {item.status for item in lines if item.begun and (fail_on == "any" or item.tier == "core")}
+    return "fail" if "fail" in known else "error" if "error" in known else "pass"
+
+
+def own_line(frames: Iterable[str], file: str) -> int:
+    """The innermost line of ``file`` (its base name) in frames; 0 where there is none."""
+    base = file.rpartition("/")[2]
+    lines = [int(m["line"]) for m in map(_FRAME.match, frames) if m and m["file"].rpartition("/")[2] == base]
+    return lines[-1] if lines else 0
+
+
+def check_line(check: CheckCard, file: str) -> int:
+    """The learner's line a failed check is about: where it was raised, else where a missed budget was spent most."""
+    found = own_line(check.evidence.frames, file) if check.evidence else 0
+    spots = [s for m in check.measures if not m.ok for s in m.spots if s.line]
+    return found or (max(spots, key=lambda s: s.value).line if spots else 0)
+
+
+def told(check: CheckCard) -> str:
+    """Why a check did not pass, and the mistake where one was recognised, in one line; empty for a passed one."""
+    if check.outcome == "passed":
+        return ""
+    parts = [check.cause, check.diagnosis.feedback if check.diagnosis else ""]
+    parts += [f"Hint: {check.hints[0]}" if check.hints and not check.diagnosis else ""]
+    return " ".join(part for part in parts if part)
+
+
+def stub_path(exercise: Exercise) -> str:
+    """The learner's file, within the repository."""
+    return exercise.stub.relative_to(exercise.root).as_posix()
+
+
+_STATUS: dict[str, Status] = {"passed": "pass", "failed": "fail", "not judged": "error"}
+
+
+def _whole(card: ExerciseCard, exercise: Exercise, worth: float) -> Item:
+    """An exercise without checks to tell apart: not begun, unreadable, or not judged (which counts nowhere)."""
+    begun = card.standing not in (Standing.not_started, Standing.missing)
+    lost = card.standing is Standing.infrastructure
+    file = stub_path(exercise)
+    return Item(
+        card.id, f"{card.number} {card.title}: {card.standing.value}", "error" if lost else "fail", 0.0,
+        0.0 if lost else worth, "core", begun, message=card.cause, command=f"./kata check {card.id}", file=file,
+        line=own_line(card.evidence.frames, file) if card.evidence else 0,
+    )
+
+
+def _of_check(
+    card: ExerciseCard, task: TaskCard, check: CheckCard, exercise: Exercise, seconds: Mapping[tuple[str, str], float]
+) -> Item:
+    excused = check.outcome == "not judged" and not check.max_points
+    file = stub_path(exercise)
+    return Item(
+        card.id, f"{card.number} {card.title}, task {task.number}: {check.title}",
+        "pass" if excused else _STATUS[check.outcome], check.points, check.max_points, task.tier, task.started,
+        message=told(check), command=f"./kata check {card.id} --only {check.name}", file=file,
+        line=check_line(check, file), task=task.number, seconds=seconds.get((card.id, check.id), 0.0),
+    )
+
+
+def _of_task(
+    card: ExerciseCard, task: TaskCard, exercise: Exercise, seconds: Mapping[tuple[str, str], float]
+) -> Item:
+    failed = [c for c in task.checks if c.outcome == "failed"] or [c for c in task.checks if c.outcome != "passed"]
+    file = stub_path(exercise)
+    status = _STATUS[task.outcome]
+    return Item(
+        card.id, f"{card.number} {card.title}, task {task.number}: {task.title}", status,
+        float(status == "pass"), 1.0, task.tier, task.started,
+        message=told(failed[0]) if status != "pass" and failed else "",
+        command=f"./kata check {card.id}" + (f" --only {failed[0].name}" if failed else ""), file=file,
+        line=check_line(failed[0], file) if failed else 0, task=task.number,
+        seconds=sum(seconds.get((card.id, check.id), 0.0) for check in task.checks),
+    )
