@@ -1,10 +1,11 @@
 """Oracle of 1.4: the definitions as loops, torch's autograd for gradients, scipy's root finder, and planted corpora."""
 
 import math
+import random
 
 import numpy as np
 import torch
-from scipy.optimize import brentq
+from scipy.optimize import brentq, minimize
 
 
 def vocabulary(sentences, min_count=1):
@@ -117,6 +118,16 @@ def kl_grad(y, p):
     return kl.item(), y.grad.numpy()
 
 
+def settled(y, p):
+    """(KL of the map y, KL of the minimum that L-BFGS reaches from it)."""
+
+    def flat(z):
+        kl, gradient = kl_grad(z.reshape(-1, 2), p)
+        return kl, gradient.ravel()
+
+    return flat(y.ravel())[0], minimize(flat, y.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 40}).fun
+
+
 def purity(y, groups, k):
     """Mean share of a point's k nearest points that are of its group."""
     d2 = sq_dists(y)
@@ -136,37 +147,33 @@ def trustworthiness(x, y, k):
     return 1 - 2 * penalty / (n * k * (2 * n - 3 * k - 1))
 
 
-def spellings(rng, count, length, taken=()):
+def spellings(rng, count, length):
     """Distinct random words: nothing can be known about them but what the corpus says."""
-    words = []
+    words = {}
     while len(words) < count:
-        word = "".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), length))
-        if word not in words and word not in taken:
-            words.append(word)
-    return words
+        words["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=length))] = None
+    return list(words)
 
 
 def planted_meanings(seed, sentences):
-    """(sentences, categories {name: nouns}, analogies) with 4 x 10 nouns and 8 country-capital pairs."""
-    rng = np.random.default_rng(seed)
-    words = iter(spellings(rng, 200, 6))
+    """(sentences, categories {name: nouns}, analogies): 4 x 10 nouns, and 8 country-capital pairs sharing topic words."""
+    rng = random.Random(seed)
+    words = iter(spellings(rng, 104, 6))
     take = lambda n: [next(words) for _ in range(n)]
-    nouns, around = [take(10) for _ in range(4)], [take(6) for _ in range(4)]
+    nouns, around, of_noun = [take(10) for _ in range(4)], [take(3) for _ in range(4)], take(4)
     countries, capitals, topics = take(8), take(8), [take(3) for _ in range(8)]
     of_country, of_capital = take(4), take(4)
     corpus = []
     for _ in range(sentences):
         if rng.random() < 0.5:
-            g = rng.integers(4)
-            a, b = rng.choice(nouns[g], 2)
-            x, y, z = rng.choice(around[g], 3)
-            corpus.append([str(w) for w in (x, a, y, b, z)])
+            g = rng.randrange(4)
+            a, b, c = rng.sample(nouns[g], 3)
+            corpus.append([a, rng.choice(around[g]), b, rng.choice(of_noun), c])
         else:
-            i, kind = rng.integers(8), rng.integers(2)
-            name, role = ((countries[i], of_country), (capitals[i], of_capital))[kind]
-            r, s = rng.choice(role, 2)
-            t, u = rng.choice(topics[i], 2)
-            corpus.append([str(w) for w in (t, r, name, u, s)])
+            i = rng.randrange(8)
+            name, role = rng.choice([(countries[i], of_country), (capitals[i], of_capital)])
+            (r, s), (t, u) = rng.choices(role, k=2), rng.choices(topics[i], k=2)
+            corpus.append([t, r, name, u, s])
     pairs = list(zip(countries, capitals))
     analogies = [(a, b, c, d) for a, b in pairs for c, d in pairs if a != c]
     return corpus, {f"group {i}": tuple(g) for i, g in enumerate(nouns)}, analogies
@@ -174,20 +181,19 @@ def planted_meanings(seed, sentences):
 
 def planted_inflections(seed, sentences):
     """(sentences, held out {word: (field, suffix)}, seen {word: (field, suffix)}): 4 fields x 4 stems x 3 suffixes."""
-    rng = np.random.default_rng(seed)
-    words = iter(spellings(rng, 60, 5))
+    rng = random.Random(seed)
+    words = iter(spellings(rng, 44, 5))
     take = lambda n: [next(words) for _ in range(n)]
-    stems, fields, suffixes = take(16), [take(4) for _ in range(4)], spellings(rng, 3, 3)
-    frames = [take(4) for _ in range(3)]
+    stems, fields, frames = take(16), [take(4) for _ in range(4)], [take(4) for _ in range(3)]
+    suffixes = spellings(rng, 3, 3)
     forms = {stem + suffix: (i // 4, j) for i, stem in enumerate(stems) for j, suffix in enumerate(suffixes)}
-    # Two of a field, of different stems and suffixes, so that three others with field and suffix remain.
+    # Two of a field, with different stems and suffixes: three others of its field and suffix remain for each.
     held = {stems[4 * f + k] + suffixes[(f + k) % 3] for f in range(4) for k in range(2)}
     seen = [w for w in forms if w not in held]
     corpus = []
     for _ in range(sentences):
-        word = str(rng.choice(seen))
+        word = rng.choice(seen)
         field, suffix = forms[word]
-        a, d = rng.choice(fields[field], 2)
-        b, c = rng.choice(frames[suffix], 2)
-        corpus.append([str(w) for w in (a, b, word, c, d)])
+        (a, d), (b, c) = rng.choices(fields[field], k=2), rng.choices(frames[suffix], k=2)
+        corpus.append([a, b, word, c, d])
     return corpus, {w: forms[w] for w in sorted(held)}, {w: forms[w] for w in seen}

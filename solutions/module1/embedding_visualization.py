@@ -201,7 +201,8 @@ def train_sgns(
     The vector of word i is row i of C @ W, C the composition matrix [V, M] and W the input vectors [M, d]. A step takes
     a batch of pairs, draws `negatives` words for each from the noise distribution, ignores a negative that equals the
     true context, and subtracts rate x gradient of the summed loss from W (through C: the exact gradient Cᵀ g) and from
-    the output vectors. `seed` may be a Generator; draw for a whole batch at once, never pair by pair.
+    the output vectors, which start at zero; step s of S has the rates lr·(1 - s/S), s from 0. `seed` may be a Generator;
+    draw for a whole batch at once, never pair by pair.
     """
     rng = np.random.default_rng(seed)
     vocab = build_vocab(sentences)
@@ -609,20 +610,20 @@ def plot_embedding(y: np.ndarray, words: Sequence[str], groups: Sequence[str], p
 
 def toy_corpus(sentences: int = 2000, seed: int = 0) -> tuple[list[list[str]], Probes]:
     """Sentences about four categories of ten nouns, and about eight countries and their capitals, with their probes."""
-    rng = np.random.default_rng(seed)
+    rng, words = np.random.default_rng(seed), str.split
     nouns = {
-        "animal": "dog cat horse cow sheep goat pig hen duck goose".split(),
-        "food": "bread cheese soup rice apple pear plum cake milk honey".split(),
-        "tool": "hammer saw drill file axe knife spade rake chisel pliers".split(),
-        "vehicle": "car bus train tram bike boat ship plane truck van".split(),
+        "animal": words("dog cat horse cow sheep goat pig hen duck goose"),
+        "food": words("bread cheese soup rice apple pear plum cake milk honey"),
+        "tool": words("hammer saw drill file axe knife spade rake chisel pliers"),
+        "vehicle": words("car bus train tram bike boat ship plane truck van"),
     }
     verbs = {
-        "animal": "barks sleeps runs grazes hides".split(),
-        "food": "tastes smells cooks spoils melts".split(),
-        "tool": "cuts breaks rusts bends shines".split(),
-        "vehicle": "drives stops turns leaves arrives".split(),
+        "animal": words("barks sleeps runs grazes hides"),
+        "food": words("tastes smells cooks spoils melts"),
+        "tool": words("cuts breaks rusts bends shines"),
+        "vehicle": words("drives stops turns leaves arrives"),
     }
-    pairs = "france:paris italy:rome spain:madrid japan:tokyo egypt:cairo peru:lima kenya:nairobi norway:oslo".split()
+    pairs = words("france:paris italy:rome spain:madrid japan:tokyo egypt:cairo peru:lima kenya:nairobi norway:oslo")
     corpus = []
     for _ in range(sentences):
         if rng.random() < 0.6:
@@ -641,7 +642,7 @@ def toy_corpus(sentences: int = 2000, seed: int = 0) -> tuple[list[list[str]], P
     split = [tuple(p.split(":")) for p in pairs]
     analogies = tuple((a, b, c, d) for a, b in split for c, d in split if a != c)
     unseen = {"trams": ("tram",), "hens": ("hen",), "hammers": ("hammer",), "cheeses": ("cheese",)}
-    return corpus, Probes({group: tuple(words) for group, words in nouns.items()}, analogies, unseen)
+    return corpus, Probes({group: tuple(members) for group, members in nouns.items()}, analogies, unseen)
 
 
 def read_corpus(path: Path, t: float = 1e-4, min_count: int = 5, seed: int = 0) -> list[list[str]]:

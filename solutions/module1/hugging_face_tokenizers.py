@@ -152,7 +152,10 @@ def build_chat_tokenizer(vocab_json: Path, merges_txt: Path) -> PreTrainedTokeni
 
 
 def load_tokenizer(path_or_id: str, *, local_files_only: bool = True) -> PreTrainedTokenizerFast:
-    """A tokenizer from a folder that save_pretrained wrote, from the cache, or (local_files_only=False) from the hub."""
+    """A tokenizer from a folder that save_pretrained wrote, from the cache, or (local_files_only=False) from the hub.
+
+    Raises OSError if it is not there.
+    """
     # BEGIN SOLUTION task 1: AutoTokenizer
     from transformers import AutoTokenizer
 

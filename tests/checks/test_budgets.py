@@ -214,12 +214,12 @@ def test_programs_that_are_none(budget, program):
 def test_a_program_that_claims_another_order(budget, running):
     """Segments moved so that the cheap one pays for both."""
     source = f'''{HIJACK}
-from llmkata.wire import decode
+import json
 def moved(r):
-    p = decode(honest(r))
+    p = json.loads(honest(r))
     marks = [e for e in p["events"] if e[0] in ("begin", "end")]
     p["events"] = [e for e in p["events"] if e not in marks] + marks
-    return bytes(session.encode(p))
+    return json.dumps(p).encode()
 session._program = moved
 def f(x, w): return x @ w
 '''

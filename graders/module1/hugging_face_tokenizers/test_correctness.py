@@ -195,7 +195,7 @@ def reloaded(module, content, spec, template, texts):
 @points(4)
 @hint("AutoTokenizer.from_pretrained takes a folder as well as a name of the hub; pass local_files_only on.")
 def test_saved_and_reloaded(submission, reference, rng):
-    """A tokenizer saved to a folder and loaded again gives the same ids, special tokens and chat template."""
+    """A tokenizer saved to a folder and loaded again gives the same ids, special tokens and template; a missing one is OSError."""
     texts = ["hello world", "<|im_end|> [SEP]", *(sentence(rng, WORDS, 1) for _ in range(3))]
     template = f"{{{{ 'x{int(rng.integers(1000))}' }}}}"
     vocabulary = "\n".join(shipped_lines()) + "\n"
@@ -203,6 +203,8 @@ def test_saved_and_reloaded(submission, reference, rng):
         ("BERT", "chat"), submission.run(reloaded, vocabulary, chat(reference)[1], template, texts), strict=True
     ):
         equal(loaded, saved, f"the {name} tokenizer loaded again")
+    with expect_error(OSError):
+        submission.load_tokenizer("nobody/has-this-tokenizer")
 
 
 # --- task 2 -----------------------------------------------------------------------------------------------------------

@@ -132,9 +132,9 @@ def build_chat_tokenizer(vocab_json: Path, merges_txt: Path) -> PreTrainedTokeni
 
 
 def load_tokenizer(path_or_id: str, *, local_files_only: bool = True) -> PreTrainedTokenizerFast:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import AutoTokenizer as Auto
 
-    return PreTrainedTokenizerFast.from_pretrained(path_or_id, local_files_only=local_files_only)
+    return Auto.from_pretrained(path_or_id, local_files_only=local_files_only)
 
 
 def encode_all(
