@@ -1,0 +1,256 @@
+"""Text prepared for training with Hugging Face tokenizers: batches, windows, word labels, chats, blocks.
+
+BERT's pipeline: Devlin et al. 2019. Byte-level BPE: Radford et al. 2019 (GPT-2). ChatML: OpenAI 2023.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:  # importing transformers takes seconds: functions that need it import it themselves
+    from transformers import PreTrainedTokenizerFast
+
+IGNORE = -100
+"""The label that torch's cross entropy leaves out (ignore_index)."""
+
+BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+CHAT_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+ROLES = ("system", "user", "assistant")
+
+# Jinja trims the newline after a block, so the newlines of the format stand in expressions of their own.
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"
+    "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}"
+    "{{ '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class QAExample:
+    """A question about a context. answer_text stands at character answer_start; "" means unanswerable."""
+
+    id: str
+    question: str
+    context: str
+    answer_text: str
+    answer_start: int
+
+
+@dataclass(frozen=True)
+class QAFeature:
+    """One window of a context, max_length tokens long; see prepare_qa."""
+
+    example_id: str
+    input_ids: list[int]
+    token_type_ids: list[int]
+    attention_mask: list[int]
+    offsets: list[tuple[int, int] | None]
+    start_position: int
+    end_position: int
+
+
+@dataclass(frozen=True)
+class PackedBlock:
+    """block_size tokens of a stream of documents; see pack."""
+
+    input_ids: list[int]
+    labels: list[int]
+    position_ids: list[int]
+    document_ids: list[int]
+
+
+# --- tokenizers from files --------------------------------------------------------------------------------------------
+
+
+def build_bert_tokenizer(vocab_txt: Path, *, lowercase: bool = True) -> PreTrainedTokenizerFast:
+    """BERT's tokenizer from its vocabulary file: one token a line, the line number (from 0) is the id.
+
+    Lines end at newlines alone (str.splitlines cuts at more characters); a newline at the end of the file adds none.
+    BertNormalizer (lowercase as given, its other settings as they are), BertPreTokenizer, WordPiece with unknown token
+    [UNK] and at most 100 characters a word, its decoder, and the templates [CLS] A [SEP] and [CLS] A [SEP] B [SEP] with
+    type ids 0 and, for B [SEP], 1. The five tokens of BERT_SPECIALS are set as pad, unk, cls, sep and mask token;
+    model_input_names are input_ids, token_type_ids and attention_mask (transformers 5 leaves the second out unless told).
+
+    Raises ValueError naming the token, if one of BERT_SPECIALS is not in the file.
+    """
+    raise NotImplementedError("task 1: normalizer, pre-tokenizer, model, post-processor, decoder")
+
+
+def build_chat_tokenizer(vocab_json: Path, merges_txt: Path) -> PreTrainedTokenizerFast:
+    """GPT-2's byte-level BPE from its two files, with the control tokens of a chat.
+
+    vocab.json maps tokens to ids; merges.txt holds one merge "a b" a line, after a first line "#version: ...". No space
+    is put before the text, no token is added around it. CHAT_SPECIALS are special tokens, appended to the vocabulary in
+    this order where absent; <|endoftext|> is bos, eos and pad token; CHATML is the chat template. With a vocabulary that
+    holds all 256 bytes, tok.decode(tok.encode(s)) == s for every string that UTF-8 can encode.
+    """
+    raise NotImplementedError("task 2: byte-level BPE and its special tokens")
+
+
+def load_tokenizer(path_or_id: str, *, local_files_only: bool = True) -> PreTrainedTokenizerFast:
+    """A tokenizer from a folder that save_pretrained wrote, from the cache, or (local_files_only=False) from the hub.
+
+    Raises OSError if it is not there.
+    """
+    raise NotImplementedError("task 1: AutoTokenizer")
+
+
+# --- five preparations ------------------------------------------------------------------------------------------------
+
+
+def collate(
+    tok: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+    *,
+    max_length: int,
+    side: Literal["right", "left"] = "right",
+    pad_to_multiple_of: int | None = None,
+) -> dict[str, Tensor]:
+    """A padded batch: input_ids, attention_mask, position_ids, and token_type_ids if tok.model_input_names has them.
+
+    All int64 of shape (B, T), also where T is 0. Rows longer than max_length keep their head and the tokens that the
+    tokenizer puts at the end ([SEP]). T is the longest row's length, rounded up to pad_to_multiple_of (which may exceed
+    max_length); padding stands on the given side. attention_mask: 1 on the row's own tokens, 0 on padding; position_ids:
+    0, 1, 2, ... over the row's own tokens, 0 on padding. Special tokens that are spelt out in a text count as such: the
+    texts may come from a chat template. The tokenizer is called once.
+
+    Raises ValueError if texts is empty.
+    """
+    raise NotImplementedError("task 3: truncate, pad, mask, count positions")
+
+
+def prepare_qa(
+    tok: PreTrainedTokenizerFast, examples: Sequence[QAExample], *, max_length: int, stride: int
+) -> list[QAFeature]:
+    """Windows [CLS] question [SEP] piece of context [SEP] over each context, in order, for a BERT tokenizer.
+
+    With `room` = max_length - question tokens - 3, window k holds the context tokens from k · (room - stride) on, at
+    most room of them; the last window is the first that reaches the end, so neighbours share exactly stride tokens. An
+    empty context gives one window. Each window is padded with [PAD] on the right to max_length (type id 0, mask 0).
+    Type id 1 stands on the piece and its [SEP]. offsets[i] is the span of token i in the characters of the context, None
+    outside the piece.
+
+    An answer lies inside a window if it does not begin before the window's first context token or end after its last. Then
+    start_position and end_position are the indices in input_ids of the first and the last context token that share a
+    character with it. Otherwise, and where there is no answer, both are the index of [CLS]. (Graded answers begin and
+    end with characters that the tokenizer keeps.) Special tokens spelt out in question or context are text. The
+    tokenizer is called at most twice in all.
+
+    Raises ValueError naming the example's id, if the question leaves room <= stride (even where the context is short),
+    or answer_text is not at answer_start >= 0 (answer_start is ignored where answer_text is "").
+    """
+    raise NotImplementedError("task 7: check, one call with overflow, answers from characters to tokens")
+
+
+def align_labels(
+    tok: PreTrainedTokenizerFast,
+    words: Sequence[str],
+    labels: Sequence[str],
+    label2id: Mapping[str, int],
+    *,
+    max_length: int,
+    label_all: bool = False,
+) -> dict[str, list[int]]:
+    """Labels of words put on their subwords: input_ids, attention_mask, labels (more keys are allowed), not padded.
+
+    The first subword of a word carries label2id of the word's label, other subwords and special tokens IGNORE; words
+    that normalisation leaves empty have no subword. With label_all the other subwords of a word labelled B-X carry
+    label2id["I-X"], those of any other word its own label. Truncation keeps the head and the final special token.
+    Special tokens spelt out in a word are text.
+
+    Raises ValueError if words and labels differ in number, KeyError for a label that label2id lacks and that is needed.
+    """
+    raise NotImplementedError("task 4: the first subword of each word")
+
+
+def chat_labels(
+    tok: PreTrainedTokenizerFast, messages: Sequence[Mapping[str, str]], *, max_length: int | None = None
+) -> dict[str, list[int]]:
+    r"""A transcript with loss on the assistant only: input_ids, attention_mask, labels (more keys are allowed).
+
+    A message {"role": ..., "content": ...} becomes the id of <|im_start|>, the ids of role + "\n", those of the content,
+    the id of <|im_end|>, the ids of "\n"; each text is encoded on its own, and special tokens spelt out in it are text.
+    labels equal input_ids on the content of assistant messages and their <|im_end|>, and are IGNORE elsewhere.
+
+    Longer than max_length: whole messages are dropped, the oldest that is not a system message first, until the rest
+    fits; when only system messages are left they go too, oldest first. A message is never cut; the result may be empty.
+
+    Raises ValueError naming the role, if a role is not in ROLES.
+    """
+    raise NotImplementedError("task 5: control tokens by id, text by itself")
+
+
+def pack(
+    tok: PreTrainedTokenizerFast, docs: Iterable[str], block_size: int, *, batch_size: int = 64
+) -> Iterator[PackedBlock]:
+    """Documents in order, each followed by the eos token, concatenated and cut into blocks; the remainder is dropped.
+
+    document_ids count the documents from 0 over the whole stream (an empty one is its eos alone, and counts).
+    position_ids restart at 0 with each document and run on where a document goes on in the next block. labels equal
+    input_ids except IGNORE on the first token of each document, which would be predicted from another document; the
+    first token of a block that begins inside a document keeps its label. Special tokens spelt out in a document are text.
+
+    Lazy: at most batch_size documents are taken and encoded at a time, in one call of the tokenizer, and a block is
+    given out before documents beyond its own batch are taken. Memory does not grow with the number of documents.
+    """
+    raise NotImplementedError("task 8: encode by the batch, give out full blocks")
+
+
+def token_budget_batches(lengths: Sequence[int], max_tokens: int, *, seed: int | None = None) -> list[list[int]]:
+    """Batches of indices: each index once, and len(batch) · max(lengths in it) <= max_tokens (its size when padded).
+
+    Order inside a batch is free. seed shuffles the order of the batches (0 is a seed too): the batches are the same for
+    every seed, the order is the same for the same seed. None: some fixed order.
+
+    Raises ValueError naming the index of a length above max_tokens.
+    """
+    raise NotImplementedError("task 6: sort, fill greedily, shuffle the batches")
+
+
+# --- given: a figure of a stream, the command line --------------------------------------------------------------------
+
+
+def label_share(blocks: Iterable[PackedBlock]) -> float:
+    """The share of the tokens of a stream of blocks that have a label (0.0 without tokens); keeps no block."""
+    labelled = total = 0
+    for block in blocks:
+        labelled += sum(label != IGNORE for label in block.labels)
+        total += len(block.labels)
+    return labelled / total if total else 0.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Show how a tokenizer of the hub, of the cache or of a folder cuts texts, and the batch they make."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("tokenizer", help="folder or name, such as bert-base-uncased")
+    parser.add_argument("texts", nargs="+")
+    parser.add_argument("--download", action="store_true", help="let the hub be asked for what is not here")
+    parser.add_argument("--max-length", type=int, default=128)
+    options = parser.parse_args(argv)
+    tok = load_tokenizer(options.tokenizer, local_files_only=not options.download)
+    if tok.pad_token is None:
+        tok.pad_token = tok.eos_token  # GPT-2 has none; the mask tells padding from real tokens
+    for text in options.texts:
+        print(tok.tokenize(text))
+    for key, rows in collate(tok, options.texts, max_length=options.max_length).items():
+        print(f"{key:15} {rows.tolist()}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
