@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from .faults import CourseError, Fault
-from .model import Course, Exercise, Feedback, Hours, Limits, Module, Policy, Task, Weights
+from .model import CI, Course, Exercise, Feedback, Hours, Limits, Module, Policy, Task, Weights
 from .nodes import BAD, Reader
 from .rules import check
 from .schema import COURSE
@@ -36,6 +36,7 @@ def load_course(root: Path | str) -> Course:
         root=root, title=raw["title"], limits=limits,
         policy=Policy(
             policy["isolation"], policy["seed_env"], Feedback(**policy["feedback"]), Weights(**policy["weights"]),
+            ci=CI(**policy["ci"]),
         ),
         modules=tuple(_module(module, root, limits) for module in raw["modules"]),
     )

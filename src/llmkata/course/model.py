@@ -120,11 +120,22 @@ class Weights(msgspec.Struct, frozen=True):
     stretch: float
 
 
+class CI(msgspec.Struct, frozen=True):
+    """What ``kata ci`` does with a result."""
+
+    #: What fails a run: a core task that was begun, any task that was begun, or nothing.
+    fail_on: Literal["core", "any", "never"] = "core"
+    #: Judgements by hidden checks that a learner gets for an exercise within ``hours``; None: as many as they like.
+    attempts: int | None = None
+    hours: float = 24.0
+
+
 class Policy(msgspec.Struct, frozen=True):
     isolation: Literal["process", "sandbox"]
     seed_env: str
     feedback: Feedback
     weights: Weights
+    ci: CI = CI()
 
 
 class Limits(msgspec.Struct, frozen=True):

@@ -63,10 +63,14 @@ _MODULE = mapping({
     "number": (located(integer(0)), REQUIRED), "title": (text, REQUIRED), "objective": (text, REQUIRED),
     "exercises": (listing(_EXERCISE), REQUIRED),
 })
+_CI = mapping({
+    "fail_on": (choice("core", "any", "never"), "core"), "attempts": (integer(1), None), "hours": (number(0), 24.0),
+})
 _POLICY = mapping({
     "isolation": (choice("process", "sandbox"), REQUIRED), "seed_env": (text, REQUIRED),
     "feedback": (mapping({key: (choice(*FEEDBACK_LEVELS), REQUIRED) for key in ("visible", "hidden")}), REQUIRED),
     "weights": (mapping({key: (number(0, open_end=False), REQUIRED) for key in ("core", "stretch")}), REQUIRED),
+    "ci": (_CI, {}),
 })
 _LIMITS = mapping({
     "wall": (number(0), REQUIRED), "call": (number(0), REQUIRED), "cpu": (number(0), REQUIRED),
