@@ -30,7 +30,11 @@ def to_html(card: Scorecard) -> str:
 
 def to_markdown(card: Scorecard) -> str:
     """The card as GitHub-flavoured Markdown."""
-    text = pages.markdown().get_template("scorecard.md").render(card=card)
+    return squeezed(pages.markdown().get_template("scorecard.md").render(card=card))
+
+
+def squeezed(text: str) -> str:
+    """Markdown with one empty line in place of several, except in fenced blocks."""
     return _FENCE_OR_GAP.sub(lambda match: match[0] if match[1] else "\n\n", text)
 
 
