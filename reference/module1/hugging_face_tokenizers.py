@@ -42,8 +42,12 @@ def batch(rows: list[list[int]], pad: int, side: str, multiple: int | None) -> d
     out = {"input_ids": [], "attention_mask": [], "position_ids": [], "token_type_ids": []}
     for row in rows:
         n, gap = len(row), width - len(row)
-        for key, values, fill in (("input_ids", row, pad), ("attention_mask", [1] * n, 0), ("position_ids", list(range(n)), 0),
-                                  ("token_type_ids", [0] * n, 0)):  # fmt: skip
+        for key, values, fill in (
+            ("input_ids", row, pad),
+            ("attention_mask", [1] * n, 0),
+            ("position_ids", list(range(n)), 0),
+            ("token_type_ids", [0] * n, 0),
+        ):
             out[key].append([fill] * gap + values if side == "left" else values + [fill] * gap)
     return out
 

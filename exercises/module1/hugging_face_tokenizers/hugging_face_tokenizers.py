@@ -84,7 +84,7 @@ def build_bert_tokenizer(vocab_txt: Path, *, lowercase: bool = True) -> PreTrain
     BertNormalizer (lowercase as given, its other settings as they are), BertPreTokenizer, WordPiece with unknown token
     [UNK] and at most 100 characters a word, its decoder, and the templates [CLS] A [SEP] and [CLS] A [SEP] B [SEP] with
     type ids 0 and, for B [SEP], 1. The five tokens of BERT_SPECIALS are set as pad, unk, cls, sep and mask token;
-    model_input_names are input_ids, token_type_ids and attention_mask (transformers 5 leaves the second out unless told).
+    model_input_names are input_ids, token_type_ids and attention_mask (transformers 5 omits the second unless told).
 
     Raises ValueError naming the token, if one of BERT_SPECIALS is not in the file.
     """
@@ -96,8 +96,8 @@ def build_chat_tokenizer(vocab_json: Path, merges_txt: Path) -> PreTrainedTokeni
 
     vocab.json maps tokens to ids; merges.txt holds one merge "a b" a line, after a first line "#version: ...". No space
     is put before the text, no token is added around it. CHAT_SPECIALS are special tokens, appended to the vocabulary in
-    this order where absent; <|endoftext|> is bos, eos and pad token; CHATML is the chat template. With a vocabulary that
-    holds all 256 bytes, tok.decode(tok.encode(s)) == s for every string that UTF-8 can encode.
+    this order where absent; <|endoftext|> is bos, eos and pad token; CHATML is the chat template. With a vocabulary
+    that holds all 256 bytes, tok.decode(tok.encode(s)) == s for every string that UTF-8 can encode.
     """
     raise NotImplementedError("task 2: byte-level BPE and its special tokens")
 
@@ -125,9 +125,9 @@ def collate(
 
     All int64 of shape (B, T), also where T is 0. Rows longer than max_length keep their head and the tokens that the
     tokenizer puts at the end ([SEP]). T is the longest row's length, rounded up to pad_to_multiple_of (which may exceed
-    max_length); padding stands on the given side. attention_mask: 1 on the row's own tokens, 0 on padding; position_ids:
-    0, 1, 2, ... over the row's own tokens, 0 on padding. Special tokens that are spelt out in a text count as such: the
-    texts may come from a chat template. The tokenizer is called once.
+    max_length); padding stands on the given side. attention_mask: 1 on the row's own tokens, 0 on padding;
+    position_ids: 0, 1, 2, ... over the row's own tokens, 0 on padding. Special tokens that are spelt out in a text are
+    special: the texts may come from a chat template. The tokenizer is called once.
 
     Raises ValueError if texts is empty.
     """
@@ -142,12 +142,12 @@ def prepare_qa(
     With `room` = max_length - question tokens - 3, window k holds the context tokens from k · (room - stride) on, at
     most room of them; the last window is the first that reaches the end, so neighbours share exactly stride tokens. An
     empty context gives one window. Each window is padded with [PAD] on the right to max_length (type id 0, mask 0).
-    Type id 1 stands on the piece and its [SEP]. offsets[i] is the span of token i in the characters of the context, None
-    outside the piece.
+    Type id 1 stands on the piece and its [SEP], also where tok.model_input_names has no token_type_ids. offsets[i] is
+    the span of token i in the characters of the context, None outside the piece.
 
-    An answer lies inside a window if it does not begin before the window's first context token or end after its last. Then
-    start_position and end_position are the indices in input_ids of the first and the last context token that share a
-    character with it. Otherwise, and where there is no answer, both are the index of [CLS]. (Graded answers begin and
+    An answer lies inside a window if it does not begin before the window's first context token or end after its last.
+    Then start_position and end_position are the indices in input_ids of the first and the last context token that share
+    a character with it. Otherwise, and where there is no answer, both are the index of [CLS]. (Graded answers begin and
     end with characters that the tokenizer keeps.) Special tokens spelt out in question or context are text. The
     tokenizer is called at most twice in all.
 
@@ -183,8 +183,9 @@ def chat_labels(
 ) -> dict[str, list[int]]:
     r"""A transcript with loss on the assistant only: input_ids, attention_mask, labels (more keys are allowed).
 
-    A message {"role": ..., "content": ...} becomes the id of <|im_start|>, the ids of role + "\n", those of the content,
-    the id of <|im_end|>, the ids of "\n"; each text is encoded on its own, and special tokens spelt out in it are text.
+    A message {"role": ..., "content": ...} becomes the id of <|im_start|>, the ids of role + "\n", those of the
+    content, the id of <|im_end|>, the ids of "\n"; each text is encoded on its own, and special tokens spelt out in it
+    are text.
     labels equal input_ids on the content of assistant messages and their <|im_end|>, and are IGNORE elsewhere.
 
     Longer than max_length: whole messages are dropped, the oldest that is not a system message first, until the rest
@@ -203,7 +204,8 @@ def pack(
     document_ids count the documents from 0 over the whole stream (an empty one is its eos alone, and counts).
     position_ids restart at 0 with each document and run on where a document goes on in the next block. labels equal
     input_ids except IGNORE on the first token of each document, which would be predicted from another document; the
-    first token of a block that begins inside a document keeps its label. Special tokens spelt out in a document are text.
+    first token of a block that begins inside a document keeps its label. Special tokens spelt out in a document are
+    text.
 
     Lazy: at most batch_size documents are taken and encoded at a time, in one call of the tokenizer, and a block is
     given out before documents beyond its own batch are taken. Memory does not grow with the number of documents.

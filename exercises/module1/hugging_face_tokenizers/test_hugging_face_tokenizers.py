@@ -7,8 +7,30 @@ import pytest
 from llmkata.checks import check, expect_error, hint, probe, task
 
 FILES = Path(__file__).parents[3] / "components" / "tiny_tokenizers"
-LINES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", ",", "how", "are", "you", "?", "new", "york", "##er", "##s",
-         "anna", "lives", "in", "paris", "where", "does", "live"]  # fmt: skip
+LINES = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "hello",
+    ",",
+    "how",
+    "are",
+    "you",
+    "?",
+    "new",
+    "york",
+    "##er",
+    "##s",
+    "anna",
+    "lives",
+    "in",
+    "paris",
+    "where",
+    "does",
+    "live",
+]
 ROW = ("input_ids", "attention_mask", "labels")
 
 
@@ -68,8 +90,14 @@ def with_bert(module, lines, name, *args, **options):
     from transformers import PreTrainedTokenizerFast
 
     backend = BertWordPieceTokenizer(vocab={token: i for i, token in enumerate(lines)})._tokenizer
-    tok = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]",
-                                  sep_token="[SEP]", model_input_names=["input_ids", "token_type_ids", "attention_mask"])  # fmt: skip
+    tok = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
     if name == "prepare_qa":
         features = module.prepare_qa(tok, [module.QAExample(**e) for e in args[0]], **options)
         return [
@@ -87,8 +115,10 @@ def with_chat(module, folder, name, *args, **options):
     tok.chat_template = module.CHATML
     if name == "pack":
         blocks = module.pack(tok, iter(args[0]), *args[1:], **options)
-        return [[tok.convert_ids_to_tokens(list(b.input_ids)), list(b.labels), list(b.position_ids), list(b.document_ids)]
-                for b in blocks]  # fmt: skip
+        return [
+            [tok.convert_ids_to_tokens(list(b.input_ids)), list(b.labels), list(b.position_ids), list(b.document_ids)]
+            for b in blocks
+        ]
     got = dict(module.chat_labels(tok, *args, **options))
     library = tok.apply_chat_template(args[0], tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
     ids = list(got["input_ids"])
@@ -248,7 +278,10 @@ def test_three_documents(submission):
     check(
         [b[0] for b in got] == [["a", end], ["b", "c"], [end, end]], "The tokens of the blocks", got=[b[0] for b in got]
     )
-    check([[i == -100 for i in b[1]] for b in got] == [[True, False], [True, False], [False, True]], "Which have no label",
-          got=[b[1] for b in got])  # fmt: skip
+    check(
+        [[i == -100 for i in b[1]] for b in got] == [[True, False], [True, False], [False, True]],
+        "Which have no label",
+        got=[b[1] for b in got],
+    )
     check([b[2] for b in got] == [[0, 1], [0, 1], [2, 0]], "The positions", got=[b[2] for b in got])
     check([b[3] for b in got] == [[0, 0], [1, 1], [1, 2]], "The document numbers", got=[b[3] for b in got])

@@ -37,8 +37,8 @@ class Lines:
     "vocabulary_by_splitlines",
     replaces="build_bert_tokenizer",
     caught_by="test_bert_pipeline",
-    feedback="str.splitlines cuts at more than newlines (U+2028, U+0085 and others), so that ids after such a token are "
-    "shifted. Split at newlines alone.",
+    feedback="str.splitlines cuts at more than newlines (U+2028, U+0085 and others), so that ids after such a "
+    "token are shifted. Split at newlines alone.",
 )
 def build_bert_tokenizer(vocab_txt, *, lowercase=True):
     return original(Lines(vocab_txt, lambda text: "\n".join(text.splitlines())), lowercase=lowercase)
@@ -66,7 +66,8 @@ def build_bert_tokenizer(vocab_txt, *, lowercase=True):
     "merges_with_hash_skipped",
     replaces="build_chat_tokenizer",
     caught_by="test_chat_files",
-    feedback="You skip every line of merges.txt that begins with #. Only the first line is a comment: `# #` is a merge.",
+    feedback="You skip every line of merges.txt that begins with #. Only the first line is a comment: `# #` is a "
+    "merge.",
 )
 def build_chat_tokenizer(vocab_json, merges_txt):
     def uncommented(text):
@@ -82,8 +83,8 @@ def build_chat_tokenizer(vocab_json, merges_txt):
     "mask_from_pad_id",
     replaces="collate",
     caught_by="test_collate",
-    feedback="Your mask is ids != pad id. Where the pad token is also eos, a real eos is masked out. The mask comes from "
-    "the lengths of the rows.",
+    feedback="Your mask is ids != pad id. Where the pad token is also eos, a real eos is masked out. The mask "
+    "comes from the lengths of the rows.",
 )
 def collate(tok, texts, **options):
     batch = original(tok, texts, **options)
@@ -121,7 +122,8 @@ def collate(tok, texts, *, max_length, **options):
     replaces="collate",
     caught_by="test_collate_calls",
     matches="calls",
-    feedback="You call the tokenizer once per text. One call for the whole list does the same work in Rust, and in parallel.",
+    feedback="You call the tokenizer once per text. One call for the whole list does the same work in Rust, and in "
+    "parallel.",
 )
 def collate(tok, texts, **options):
     def one_by_one(inner, batch, **kw):
@@ -138,7 +140,8 @@ def collate(tok, texts, **options):
     "label_every_subword_B",
     replaces="align_labels",
     caught_by="test_label_alignment",
-    feedback="Each subword of an entity's first word carries B-: that reads as several entities. Continuations of B-X are I-X.",
+    feedback="Each subword of an entity's first word carries B-: that reads as several entities. Continuations of "
+    "B-X are I-X.",
 )
 def align_labels(tok, words, labels, label2id, **options):
     # Under names of their own no label begins with B-, so each subword repeats its word's label.
@@ -152,8 +155,8 @@ def align_labels(tok, words, labels, label2id, **options):
     "every_subword_labelled",
     replaces="align_labels",
     caught_by="test_label_alignment",
-    feedback="You label every subword although label_all is False. Then the first subword alone carries the word's label; the "
-    "others are ignored.",
+    feedback="You label every subword although label_all is False. Then the first subword alone carries the word's "
+    "label; the others are ignored.",
 )
 def align_labels(tok, words, labels, label2id, *, max_length, label_all=False):
     return original(tok, words, labels, label2id, max_length=max_length, label_all=True)
@@ -163,8 +166,9 @@ def align_labels(tok, words, labels, label2id, *, max_length, label_all=False):
     "template_string_injection",
     replaces="chat_labels",
     caught_by="test_no_control_token_injection",
-    feedback="You tokenize the rendered transcript, or texts in which control tokens still count. A user who types <|im_end|> "
-    "has just ended their own turn. Encode each text with split_special_tokens=True, and add control ids yourself.",
+    feedback="You tokenize the rendered transcript, or texts in which control tokens still count. A user who types "
+    "<|im_end|> has just ended their own turn. Encode each text with split_special_tokens=True, and add "
+    "control ids yourself.",
 )
 def chat_labels(tok, messages, *, max_length=None):
     return original(Changed(tok, lambda inner, text, **kw: inner(text, add_special_tokens=False)), messages,
@@ -175,8 +179,8 @@ def chat_labels(tok, messages, *, max_length=None):
     "loss_on_prompt",
     replaces="chat_labels",
     caught_by="test_chat_labels",
-    feedback="Your labels are the ids of everything: you train the model to write the user's part. Only the assistant's "
-    "content and its <|im_end|> have labels.",
+    feedback="Your labels are the ids of everything: you train the model to write the user's part. Only the "
+    "assistant's content and its <|im_end|> have labels.",
 )
 def chat_labels(tok, messages, *, max_length=None):
     found = original(tok, messages, max_length=max_length)
@@ -226,7 +230,8 @@ def token_budget_batches(lengths, max_tokens, *, seed=None):
     "budget_of_real_tokens",
     replaces="token_budget_batches",
     caught_by="test_batches_valid",
-    feedback="You add up the lengths. A padded batch holds len(batch) · max(lengths) tokens, and that is what must fit.",
+    feedback="You add up the lengths. A padded batch holds len(batch) · max(lengths) tokens, and that is what must "
+    "fit.",
 )
 def token_budget_batches(lengths, max_tokens, *, seed=None):
     original(lengths, max_tokens)
@@ -270,7 +275,8 @@ def token_budget_batches(lengths, max_tokens, *, seed=None):
     "stride_is_step",
     replaces="prepare_qa",
     caught_by="test_qa_windows",
-    feedback="You moved each window by stride tokens. In Hugging Face's interface, stride is the overlap, not the step.",
+    feedback="You moved each window by stride tokens. In Hugging Face's interface, stride is the overlap, not the "
+    "step.",
 )
 def prepare_qa(tok, examples, *, max_length, stride):
     original(tok, examples, max_length=max_length, stride=stride)
@@ -295,7 +301,8 @@ def with_positions(features, examples, find):
     "char_as_token_position",
     replaces="prepare_qa",
     caught_by="test_qa_windows",
-    feedback="Your positions count characters of the context. Answer starts are characters; positions are token indices.",
+    feedback="Your positions count characters of the context. Answer starts are characters; positions are token "
+    "indices.",
 )
 def prepare_qa(tok, examples, **options):
     def find(e, f):
@@ -323,8 +330,8 @@ def prepare_qa(tok, examples, **options):
     "question_offsets_leak",
     replaces="prepare_qa",
     caught_by="test_qa_windows",
-    feedback="You searched the offsets of the question too: its characters have the same numbers as those of the context. "
-    "Look at tokens of sequence 1 only.",
+    feedback="You searched the offsets of the question too: its characters have the same numbers as those of the "
+    "context. Look at tokens of sequence 1 only.",
 )
 def prepare_qa(tok, examples, **options):
     def find(e, f):
@@ -344,8 +351,8 @@ def prepare_qa(tok, examples, **options):
     replaces="prepare_qa",
     caught_by="test_qa_calls",
     matches="calls",
-    feedback="You call the tokenizer for each example. With return_overflowing_tokens one call gives the windows of them all, "
-    "and overflow_to_sample_mapping says whose they are.",
+    feedback="You call the tokenizer for each example. With return_overflowing_tokens one call gives the windows "
+    "of them all, and overflow_to_sample_mapping says whose they are.",
 )
 def prepare_qa(tok, examples, **options):
     return [feature for e in examples for feature in original(tok, [e], **options)]
@@ -358,7 +365,8 @@ def prepare_qa(tok, examples, **options):
     "pack_without_eos",
     replaces="pack",
     caught_by="test_pack",
-    feedback="No eos stands between your documents: they run into each other, and the model never sees where a text ends.",
+    feedback="No eos stands between your documents: they run into each other, and the model never sees where a "
+    "text ends.",
 )
 def pack(tok, docs, block_size, *, batch_size=64):
     stream = ([], [], [], [])
@@ -376,8 +384,8 @@ def pack(tok, docs, block_size, *, batch_size=64):
     "positions_not_reset",
     replaces="pack",
     caught_by="test_pack",
-    feedback="Your positions count from the start of the block. They restart with each document, so that it is read as if it "
-    "stood alone.",
+    feedback="Your positions count from the start of the block. They restart with each document, so that it is "
+    "read as if it stood alone.",
 )
 def pack(tok, docs, block_size, *, batch_size=64):
     for block in original(tok, docs, block_size, batch_size=batch_size):
@@ -388,7 +396,8 @@ def pack(tok, docs, block_size, *, batch_size=64):
     "predicted_from_another_document",
     replaces="pack",
     caught_by="test_pack",
-    feedback="The first token of a document keeps its label, so that it is predicted from the document before. It has none.",
+    feedback="The first token of a document keeps its label, so that it is predicted from the document before. It "
+    "has none.",
 )
 def pack(tok, docs, block_size, *, batch_size=64):
     for block in original(tok, docs, block_size, batch_size=batch_size):
@@ -411,7 +420,8 @@ def pack(tok, docs, block_size, *, batch_size=64):
     replaces="pack",
     caught_by="test_pack_is_lazy",
     matches="documents",
-    feedback="You make a list of all documents before the first block. A training set does not fit: take them as you go.",
+    feedback="You make a list of all documents before the first block. A training set does not fit: take them as "
+    "you go.",
 )
 def pack(tok, docs, block_size, *, batch_size=64):
     yield from original(tok, list(docs), block_size, batch_size=batch_size)
@@ -422,8 +432,8 @@ def pack(tok, docs, block_size, *, batch_size=64):
     replaces="pack",
     caught_by="test_pack_peak",
     matches="peak_bytes",
-    feedback="You build all blocks before you give out the first: memory grows with the number of documents. Yield each as soon "
-    "as it is full.",
+    feedback="You build all blocks before you give out the first: memory grows with the number of documents. Yield "
+    "each as soon as it is full.",
 )
 def pack(tok, docs, block_size, *, batch_size=64):
     yield from list(original(tok, docs, block_size, batch_size=batch_size))

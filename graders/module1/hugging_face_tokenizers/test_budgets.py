@@ -12,8 +12,14 @@ import numpy as np
 from llmkata.checks import check, hint, needs, points, probe, task
 
 FILES = Path(__file__).parents[3] / "components" / "tiny_tokenizers"
-BERT_OPTIONS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]",
-                "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}  # fmt: skip
+BERT_OPTIONS = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+    "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+}
 CHAT_OPTIONS = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>",
                 "extra_special_tokens": ["<|im_start|>", "<|im_end|>"]}  # fmt: skip
 
@@ -113,8 +119,10 @@ def test_qa_calls(submission, budget, reference, rng):
     """Windows of 9 examples take at most two calls of the tokenizer."""
     # Questions, then pairs with overflow: 2. A loop over examples: 9 or 18.
     words = [str(w) for w in rng.choice(["river", "hello", "london"], size=40)]
-    examples = [{"id": str(k), "question": "what?", "context": " ".join(words), "answer_text": words[0], "answer_start": 0}
-                for k in range(9)]  # fmt: skip
+    examples = [
+        {"id": str(k), "question": "what?", "context": " ".join(words), "answer_text": words[0], "answer_start": 0}
+        for k in range(9)
+    ]
     calls = calls_of(submission, bert_spec(reference), "prepare_qa", [examples], {"max_length": 20, "stride": 4})
     budget.require(
         "tokenizer calls of prepare_qa", calls, at_most=2, at_least=1, reference=2, unit="calls", trust="handed in"
