@@ -160,27 +160,31 @@ def em_step(counts, logp, max_piece):
 
 
 def losses(counts, logp, max_piece):
-    used = Counter()
+    """(loss of each longer piece, by how much the best segmentations of the words beat those into other pieces)."""
+    used, clear = Counter(), math.inf
     for word, n in counts.items():
-        for piece in best_segmentation(word, logp, max_piece)[0]:
+        best, score = best_segmentation(word, logp, max_piece)
+        others = (x for pieces, x in segmentations(word, logp, max_piece) if sorted(pieces) != sorted(best))
+        clear = min(clear, score - max(others, default=-math.inf))
+        for piece in best:
             used[piece] += n
     return {p: used[p] * (logp[p] - best_segmentation(p, logp, max_piece, p)[1]) if used[p] else 0.0
-            for p in logp if len(p) > 1}  # fmt: skip
+            for p in logp if len(p) > 1}, clear  # fmt: skip
 
 
 def prune(counts, logp, keep, max_piece):
-    """(what is kept, how far apart the loss of the last that is kept and that of the first that is not are)."""
-    loss = losses(counts, logp, max_piece)
+    """(what is kept, how clear it is: the margin of the last loss that is kept, or of a best segmentation)."""
+    loss, clear = losses(counts, logp, max_piece)
     order = sorted(loss, key=lambda p: (-loss[p], p))
     room = max(0, keep - (len(logp) - len(loss)))
-    gap = loss[order[room - 1]] - loss[order[room]] if 0 < room < len(order) else math.inf
     # Two unused pieces tie exactly in any arithmetic.
-    certain = math.inf if gap == 0.0 and loss[order[room]] == 0.0 else gap
-    return {p: logp[p] for p in logp if len(p) == 1 or p in order[:room]}, certain
+    if 0 < room < len(order) and loss[order[room - 1]] != 0.0:
+        clear = min(clear, loss[order[room - 1]] - loss[order[room]])
+    return {p: logp[p] for p in logp if len(p) == 1 or p in order[:room]}, clear
 
 
 def train_unigram(counts, size, seed_size=1200, max_piece=6, shrink=0.75, em_iters=2):
-    """(logp, history, the smallest gap of the prunes)."""
+    """(logp, history, the smallest margin of the prunes)."""
     frequency = Counter()
     for word, n in counts.items():
         for i, j in itertools.combinations(range(len(word) + 1), 2):
@@ -196,6 +200,6 @@ def train_unigram(counts, size, seed_size=1200, max_piece=6, shrink=0.75, em_ite
             before = len(logp)
             likelihood, logp = em_step(counts, logp, max_piece)
             history.append((before, likelihood))
-        logp, certain = prune(counts, logp, max(size, int(shrink * len(logp))), max_piece)
-        gap = min(gap, certain)
+        logp, clear = prune(counts, logp, max(size, int(shrink * len(logp))), max_piece)
+        gap = min(gap, clear)
     return logp, history, gap
