@@ -1,7 +1,8 @@
 """Many submissions: one warm grading process, a fork of it per submission, records appended as they arrive.
 
 A submission's death is its own record and nothing else: the fork that judged it says nothing any more, and the record
-says so. Forks share what costs seconds (torch, the graders' imports, the templates).
+says so. Forks share what costs seconds (torch, the graders' imports, the templates); what the first of them had to import
+besides, the others have from the start.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import gc
 import os
 import select
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from llmkata.forks import bring_in, new_libraries
 from llmkata.records import ExerciseRecord, RecordFile, State, decode, encode
 from llmkata.threads import one_thread
 
@@ -78,6 +81,7 @@ def _warm(course: Any, submissions: list[Submission]) -> None:
     import torch
 
     from llmkata.outside.process import template
+    from llmkata.plugin.runs import load_module
 
     from .runner import collect
 
@@ -87,6 +91,8 @@ def _warm(course: Any, submissions: list[Submission]) -> None:
         template(profile)
     for exercise in exercises:
         collect(course, exercise)
+        with contextlib.suppress(Exception):  # the checks that need it say so
+            load_module(exercise.reference)
     for profile in dict.fromkeys(e.profile for e in exercises):
         template(profile).wait_ready()
     template("base").wait_ready()
@@ -130,7 +136,9 @@ def _start(course: Any, submission: Submission, seed: int | None, isolation: str
         with contextlib.suppress(BaseException):
             os.close(read)
             adopt(inherited)
-            data = memoryview(_judged(course, exercise, submission, seed, isolation))
+            known = set(sys.modules)
+            record = _judged(course, exercise, submission, seed, isolation)
+            data = memoryview(b"\n".join([record, *(name.encode() for name in new_libraries(known))]))
             while data:
                 data = data[os.write(write, data):]
             status = 0
@@ -157,8 +165,10 @@ def _finished(fork: _Fork) -> ExerciseRecord:
     os.close(fork.pipe)
     _, status = os.waitpid(fork.pid, 0)
     if status == 0 and fork.said:
+        record, *names = bytes(fork.said).split(b"\n")
+        bring_in(name.decode() for name in names)
         try:
-            return decode(bytes(fork.said))
+            return decode(record)
         except msgspec.MsgspecError as e:  # the run goes on: the others have done nothing
             return _infrastructure(fork.submission, f"The record of this cannot be read back: {e}")
     how = f"was ended by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "ended without a result"

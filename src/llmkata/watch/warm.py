@@ -18,9 +18,7 @@ had to import (matplotlib, an optimizer's) are imported here when it has ended, 
 from __future__ import annotations
 
 import base64
-import contextlib
 import gc
-import importlib
 import linecache
 import os
 import signal
@@ -30,6 +28,7 @@ from typing import Any
 
 import msgspec
 
+from llmkata.forks import bring_in, new_libraries
 from llmkata.records import CheckRecord, Evidence, ExerciseRecord, State, encode
 from llmkata.threads import one_thread
 
@@ -92,12 +91,12 @@ def main(root: str, ident: str, how: str) -> None:
             known = set(sys.modules)
             _say(out, b"P", str(os.getpid()).encode())
             _say(out, b"R", encode(_judged(course, exercise, request, out)))
-            os.write(write, "\n".join(_libraries(set(sys.modules) - known)).encode()[:_PIPE])
+            os.write(write, "\n".join(new_libraries(known)).encode()[:_PIPE])
             os._exit(0)
         _, status = os.waitpid(pid, 0)
         _say(out, b"E", str(os.waitstatus_to_exitcode(status)).encode())
         os.close(write)
-        _import(os.read(read, _PIPE).decode().split("\n") if status == 0 and _readable(read) else [])
+        bring_in(os.read(read, _PIPE).decode().split("\n") if status == 0 and _readable(read) else [])
         os.close(read)
 
 
@@ -109,25 +108,6 @@ def _readable(fd: int) -> bool:
     import select
 
     return bool(select.select([fd], [], [], 0)[0])
-
-
-def _libraries(names: set[str]) -> list[str]:
-    """Those of the modules that belong to installed libraries or to this program; never the learner's."""
-    places = tuple({os.path.join(place, "") for place in (sys.prefix, sys.base_prefix)})
-
-    def belongs(name: str) -> bool:
-        file = getattr(sys.modules.get(name), "__file__", None) or ""
-        return name.startswith("llmkata.") or file.startswith(places)
-
-    return sorted(filter(belongs, names), key=lambda name: name.count("."))
-
-
-def _import(names: list[str]) -> None:
-    for name in filter(None, names):
-        with contextlib.suppress(Exception):
-            importlib.import_module(name)
-    gc.collect()
-    gc.freeze()  # of no interest to any run
 
 
 def _tell_where_when_asked(exercise: Any, out: int) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from llmkata.forks import bring_in, new_libraries
 from llmkata.threads import one_thread
 
 from .store import Store
@@ -91,7 +92,6 @@ def _warm(exercise: Any, diagnosing: bool) -> dict[Any, Any]:
     import torch
 
     from llmkata.outside.process import template
-
     from llmkata.plugin.runs import load_module
 
     from .judge import collected, open_mistakes
@@ -124,7 +124,9 @@ def _start(course: Any, exercise: Any, trial: Trial, ours: dict[Any, Any]) -> _F
         with contextlib.suppress(BaseException):
             os.close(read)
             adopt(inherited)
-            data = memoryview(msgspec.json.encode(_judged(course, trial, ours)))
+            known = set(sys.modules)
+            said = msgspec.json.encode(_judged(course, trial, ours))
+            data = memoryview(b"\n".join([said, *(name.encode() for name in new_libraries(known))]))
             while data:
                 data = data[os.write(write, data):]
             status = 0
@@ -176,6 +178,8 @@ def _finished(fork: _Fork) -> Result:
     os.close(fork.pipe)
     _, status = os.waitpid(fork.pid, 0)
     if status == 0 and fork.said:
-        return msgspec.json.decode(bytes(fork.said), type=Result)
+        said, *names = bytes(fork.said).split(b"\n")
+        bring_in(name.decode() for name in names)
+        return msgspec.json.decode(said, type=Result)
     how = f"was ended by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "ended without a result"
     return Result(problem=f"the process that judged this {how}", fault=True)

@@ -1,0 +1,34 @@
+"""What forks of a warm process import is imported by the process itself afterwards: the next fork has it already."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import sys
+from collections.abc import Collection, Iterable
+
+
+def new_libraries(known: Collection[str]) -> list[str]:
+    """Modules imported since ``known`` were all, parents first: those of installed libraries and of this program, never
+    a learner's or a grader's."""
+    places = tuple({os.path.join(place, "") for place in (sys.prefix, sys.base_prefix)})
+
+    def belongs(name: str) -> bool:
+        file = getattr(sys.modules.get(name), "__file__", None) or ""
+        return name.startswith("llmkata.") or file.startswith(places)
+
+    return sorted(filter(belongs, set(sys.modules) - set(known)), key=lambda name: name.count("."))
+
+
+def bring_in(names: Iterable[str]) -> None:
+    """Import what a fork imported, and keep the garbage collector off all that is there now: walking copies pages."""
+    missing = [name for name in names if name and name not in sys.modules]
+    if not missing:
+        return
+    for name in missing:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
