@@ -220,8 +220,9 @@ def train_sgns(
             chosen = order[start : start + batch]
             decay = 1.0 - step / steps
             step += 1
+            centre = centres[chosen]
+            context = contexts[chosen]
             # BEGIN SOLUTION task 3: draw negatives, gradients, SGD on the rows of this batch
-            centre, context = centres[chosen], contexts[chosen]
             noise = np.searchsorted(thresholds, rng.random((len(chosen), negatives)), side="right")
             rows = composition[centre]  # [B, M] sparse
             _, dv, du, dun = sgns_loss_grad(rows @ inputs, outputs[context], outputs[noise], noise != context[:, None])
@@ -438,7 +439,9 @@ def cooccurrence(ids: Sequence[Sequence[int]], window: int) -> tuple[np.ndarray,
     rows, cols = np.concatenate(left), np.concatenate(right)
     size = int(flat.max(initial=-1)) + 1
     cells, place = np.unique(rows * size + cols, return_inverse=True)
-    return cells // max(size, 1), cells % max(size, 1), np.bincount(place, np.concatenate(weight), len(cells))
+    values = np.zeros(len(cells))
+    np.add.at(values, place, np.concatenate(weight))
+    return cells // max(size, 1), cells % max(size, 1), values
     # END SOLUTION
 
 
@@ -484,10 +487,12 @@ def train_glove(
         order, total = rng.permutation(len(rows)), 0.0
         for start in range(0, len(rows), 256):
             chosen = order[start : start + 256]
+            i = rows[chosen]
+            j = cols[chosen]
+            x = values[chosen]
             # BEGIN SOLUTION task 6: gradients of the batch, AdaGrad on the rows they belong to
-            i, j = rows[chosen], cols[chosen]
             loss, dw, du, db, dc = glove_loss_grad(
-                left[i, :dim], right[j, :dim], left[i, dim], right[j, dim], values[chosen], xmax, alpha
+                left[i, :dim], right[j, :dim], left[i, dim], right[j, dim], x, xmax, alpha
             )
             total += loss
             for side, seen, ids, vectors, biases in ((left, seen_left, i, dw, db), (right, seen_right, j, du, dc)):
@@ -514,6 +519,7 @@ def compare_embeddings(es: Mapping[str, Embeddings], probes: Probes, k: int = 5)
     the acceptable ones.
     """
     # BEGIN SOLUTION task 7: four shares for each embedding
+
     def ask(e: Embeddings, word: str, count: int) -> list[str] | None:
         try:
             return [w for w, _ in nearest(e, e.vector(word), count, exclude={word})]
@@ -670,8 +676,8 @@ def main() -> None:
             sentences = read_corpus(options.corpus)
         models = {
             "word2vec": train_sgns(sentences, epochs=10),
-            "glove": train_glove(sentences)[0],
-            "fasttext": train_sgns(sentences, epochs=10, lr_in=0.5, subwords=Subwords()),
+            "glove": train_glove(sentences, xmax=50.0)[0],
+            "fasttext": train_sgns(sentences, epochs=10, lr_in=0.3, subwords=Subwords()),
         }
     print(f"{'':10} precision@5  analogies  unseen: covered  right")
     for r in compare_embeddings(models, probes):
