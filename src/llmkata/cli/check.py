@@ -39,7 +39,9 @@ def check(
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "does not exist"
         fail(f"{shown(file)} {what}", f"{prog()} check {found.id} --submission FILE")
-    record = _judge(course, found, file, only=only, isolation=isolation)
+    from llmkata.grading.intake import read_file
+
+    record = judge(course, found, read_file(file, found, course, learner=YOU), only=only, isolation=isolation)
     if submission is None and only is None:
         from llmkata.cli.own import record_file
 
@@ -71,10 +73,10 @@ def status_of(record: ExerciseRecord) -> int:
     return PASSED if outcomes == {Outcome.passed} else UNUSABLE
 
 
-def _judge(course: Course, exercise: Exercise, file: Path, *, only: str | None, isolation: Isolation) -> ExerciseRecord:
-    from llmkata.grading.intake import read_file
-
-    read = read_file(file, exercise, course, learner=YOU)
+def judge(
+    course: Course, exercise: Exercise, read: Submission, *, isolation: Isolation, only: str | None = None
+) -> ExerciseRecord:
+    """The record of one submission: visible checks, and the hidden ones where they are present."""
     if read.source is None:
         return read.record()
     from llmkata.watch.warm import CAN_FORK
@@ -98,7 +100,7 @@ def _sandboxed(
 
     with Progress("checks run") as progress:
         return grade_one(
-            course, exercise, read.source, learner=YOU, file=read.file, only=only, isolation=isolation.value,
+            course, exercise, read.source, learner=read.learner, file=read.file, only=only, isolation=isolation.value,
             seed=seed_of(course, None), on_check=progress,
         )  # fmt: skip
 

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from llmkata.cli.audit import audit
 from llmkata.cli.check import check
+from llmkata.cli.ci import ci
 from llmkata.cli.common import UNUSABLE, UsageFault, prog
 from llmkata.cli.demo import demo
 from llmkata.cli.grade import grade
@@ -27,6 +28,7 @@ from llmkata.cli.replay import replay
 from llmkata.cli.report import report
 from llmkata.cli.reset import give_up, reset
 from llmkata.cli.scorecard import scorecard
+from llmkata.cli.signed import verify
 from llmkata.cli.start import start
 from llmkata.cli.sync import sync
 from llmkata.cli.version import version
@@ -88,7 +90,7 @@ for _section, _commands in {
         "hint": hint, "replay": replay, "reset": reset, "give-up": give_up, "scorecard": scorecard,
         "notebook": notebook,
     },
-    "Grade": {"grade": grade, "report": report, "demo": demo},
+    "Grade": {"grade": grade, "report": report, "demo": demo, "ci": ci, "verify": verify},
     "Write exercises": {"new": new, "sync": sync, "lint": lint, "audit": audit, "release": release},
     "This installation": {"doctor": doctor, "version": version},
 }.items():

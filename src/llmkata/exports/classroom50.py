@@ -7,6 +7,7 @@ there and stamps owner, kind of assignment and times itself.
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,11 @@ def result_document(
             for item in counted
         ],
     }
+
+
+def to_json(document: dict[str, Any]) -> str:
+    """The file's text."""
+    return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
 
 
 def _number(value: float) -> float | int:

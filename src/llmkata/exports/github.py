@@ -14,8 +14,11 @@ from typing import Any
 from .items import FailOn, Item, verdict
 
 VERSION = 1
-#: A step output may hold 1 MiB, and environment variables of a process about as much: texts are cut to fit.
+#: Linux passes a process no environment variable above 128 KiB, and the reporter gets the result as one.
+MOST_ENCODED = 120_000
+#: Characters of a text, and what it is cut to where all of it would be too much.
 _MOST_TEXT = 600
+_CUTS = (200, 80, 0)
 
 
 def reporter_document(lines: Sequence[Item], *, fail_on: FailOn = "core") -> dict[str, Any]:
@@ -33,8 +36,30 @@ def failed_document(message: str) -> dict[str, Any]:
     return {"version": VERSION, "status": "error", "message": message[:_MOST_TEXT], "max_score": 0, "tests": []}
 
 
+def to_json(document: dict[str, Any]) -> str:
+    """The object as people read it."""
+    return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
+
+
 def step_output(document: dict[str, Any]) -> str:
-    """The value of the step's output ``result``: standard base64, no line breaks."""
+    """The value of the step's output ``result``: standard base64, no line breaks, at most ``MOST_ENCODED`` characters.
+
+    Messages are shortened where that is needed; scores and states are whole. Raises ValueError where that is not enough.
+    """
+    encoded = _encoded(document)
+    for most in _CUTS:
+        if len(encoded) <= MOST_ENCODED:
+            return encoded
+        tests = [test | {"name": test["name"][: most or 40], "message": test["message"][:most]} for test in document["tests"]]
+        if not most:
+            tests = [test | {"test_code": ""} for test in tests]
+        encoded = _encoded(document | {"tests": tests})
+    if len(encoded) > MOST_ENCODED:
+        raise ValueError(f"{len(document['tests'])} tests are too many for one result: name fewer exercises")
+    return encoded
+
+
+def _encoded(document: dict[str, Any]) -> str:
     return base64.b64encode(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()).decode("ascii")
 
 

@@ -52,9 +52,11 @@ class Item:
 def items(
     records: Iterable[ExerciseRecord], course: Course, learner: str, *,
     exercises: Collection[str] | None = None, maxima: Mapping[str, float] | None = None,
+    sources: Mapping[str, str] | None = None,
 ) -> list[Item]:
     """The lines of one learner over ``exercises`` (ids; by default all available ones), in the order of the course.
 
+    ``sources``: exercise id -> text of the learner's file, to find the line a check is about where nothing was raised.
     ``maxima``: exercise id -> points to be had, for exercises without a graded record; without it an exercise that was
     not begun is worth no points where checks score (where tasks score, each task of it is worth 1).
     """
@@ -68,14 +70,15 @@ def items(
         if card.id not in wanted:
             continue
         exercise = course.exercise(card.id)
+        source = (sources or {}).get(card.id, "")
         if not card.tasks:
             lines.append(_whole(card, exercise, (maxima or {}).get(card.id, 0.0) if by_points else float(len(exercise.tasks))))
             continue
         for task in card.tasks:
             if by_points:
-                lines += [_of_check(card, task, check, exercise, seconds) for check in task.checks]
+                lines += [_of_check(card, task, check, exercise, seconds, source) for check in task.checks]
             else:
-                lines.append(_of_task(card, task, exercise, seconds))
+                lines.append(_of_task(card, task, exercise, seconds, source))
     return lines
 
 
@@ -94,11 +97,23 @@ def own_line(frames: Iterable[str], file: str) -> int:
     return lines[-1] if lines else 0
 
 
-def check_line(check: CheckCard, file: str) -> int:
-    """The learner's line a failed check is about: where it was raised, else where a missed budget was spent most."""
+def check_line(check: CheckCard, file: str, source: str = "") -> int:
+    """The learner's line a failed check is about: where it was raised, else where a missed budget was spent most, else
+    where what was called is defined in ``source``; 0 where nothing tells.
+    """
     found = own_line(check.evidence.frames, file) if check.evidence else 0
     spots = [s for m in check.measures if not m.ok for s in m.spots if s.line]
-    return found or (max(spots, key=lambda s: s.value).line if spots else 0)
+    return found or (max(spots, key=lambda s: s.value).line if spots else 0) or _defined(check, source)
+
+
+def _defined(check: CheckCard, source: str) -> int:
+    """The line of the function or class that the evidence says was called."""
+    called = re.match(r"[A-Za-z_][\w.]*(?=\()", check.evidence.call) if check.evidence else None
+    if not called:
+        return 0
+    name = re.escape(called[0].rpartition(".")[2])
+    at = re.search(rf"^[ \t]*(?:async[ \t]+def|def|class)[ \t]+{name}\b", source, re.MULTILINE)
+    return source.count("\n", 0, at.start()) + 1 if at else 0
 
 
 def told(check: CheckCard) -> str:
@@ -131,7 +146,8 @@ def _whole(card: ExerciseCard, exercise: Exercise, worth: float) -> Item:
 
 
 def _of_check(
-    card: ExerciseCard, task: TaskCard, check: CheckCard, exercise: Exercise, seconds: Mapping[tuple[str, str], float]
+    card: ExerciseCard, task: TaskCard, check: CheckCard, exercise: Exercise, seconds: Mapping[tuple[str, str], float],
+    source: str,
 ) -> Item:
     excused = check.outcome == "not judged" and not check.max_points
     file = stub_path(exercise)
@@ -139,12 +155,12 @@ def _of_check(
         card.id, f"{card.number} {card.title}, task {task.number}: {check.title}",
         "pass" if excused else _STATUS[check.outcome], check.points, check.max_points, task.tier, task.started,
         message=told(check), command=f"./kata check {card.id} --only {check.name}", file=file,
-        line=check_line(check, file), task=task.number, seconds=seconds.get((card.id, check.id), 0.0),
+        line=check_line(check, file, source), task=task.number, seconds=seconds.get((card.id, check.id), 0.0),
     )
 
 
 def _of_task(
-    card: ExerciseCard, task: TaskCard, exercise: Exercise, seconds: Mapping[tuple[str, str], float]
+    card: ExerciseCard, task: TaskCard, exercise: Exercise, seconds: Mapping[tuple[str, str], float], source: str
 ) -> Item:
     failed = [c for c in task.checks if c.outcome == "failed"] or [c for c in task.checks if c.outcome != "passed"]
     file = stub_path(exercise)
@@ -154,6 +170,6 @@ def _of_task(
         float(status == "pass"), 1.0, task.tier, task.started,
         message=told(failed[0]) if status != "pass" and failed else "",
         command=f"./kata check {card.id}" + (f" --only {failed[0].name}" if failed else ""), file=file,
-        line=check_line(failed[0], file) if failed else 0, task=task.number,
+        line=check_line(failed[0], file, source) if failed else 0, task=task.number,
         seconds=sum(seconds.get((card.id, check.id), 0.0) for check in task.checks),
     )
