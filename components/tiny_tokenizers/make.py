@@ -6,7 +6,7 @@ and chat/, the second one's tokenizer with control tokens as a folder that AutoT
 
 vocab.txt is not trained (the library's WordPiece trainer gives other tokens from run to run): the special tokens, some
 [unused] lines as in the published files, every character as c and ##c, then frequent words, beginnings and endings.
-The byte-level BPE is trained with tokenizers' BpeTrainer on one thread, which is reproducible without affixes.
+The byte-level BPE is trained with tokenizers' trainer, which is reproducible where words carry no affixes.
 """
 
 from __future__ import annotations
@@ -52,26 +52,21 @@ def wordpiece() -> list[str]:
 
 def write(folder: Path) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers.implementations import ByteLevelBPETokenizer
 
     (folder / "vocab.txt").write_text("\n".join(wordpiece()) + "\n", encoding="utf-8")
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=799, initial_alphabet=alphabet, show_progress=False)
-    backend.train_from_iterator(texts(), trainer)
-    model = json.loads(backend.to_str())["model"]
+    ready = ByteLevelBPETokenizer()
+    ready.train_from_iterator(texts(), vocab_size=799, show_progress=False)
+    model = json.loads(ready.to_str())["model"]
     vocab = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))
     vocab["<|endoftext|>"] = len(vocab)  # as in GPT-2's file: the last line
     (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
     merges = [" ".join(pair) for pair in model["merges"]]
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
 
-    backend.model = models.BPE(vocab, [tuple(pair) for pair in model["merges"]])
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in CONTROL])
+    ready.add_special_tokens(list(CONTROL))
     (folder / "chat").mkdir(exist_ok=True)
-    (folder / "chat" / "tokenizer.json").write_text(backend.to_str(pretty=False), encoding="utf-8")
+    (folder / "chat" / "tokenizer.json").write_text(ready.to_str(), encoding="utf-8")
     end, *others = CONTROL
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": end, "eos_token": end, "pad_token": end,
               "extra_special_tokens": others, "clean_up_tokenization_spaces": False}  # fmt: skip

@@ -86,18 +86,13 @@ def chat_from_files(module, vocab, merges, texts):
 @probe
 def with_bert(module, lines, name, *args, **options):
     """module.name with a BERT tokenizer of the library's."""
+    import transformers
     from tokenizers.implementations import BertWordPieceTokenizer
-    from transformers import PreTrainedTokenizerFast
 
-    backend = BertWordPieceTokenizer(vocab={token: i for i, token in enumerate(lines)})._tokenizer
-    tok = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )
+    ready = BertWordPieceTokenizer(vocab={token: i for i, token in enumerate(lines)})
+    names = {f"{role}_token": f"[{role.upper()}]" for role in ("pad", "unk", "cls", "sep", "mask")}
+    tok = transformers.PreTrainedTokenizerFast(tokenizer_object=ready._tokenizer, **names)
+    tok.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     if name == "prepare_qa":
         features = module.prepare_qa(tok, [module.QAExample(**e) for e in args[0]], **options)
         return [
