@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from llmkata.cli.audit import audit
 from llmkata.cli.check import check
 from llmkata.cli.ci import ci
+from llmkata.cli.collect import collect
 from llmkata.cli.common import UNUSABLE, UsageFault, prog
 from llmkata.cli.demo import demo
 from llmkata.cli.grade import grade
@@ -33,6 +34,7 @@ from llmkata.cli.start import start
 from llmkata.cli.sync import sync
 from llmkata.cli.version import version
 from llmkata.cli.watch import watch
+from llmkata.cli.workflow import workflow
 from llmkata.threads import one_thread
 
 
@@ -90,7 +92,7 @@ for _section, _commands in {
         "hint": hint, "replay": replay, "reset": reset, "give-up": give_up, "scorecard": scorecard,
         "notebook": notebook,
     },
-    "Grade": {"grade": grade, "report": report, "demo": demo, "ci": ci, "verify": verify},
+    "Grade": {"grade": grade, "report": report, "demo": demo, "ci": ci, "verify": verify, "collect": collect, "workflow": workflow},
     "Write exercises": {"new": new, "sync": sync, "lint": lint, "audit": audit, "release": release},
     "This installation": {"doctor": doctor, "version": version},
 }.items():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmkata.cli.common import course_of, fail, prog, shown
+from llmkata.cli.signed import sign_results
 
 if TYPE_CHECKING:
     from llmkata.course import Course
@@ -35,7 +36,7 @@ def publish(course: Course, folder: Path) -> list[ExerciseRecord]:
     """Rebuild the gradebook of a run, write its pages, print the class as a table and where the pages are.
 
     Exercises that nobody of the class handed in are left out: a course is longer than a term has passed. Returns the
-    records that stand; without any nothing is written.
+    records that stand; without any nothing is written. Where the instructor's key is set the files are signed.
     """
     from llmkata.gradebook import Gradebook
     from llmkata.records import State, latest, read_records
@@ -62,4 +63,6 @@ def publish(course: Course, folder: Path) -> list[ExerciseRecord]:
     places = {"class page": written.index, "grades": written.grades, "scorecards": written.index.parent / "learners"}
     for what, path in (places | {"records": folder / RECORDS}).items():
         typer.echo(f"{what + ':':<12}{shown(path)}")
+    pages = [*(folder / "learners").iterdir(), written.index, written.grades, folder / RECORDS]
+    sign_results(folder, [path for path in pages if path.is_file()])
     return records
