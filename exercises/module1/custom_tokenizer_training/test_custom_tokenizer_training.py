@@ -38,6 +38,26 @@ def file_of(module):
 
 
 @probe
+def in_transformers(module, content, text):
+    """Ids of a text in transformers, and the shape of the logits of a tiny GPT-2 on them; the file comes as text."""
+    import tempfile
+    from pathlib import Path
+
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokenizer.json"
+        path.write_text(content, encoding="utf-8")
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path), eos_token="<|end|>")
+    batch = tokenizer([text], return_tensors="pt")
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=263, n_positions=16, n_embd=8, n_layer=1, n_head=1))
+    with torch.no_grad():
+        logits = model(input_ids=batch["input_ids"]).logits
+    return batch["input_ids"][0].tolist(), list(logits.shape)
+
+
+@probe
 def command_line(module, runs):
     """What the command line writes for a generated text of 200 kB, for each list of options."""
     import contextlib
@@ -159,20 +179,14 @@ def test_chunks(submission):
 @hint("The docstring shows the model part of each file; tokenizer_json puts it in its frame.")
 def test_hugging_face_loads_it(submission):
     """The exported file loads in tokenizers and transformers, gives the ids by hand, and feeds a tiny GPT-2."""
-    import torch
     from tokenizers import Tokenizer
-    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-    loaded = Tokenizer.from_str(submission.run(file_of))
+    content, text = submission.run(file_of), "newest<|end|>low é"
     want = [261, 260, 262, 259, 32, 195, 169]
-    check(loaded.encode("newest<|end|>low é").ids == want, "The ids that the file gives", want=want)
-    fast = PreTrainedTokenizerFast(tokenizer_object=loaded, eos_token="<|end|>")
-    batch = fast(["newest<|end|>low é"], return_tensors="pt")
-    check(batch["input_ids"][0].tolist() == want, "The ids in transformers", got=batch["input_ids"], want=want)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=263, n_positions=16, n_embd=8, n_layer=1, n_head=1))
-    with torch.no_grad():
-        logits = model(input_ids=batch["input_ids"]).logits
-    check(tuple(logits.shape) == (1, 7, 263), "The logits of a tiny GPT-2", got=tuple(logits.shape))
+    check(Tokenizer.from_str(content).encode(text).ids == want, "The ids that the file gives", want=want)
+    ids, shape = submission.run(in_transformers, content, text)
+    check(ids == want, "The ids in transformers", got=ids, want=want)
+    check(shape == [1, 7, 263], "The logits of a tiny GPT-2", got=shape)
 
 
 @task(10)
