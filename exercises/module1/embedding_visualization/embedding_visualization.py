@@ -299,7 +299,7 @@ def tsne(
     rng = np.random.default_rng(seed)
     y = 1e-4 * rng.standard_normal((len(x), 2))
     velocity, gains, history = np.zeros_like(y), np.ones_like(y), []
-    rate = max(len(x) / 48.0, 50.0)
+    rate = min(len(x) / 4.0, max(len(x) / 48.0, 50.0))  # scikit-learn's, but less for few points
     for i in range(iterations):
         exaggeration = 12.0 if i < 100 else 1.0
         kl, gradient = tsne_kl_grad(y, exaggeration * p)
@@ -499,7 +499,7 @@ def main() -> None:
     e = next(iter(models.values()))
     group = {w: g for g, words in probes.categories.items() for w in words} | dict.fromkeys(options.words, "chosen")
     shown = [w for w in (options.words or group) if w in e.index]
-    y, history = tsne(np.stack([e.vector(w) for w in shown]), perplexity=min(10.0, (len(shown) - 1) / 3))
+    y, history = tsne(np.stack([e.vector(w) for w in shown]), perplexity=min(15.0, (len(shown) - 1) / 3))
     plot_embedding(y, shown, [group[w] for w in shown], options.out)
     print(f"KL {history[-1]:.3f}, map in {options.out}")
 
