@@ -332,12 +332,12 @@ def gini(values: Sequence[float]) -> float:
 
     Raises ValueError for no values or a negative one."""
     # BEGIN SOLUTION task 4: mean absolute difference over twice the mean
-    x = np.sort(np.asarray(values, dtype=np.float64))
+    x = np.sort(values)
     if not len(x) or x[0] < 0:
         raise ValueError("gini wants at least one value, and none that is negative")
     n = len(x)
     # Sorted, x_i is the larger one of i pairs and the smaller one of n - 1 - i: Σ_i (2i - n + 1) x_i, both ways round.
-    return float(((2 * np.arange(n) - n + 1) * x).sum() / (n * x.sum())) if x.any() else 0.0
+    return ((2 * np.arange(n) - n + 1) * x).sum() / (n * x.sum()) if x.any() else 0.0
     # END SOLUTION
 
 
@@ -373,7 +373,7 @@ def compare_tokenizers(
     comparisons = []
     for name, encode in encoders.items():
         items = {lang: encode(list(texts)) for lang, texts in parallel.items()}
-        lengths = {lang: np.array([len(ids) for ids in found], dtype=np.float64) for lang, found in items.items()}
+        lengths = {lang: np.array([len(ids) for ids in found]) for lang, found in items.items()}
         used = {lang: {i for ids in found for i in ids} for lang, found in items.items()}
         metrics = {}
         for lang, texts in parallel.items():
@@ -388,7 +388,7 @@ def compare_tokenizers(
                 tokens_per_char=ratio(tokens, chars),
                 bytes_per_token=ratio(size, tokens),
                 bytes_per_char=ratio(size, chars),
-                parity=float((lengths[lang] / lengths[reference]).mean()) if len(texts) else 0.0,
+                parity=(lengths[lang] / lengths[reference]).mean() if len(texts) else 0.0,
                 continued_word_rate=ratio(sum(len(ids) >= 2 for ids in pieces), len(pieces)),
             )
         overlap = {(a, b): ratio(len(used[a] & used[b]), len(used[a] | used[b]))
@@ -420,11 +420,11 @@ def mixing_weights(sizes: Mapping[str, int], alpha: float) -> dict[str, float]:
     alpha = 1 keeps the shares of the data, alpha = 0 makes all languages equal; one of size 0 has weight 0 for any alpha.
 
     Raises ValueError for a negative size, or if none is positive."""
-    # BEGIN SOLUTION task 5: powers of shares, normalised
+    # BEGIN SOLUTION task 5: powers, normalised
     if any(size < 0 for size in sizes.values()) or not any(sizes.values()):
         raise ValueError("sizes must not be negative, and one at least must be positive")
-    total = sum(sizes.values())
-    powers = {lang: (size / total) ** alpha if size else 0.0 for lang, size in sizes.items()}
+    # The sum of the sizes cancels.
+    powers = {lang: size**alpha if size else 0.0 for lang, size in sizes.items()}
     return {lang: power / sum(powers.values()) for lang, power in powers.items()}
     # END SOLUTION
 
@@ -545,7 +545,7 @@ class Pipeline:
             if dominant and lang in LANG_SCRIPTS and dominant not in LANG_SCRIPTS[lang]:
                 stats.dropped["script"] += 1
                 continue
-            digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+            digest = hashlib.sha256(text.encode()).digest()
             if self.dedupe and digest in digests:
                 stats.dropped["duplicate"] += 1
                 continue
@@ -568,15 +568,15 @@ class Pipeline:
 
 
 def plot_parity(comparisons: Sequence[TokenizerComparison], path: Path) -> Figure:
-    """Grouped bars of the parities, saved to path as PNG; returns the figure, which pyplot has closed.
+    """Grouped bars of the parities, saved to path as PNG whatever its suffix; returns the figure, which pyplot has closed.
 
-    One axes; for each comparison one ax.bar labelled with its name, one bar a language (height: parity); a tick at the
+    One axes; for each comparison one ax.bar labelled with its name, one bar a language (height: parity), in order; a tick at the
     middle of each group, labelled with the language, in the order of the metrics; bars do not overlap; the y label
     "parity"; a legend; a horizontal line at 1."""
     # BEGIN SOLUTION task 7: one ax.bar for each comparison
     from matplotlib import pyplot
 
-    langs = list(comparisons[0].metrics)
+    langs = comparisons[0].metrics
     width = 0.8 / len(comparisons)
     figure, ax = pyplot.subplots()
     for k, comparison in enumerate(comparisons):

@@ -311,7 +311,7 @@ def mixing_weights(sizes: Mapping[str, int], alpha: float) -> dict[str, float]:
     alpha = 1 keeps the shares of the data, alpha = 0 makes all languages equal; one of size 0 has weight 0 for any alpha.
 
     Raises ValueError for a negative size, or if none is positive."""
-    raise NotImplementedError("task 5: powers of shares, normalised")
+    raise NotImplementedError("task 5: powers, normalised")
 
 
 def allocate(total: int, weights: Mapping[str, float]) -> dict[str, int]:
@@ -386,9 +386,9 @@ class Pipeline:
 
 
 def plot_parity(comparisons: Sequence[TokenizerComparison], path: Path) -> Figure:
-    """Grouped bars of the parities, saved to path as PNG; returns the figure, which pyplot has closed.
+    """Grouped bars of the parities, saved to path as PNG whatever its suffix; returns the figure, which pyplot has closed.
 
-    One axes; for each comparison one ax.bar labelled with its name, one bar a language (height: parity); a tick at the
+    One axes; for each comparison one ax.bar labelled with its name, one bar a language (height: parity), in order; a tick at the
     middle of each group, labelled with the language, in the order of the metrics; bars do not overlap; the y label
     "parity"; a legend; a horizontal line at 1."""
     raise NotImplementedError("task 7: one ax.bar for each comparison")

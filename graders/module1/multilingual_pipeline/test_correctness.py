@@ -325,6 +325,7 @@ def compared(module, encoders, parallel, reference):
     """Comparisons as plain data."""
     fields = ("lang", "tokens", "fertility", "tokens_per_char", "bytes_per_token", "bytes_per_char", "parity",
               "continued_word_rate")  # fmt: skip
+    parallel = {lang: tuple(items) for lang, items in parallel.items()}
     found = module.compare_tokenizers(encoders, parallel, **({} if reference is None else {"reference": reference}))
     return [
         {
@@ -342,11 +343,18 @@ def random_encoder(salt, ids=40):
     """Some ids for each text, by a generator of its own for each text; none for a text of fewer than 2 characters."""
     import random
 
+    kinds = set()
+
     def ids_of(text):
         draw = random.Random(f"{salt} {text}")
         return [draw.randrange(ids) for _ in range(draw.randrange(1, 2 + len(text)))] if len(text) > 1 else []
 
-    return lambda texts: [ids_of(text) for text in texts]
+    def encode(texts):
+        kinds.add(type(texts).__name__)
+        return [ids_of(text) for text in texts]
+
+    encode.kinds = kinds
+    return encode
 
 
 def words_of(submission, texts, lang):
@@ -395,6 +403,7 @@ def test_metrics(submission, reference, rng):
         check(len(found) == len(names), "One comparison an encoder.", got=len(found), want=len(names))
         words = {lang: words_of(submission, given[lang], lang) for lang in given}
         for (name, encode), got in zip(encoders.items(), found):
+            check(encode.kinds <= {"list"}, "An encoder takes a list of texts.", got=sorted(encode.kinds), want="list")
             ids = {lang: encode(given[lang]) for lang in given}
             word_ids = {lang: encode([" " + w for w in words[lang]]) for lang in given}
             judge_comparison(got, reference.comparison(ids, word_ids, given, words, base or "en"), name)
@@ -591,7 +600,7 @@ def piped(module, learnt, options, runs):
     for records in runs:
         kept, during = [], []
         for found in pipeline.run([module.Record(*r) for r in records]):
-            kept.append({f: getattr(found, f) for f in fields})
+            kept.append({f: getattr(found, f) for f in fields} | {"kind": type(found.sentences).__name__})
             during.append([told()["seen"], told()["kept"]])
         result.append([kept, during, told()])
     return result
@@ -609,6 +618,7 @@ def some_records(rng, texts):
         ["greek said", "Αθήνα the Θεσσαλονίκη and the Πειραιάς of the", "el"],
         ["not russian", "this is not written in Cyrillic", "ru"],
         ["tie", "abcdefgh абвгдежз", "de"],
+        ["mostly latin", "the word мир means peace", "en"],
         ["other", texts["hi"][20], "en"],
     ]
     for lang in ("en", "de", "hi", "zh"):
@@ -646,6 +656,7 @@ def test_pipeline(submission, reference, rng):
                      what=f"the margin of {b['id']}")  # fmt: skip
                 same({k: float(v) for k, v in a.pop("scripts").items()}, b.pop("scripts"), atol=1e-9, rtol=0.0,
                      what=f"the scripts of {b['id']}")  # fmt: skip
+                check(a.pop("kind") == "tuple", "The sentences are a tuple.")
                 a["sentences"] = list(a["sentences"])
                 b["n_words"] = len(words_of(submission, [b["text"]], b["lang"]))
                 check(a == b, f"What was found in {b['id']}", got=a, want=b)
@@ -709,7 +720,7 @@ def figure_facts(module, tables):
         rows = {lang: module.LangMetrics(lang, 10, 1.0, 1.0, 1.0, 1.0, p, 0.5) for lang, p in parities.items()}
         made.append(module.TokenizerComparison(name, rows, 0.1, next(iter(rows)), {}))
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "parity.png"
+        path = Path(folder) / "parity.out"
         figure = module.plot_parity(made, path)
         still_open = len(pyplot.get_fignums())
         signature = path.read_bytes()[:8]
@@ -736,7 +747,12 @@ def test_figure(submission, rng):
     """The bars are the parities, grouped by language and labelled; the file is a PNG."""
     langs = [str(x) for x in rng.permutation(["en", "hi", "fi", "zh"])]
     tables = {name: {lang: float(rng.integers(8, 80)) / 8 for lang in langs} for name in ("one", "two", "three")}
-    facts = submission.run(figure_facts, tables)
+    judge_figure(submission.run(figure_facts, tables), tables, langs)
+    alone = {"alone": tables["two"]}
+    judge_figure(submission.run(figure_facts, alone), alone, langs)
+
+
+def judge_figure(facts, tables, langs):
     check(facts["signature"] == b"\x89PNG\r\n\x1a\n", "The file is not a PNG.", got=facts["signature"])
     want = [[name, list(row.values())] for name, row in tables.items()]
     check(
@@ -753,6 +769,11 @@ def test_figure(submission, rng):
     spans = sorted(span for bars in facts["spans"] for span in bars)
     apart = all(a[1] <= b[0] + 1e-6 for a, b in pairwise(spans)) and math.isfinite(spans[-1][1])
     check(apart, "Bars lie over each other.", got=spans)
+    places = [[span[0] for span in group] for group in zip(*facts["spans"])]
+    in_order = [x for group in places for x in group]
+    check(
+        in_order == sorted(in_order), "Groups in the order of languages, and bars in that of comparisons.", got=places
+    )
     middles = [(min(a for a, _ in group) + max(b for _, b in group)) / 2 for group in zip(*facts["spans"])]
     near = all(abs(a - b) < 1e-6 for a, b in zip(middles, facts["places"], strict=True))
     check(near, "A tick at the middle of each group.", got=facts["places"], want=middles)

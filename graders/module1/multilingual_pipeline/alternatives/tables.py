@@ -404,7 +404,7 @@ def plot_parity(comparisons, path):
     ax.axhline(1, linestyle="--")
     ax.set(ylabel="parity")
     ax.legend()
-    figure.savefig(path)
+    figure.savefig(path, format="png")
     return figure
 
 
