@@ -25,7 +25,9 @@ def parts(text, specials):
 
 
 def count_pretokens(texts, specials=()):
-    pieces = (m for text in texts for special, part in parts(text, specials) if not special for m in regex.findall(PAT, part))
+    pieces = (
+        m for text in texts for special, part in parts(text, specials) if not special for m in regex.findall(PAT, part)
+    )
     return dict(Counter(piece.encode("utf-8") for piece in pieces))
 
 
@@ -191,7 +193,9 @@ def train_unigram(counts, size, seed_size=1200, max_piece=6, shrink=0.75, em_ite
             if j - i <= max_piece:
                 frequency[word[i:j]] += n
     characters = [p for p in frequency if len(p) == 1]
-    longer = sorted((p for p in frequency if len(p) > 1 and frequency[p] >= 2), key=lambda p: (-frequency[p] * len(p), p))
+    longer = sorted(
+        (p for p in frequency if len(p) > 1 and frequency[p] >= 2), key=lambda p: (-frequency[p] * len(p), p)
+    )
     seeds = characters + longer[: max(0, seed_size - len(characters))]
     logp = {p: math.log(frequency[p] / sum(frequency[q] for q in seeds)) for p in seeds}
     history, gap = [], math.inf

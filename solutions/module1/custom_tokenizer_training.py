@@ -173,7 +173,7 @@ def train_bpe(counts: Mapping[bytes, int], vocab_size: int, special_tokens: Sequ
 
     Raises ValueError if vocab_size < 256 + len(special_tokens).
     """
-    # BEGIN SOLUTION task 2: merge the most frequent pair, again and again; task 8: touch only the words that hold it
+    # BEGIN SOLUTION task 2: merge the most frequent pair, again and again; task 8: few words
     num_merges = vocab_size - 256 - len(special_tokens)
     if num_merges < 0:
         raise ValueError(f"vocab_size {vocab_size} has no room for 256 bytes and {len(special_tokens)} special tokens")
@@ -202,7 +202,11 @@ def train_bpe(counts: Mapping[bytes, int], vocab_size: int, special_tokens: Sequ
                 pair_counts[pair] += weights[w]
                 holders[pair].add(w)
 
-    pieces = [*(bytes([b]) for b in range(256)), *(a + b for a, b in merges), *(s.encode("utf-8") for s in special_tokens)]
+    pieces = [
+        *(bytes([b]) for b in range(256)),
+        *(a + b for a, b in merges),
+        *(s.encode("utf-8") for s in special_tokens),
+    ]
     return BPEModel(dict(enumerate(pieces)), merges, tuple(special_tokens))
     # END SOLUTION
 
@@ -320,10 +324,7 @@ def forward_backward(word: str, logp: Mapping[str, float], max_piece: int) -> tu
     # BEGIN SOLUTION task 6: α, β and the expected counts in the log domain
     n = len(word)
     spans = [
-        (s, e, logp[word[s:e]])
-        for s in range(n)
-        for e in range(s + 1, min(n, s + max_piece) + 1)
-        if word[s:e] in logp
+        (s, e, logp[word[s:e]]) for s in range(n) for e in range(s + 1, min(n, s + max_piece) + 1) if word[s:e] in logp
     ]
     into: list[list] = [[] for _ in range(n + 1)]
     out: list[list] = [[] for _ in range(n + 1)]
@@ -477,11 +478,11 @@ def export_tokenizer_json(model: BPEModel | WordPieceModel | UnigramModel, path:
     """Write a file that Tokenizer.from_file loads and that gives the model's ids.
 
     The "model" parts (the ids of Unigram pieces are their places in the list):
-      {"type": "BPE", "vocab": {piece: id}, "merges": [[a, b], ...]}: each byte is written as bytes_to_unicode() says; the
-        special tokens are no part of it but `added`; pre-tokenizer and decoder are BYTE_LEVEL;
+      {"type": "BPE", "vocab": {piece: id}, "merges": [[a, b], ...]}: each byte is written as bytes_to_unicode() says;
+        the special tokens are no part of it but `added`; pre-tokenizer and decoder are BYTE_LEVEL;
       {"type": "WordPiece", "unk_token": ..., "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
-        "vocab": {piece: id}} and {"type": "Unigram", "unk_id": None, "vocab": [[piece, logp], ...]}: the pre-tokenizer is
-        {"type": "WhitespaceSplit"}, there is no decoder.
+        "vocab": {piece: id}} and {"type": "Unigram", "unk_id": None, "vocab": [[piece, logp], ...]}: the pre-tokenizer
+        is {"type": "WhitespaceSplit"}, there is no decoder.
     """
     # BEGIN SOLUTION task 10: the model part, in the frame
     if isinstance(model, BPEModel):

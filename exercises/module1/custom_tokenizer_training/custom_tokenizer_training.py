@@ -90,7 +90,7 @@ def train_bpe(counts: Mapping[bytes, int], vocab_size: int, special_tokens: Sequ
 
     Raises ValueError if vocab_size < 256 + len(special_tokens).
     """
-    raise NotImplementedError("task 2: merge the most frequent pair, again and again; task 8: touch only the words that hold it")
+    raise NotImplementedError("task 2: merge the most frequent pair, again and again; task 8: few words")
 
 
 # --- WordPiece --------------------------------------------------------------------------------------------------------
@@ -231,11 +231,11 @@ def export_tokenizer_json(model: BPEModel | WordPieceModel | UnigramModel, path:
     """Write a file that Tokenizer.from_file loads and that gives the model's ids.
 
     The "model" parts (the ids of Unigram pieces are their places in the list):
-      {"type": "BPE", "vocab": {piece: id}, "merges": [[a, b], ...]}: each byte is written as bytes_to_unicode() says; the
-        special tokens are no part of it but `added`; pre-tokenizer and decoder are BYTE_LEVEL;
+      {"type": "BPE", "vocab": {piece: id}, "merges": [[a, b], ...]}: each byte is written as bytes_to_unicode() says;
+        the special tokens are no part of it but `added`; pre-tokenizer and decoder are BYTE_LEVEL;
       {"type": "WordPiece", "unk_token": ..., "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
-        "vocab": {piece: id}} and {"type": "Unigram", "unk_id": None, "vocab": [[piece, logp], ...]}: the pre-tokenizer is
-        {"type": "WhitespaceSplit"}, there is no decoder.
+        "vocab": {piece: id}} and {"type": "Unigram", "unk_id": None, "vocab": [[piece, logp], ...]}: the pre-tokenizer
+        is {"type": "WhitespaceSplit"}, there is no decoder.
     """
     raise NotImplementedError("task 10: the model part, in the frame")
 

@@ -1,4 +1,4 @@
-"""Wrong readings of the three trainings, each as the code it leads to; they run in the namespace of the model answer."""
+"""Wrong readings of the three trainings, as the code they lead to; they run in the namespace of the model answer."""
 
 # ruff: noqa: F811, F821 (functions of one name, names of the model answer)
 
@@ -90,8 +90,8 @@ def indexed(counts, vocab_size, special_tokens, neighbours, doubled):
     "stale_counts",
     replaces="train_bpe",
     caught_by="test_train_bpe_exact",
-    feedback="After a merge you kept the counts of the pairs to its left and right. They changed too: what was (x, a) is "
-    "now (x, ab).",
+    feedback="After a merge you kept the counts of the pairs to its left and right. They changed too: what was (x,"
+    " a) is now (x, ab).",
 )
 def train_bpe(counts, vocab_size, special_tokens=()):
     return indexed(counts, vocab_size, special_tokens, neighbours=False, doubled=False)
@@ -101,8 +101,8 @@ def train_bpe(counts, vocab_size, special_tokens=()):
     "overlap_counted_twice",
     replaces="train_bpe",
     caught_by="test_train_bpe_exact",
-    feedback="In `aaa` you changed the counts for two merges of (a, a). Only one is merged: an occurrence is used once, and "
-    "the a that is left over forms a pair with aa.",
+    feedback="In `aaa` you changed the counts for two merges of (a, a). Only one is merged: an occurrence is used "
+    "once, and the a that is left over forms a pair with aa.",
 )
 def train_bpe(counts, vocab_size, special_tokens=()):
     return indexed(counts, vocab_size, special_tokens, neighbours=True, doubled=True)
@@ -112,8 +112,8 @@ def train_bpe(counts, vocab_size, special_tokens=()):
     "merges_across_pretokens",
     replaces="train_bpe",
     caught_by="test_train_bpe_exact",
-    feedback="You counted a pair of the last byte of one pre-token and the first of the next. BPE never merges across the "
-    "boundary of a pre-token.",
+    feedback="You counted a pair of the last byte of one pre-token and the first of the next. BPE never merges "
+    "across the boundary of a pre-token.",
 )
 def train_bpe(counts, vocab_size, special_tokens=()):
     if vocab_size < 256 + len(special_tokens):
@@ -142,8 +142,8 @@ def train_bpe(counts, vocab_size, special_tokens=()):
     "specials_not_longest_first",
     replaces="BPEModel.encode",
     caught_by="test_bpe_encode",
-    feedback="Where two special tokens begin at one place you took the one that comes first in the list. The longer "
-    "special token must win.",
+    feedback="Where two special tokens begin at one place you took the one that comes first in the list. The "
+    "longer special token must win.",
 )
 def encode(self, text):
     if not self.special_tokens:
@@ -172,8 +172,8 @@ def encode(self, text):
     "greedy_longest_match",
     replaces="BPEModel.encode_pretoken",
     caught_by="test_bpe_encode",
-    feedback="You took the longest piece of the vocabulary first. That is WordPiece's rule; BPE replays its merges in the "
-    "order learnt.",
+    feedback="You took the longest piece of the vocabulary first. That is WordPiece's rule; BPE replays its merges"
+    " in the order learnt.",
 )
 def encode_pretoken(self, pretoken):
     ids, rest = [], pretoken.encode("utf-8")
@@ -189,7 +189,8 @@ def encode_pretoken(self, pretoken):
     "decode_each_id",
     replaces="BPEModel.decode",
     caught_by="test_bpe_decode",
-    feedback="You decoded the bytes of each id alone. A character may be spread over several ids: join the bytes first.",
+    feedback="You decoded the bytes of each id alone. A character may be spread over several ids: join the bytes "
+    "first.",
 )
 def decode(self, ids):
     return "".join(self.vocab[i].decode("utf-8", errors="replace") for i in ids)
@@ -199,8 +200,8 @@ def decode(self, ids):
     "one_pretoken_back",
     replaces="BPEModel.encode_iterable",
     caught_by="test_encode_iterable",
-    feedback="You held back the last pre-token only. `'l` is two pre-tokens until the next l makes it `'ll`, so the last two "
-    "can still change.",
+    feedback="You held back the last pre-token only. `'l` is two pre-tokens until the next l makes it `'ll`, so "
+    "the last two can still change.",
 )
 def encode_iterable(self, chunks):
     specials = self.special_tokens
@@ -269,7 +270,8 @@ def wordpiece_by(counts, vocab_size, unk, score):
     "wordpiece_by_frequency",
     replaces="train_wordpiece",
     caught_by="test_wordpiece_training",
-    feedback="You merged the most frequent pair. That is BPE's criterion: WordPiece divides by the counts of the parts.",
+    feedback="You merged the most frequent pair. That is BPE's criterion: WordPiece divides by the counts of the "
+    "parts.",
 )
 def train_wordpiece(counts, vocab_size, *, unk="[UNK]"):
     return wordpiece_by(counts, vocab_size, unk, lambda n_ab, n_a, n_b: n_ab)
@@ -307,8 +309,8 @@ def encode_word(self, word, *, max_chars=100):
     "viterbi_greedy",
     replaces="viterbi",
     caught_by="test_viterbi",
-    feedback="You took the longest piece at each place. The best segmentation is that of the largest sum, and needs the best "
-    "score of every prefix.",
+    feedback="You took the longest piece at each place. The best segmentation is that of the largest sum, and "
+    "needs the best score of every prefix.",
 )
 def viterbi(word, logp, max_piece, *, skip=None):
     pieces, score, start = [], 0.0, 0
@@ -350,7 +352,8 @@ def viterbi(word, logp, max_piece, *, skip=None):
     replaces="viterbi",
     caught_by="test_viterbi_linear",
     matches="steps",
-    feedback="You try every start for every end, n²/2 substrings. No piece is longer than max_piece: look no further back.",
+    feedback="You try every start for every end, n²/2 substrings. No piece is longer than max_piece: look no "
+    "further back.",
 )
 def viterbi(word, logp, max_piece, *, skip=None):
     best, origin = [0.0] + [-math.inf] * len(word), [0] * (len(word) + 1)
@@ -409,7 +412,8 @@ def forward_backward(word, logp, max_piece):
     replaces="forward_backward",
     caught_by="test_forward_backward_linear",
     matches="steps",
-    feedback="You look at all n²/2 substrings of the word. No piece is longer than max_piece: the work is n · max_piece.",
+    feedback="You look at all n²/2 substrings of the word. No piece is longer than max_piece: the work is n · "
+    "max_piece.",
 )
 def forward_backward(word, logp, max_piece):
     for start in range(len(word)):
@@ -444,8 +448,8 @@ def em_step(counts, logp, max_piece):
     "prune_by_probability",
     replaces="prune",
     caught_by="test_prune",
-    feedback="You dropped the least probable pieces. A frequent piece may be free to remove if its parts are good: what "
-    "counts is the loss.",
+    feedback="You dropped the least probable pieces. A frequent piece may be free to remove if its parts are good:"
+    " what counts is the loss.",
 )
 def prune(counts, logp, keep, max_piece):
     characters = [p for p in logp if len(p) == 1]
@@ -530,7 +534,8 @@ def count_pretokens(texts, special_tokens=()):
     replaces="count_pretokens",
     caught_by="test_count_streaming_peak",
     matches="peak_bytes",
-    feedback="You collected all pre-tokens, or the whole text, before counting. Hold one text at a time, and the counts.",
+    feedback="You collected all pre-tokens, or the whole text, before counting. Hold one text at a time, and the "
+    "counts.",
 )
 def count_pretokens(texts, special_tokens=()):
     parts = [part for text in texts for special, part in split_specials(text, special_tokens) if not special]
@@ -543,7 +548,8 @@ def count_pretokens(texts, special_tokens=()):
     # test_marginal_cpu_ratio rejects it too (2.3 times instead of 4.5), but no clock tells a mistake to 5 %.
     caught_by="test_marginal_merge_cost",
     matches="steps",
-    feedback="You count all pairs again after each merge. Only the words that hold the pair change: keep an index of them.",
+    feedback="You count all pairs again after each merge. Only the words that hold the pair change: keep an index "
+    "of them.",
 )
 def train_bpe(counts, vocab_size, special_tokens=()):
     return recounting(counts, vocab_size, special_tokens, lambda pairs: max(zip(pairs.values(), pairs))[1])
@@ -554,7 +560,8 @@ def train_bpe(counts, vocab_size, special_tokens=()):
     replaces="train_bpe",
     caught_by="test_marginal_merge_cost",
     matches="steps",
-    feedback="Each merge still goes through all words. Ask an index for the words that hold the pair, and leave the others.",
+    feedback="Each merge still goes through all words. Ask an index for the words that hold the pair, and leave "
+    "the others.",
 )
 def train_bpe(counts, vocab_size, special_tokens=()):
     return recounting(counts, vocab_size, special_tokens, lambda pairs: max(pairs, key=lambda p: (pairs[p], p)))
@@ -579,8 +586,8 @@ def export_tokenizer_json(model, path):
     "bytes_as_latin1",
     replaces="bytes_to_unicode",
     caught_by="test_export_loads",
-    feedback="Your file spells the bytes as Latin-1 characters. Byte-level files write them with bytes_to_unicode(): a space "
-    "is Ġ.",
+    feedback="Your file spells the bytes as Latin-1 characters. Byte-level files write them with "
+    "bytes_to_unicode(): a space is Ġ.",
 )
 def bytes_to_unicode():
     return {b: chr(b) for b in range(256)}
