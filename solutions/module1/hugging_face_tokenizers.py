@@ -92,7 +92,7 @@ def build_bert_tokenizer(vocab_txt: Path, *, lowercase: bool = True) -> PreTrain
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    lines = vocab_txt.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    lines = vocab_txt.read_bytes().decode().removesuffix("\n").split("\n")
     vocab = {token: i for i, token in enumerate(lines)}
     for token in BERT_SPECIALS:
         if token not in vocab:
@@ -130,9 +130,9 @@ def build_chat_tokenizer(vocab_json: Path, merges_txt: Path) -> PreTrainedTokeni
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocab = json.loads(vocab_json.read_text(encoding="utf-8"))
+    vocab = json.loads(vocab_json.read_bytes())
     # The first line is the version; a merge of the token "#" may look like a comment, so nothing else is skipped.
-    lines = merges_txt.read_text(encoding="utf-8").split("\n")[1:]
+    lines = merges_txt.read_bytes().decode().split("\n")[1:]
     merges = [tuple(line.split(" ")) for line in lines if line]
     backend = Tokenizer(models.BPE(vocab, merges))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -188,7 +188,7 @@ def collate(
     if not texts:
         raise ValueError("no texts")
     # Padding is ours: the library refuses a max_length that is no multiple of pad_to_multiple_of.
-    rows = tok(list(texts), truncation=True, max_length=max_length)
+    rows = tok(texts, truncation=True, max_length=max_length)
     columns = {"input_ids": tok.pad_token_id, "attention_mask": 0, "token_type_ids": 0}
     width, multiple = max(map(len, rows["input_ids"])), pad_to_multiple_of or 1
     width = -(-width // multiple) * multiple
@@ -251,7 +251,7 @@ def prepare_qa(
     for i, sample in enumerate(batch["overflow_to_sample_mapping"]):
         e, ids = examples[sample], batch["input_ids"][i]
         spans = zip(batch.sequence_ids(i), batch["offset_mapping"][i])
-        offsets = [tuple(span) if sequence == 1 else None for sequence, span in spans]
+        offsets = [span if sequence == 1 else None for sequence, span in spans]
         start = end = ids.index(tok.cls_token_id)
         context = [k for k, span in enumerate(offsets) if span is not None]
         begin, stop = e.answer_start, e.answer_start + len(e.answer_text)
@@ -316,7 +316,8 @@ def chat_labels(
     A message {"role": ..., "content": ...} becomes the id of <|im_start|>, the ids of role + "\n", those of the
     content, the id of <|im_end|>, the ids of "\n"; each text is encoded on its own, and special tokens spelt out in it
     are text.
-    labels equal input_ids on the content of assistant messages and their <|im_end|>, and are IGNORE elsewhere.
+    The tokenizer adds nothing of its own (no bos). labels equal input_ids on the content of assistant messages and their
+    <|im_end|>, and are IGNORE elsewhere.
 
     Longer than max_length: whole messages are dropped, the oldest that is not a system message first, until the rest
     fits; when only system messages are left they go too, oldest first. A message is never cut; the result may be empty.
@@ -349,7 +350,8 @@ def pack(
 ) -> Iterator[PackedBlock]:
     """Documents in order, each followed by the eos token, concatenated and cut into blocks; the remainder is dropped.
 
-    document_ids count the documents from 0 over the whole stream (an empty one is its eos alone, and counts).
+    Nothing else is added to a document (no bos). document_ids count them from 0 over the whole stream (an empty one is
+    its eos alone, and counts).
     position_ids restart at 0 with each document and run on where a document goes on in the next block. labels equal
     input_ids except IGNORE on the first token of each document, which would be predicted from another document; the
     first token of a block that begins inside a document keeps its label. Special tokens spelt out in a document are
@@ -378,8 +380,9 @@ def pack(
 def token_budget_batches(lengths: Sequence[int], max_tokens: int, *, seed: int | None = None) -> list[list[int]]:
     """Batches of indices: each index once, and len(batch) · max(lengths in it) <= max_tokens (its size when padded).
 
-    Order inside a batch is free. seed shuffles the order of the batches (0 is a seed too): the batches are the same for
-    every seed, the order is the same for the same seed. None: some fixed order.
+    Batches are to be few and full: the budgets of the brief say how much. Order inside a batch is free. seed shuffles
+    the order of the batches (0 is a seed too): the batches are the same for every seed, the order is the same for the
+    same seed. None: some fixed order.
 
     Raises ValueError naming the index of a length above max_tokens.
     """

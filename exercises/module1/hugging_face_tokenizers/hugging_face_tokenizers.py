@@ -186,7 +186,8 @@ def chat_labels(
     A message {"role": ..., "content": ...} becomes the id of <|im_start|>, the ids of role + "\n", those of the
     content, the id of <|im_end|>, the ids of "\n"; each text is encoded on its own, and special tokens spelt out in it
     are text.
-    labels equal input_ids on the content of assistant messages and their <|im_end|>, and are IGNORE elsewhere.
+    The tokenizer adds nothing of its own (no bos). labels equal input_ids on the content of assistant messages and their
+    <|im_end|>, and are IGNORE elsewhere.
 
     Longer than max_length: whole messages are dropped, the oldest that is not a system message first, until the rest
     fits; when only system messages are left they go too, oldest first. A message is never cut; the result may be empty.
@@ -201,7 +202,8 @@ def pack(
 ) -> Iterator[PackedBlock]:
     """Documents in order, each followed by the eos token, concatenated and cut into blocks; the remainder is dropped.
 
-    document_ids count the documents from 0 over the whole stream (an empty one is its eos alone, and counts).
+    Nothing else is added to a document (no bos). document_ids count them from 0 over the whole stream (an empty one is
+    its eos alone, and counts).
     position_ids restart at 0 with each document and run on where a document goes on in the next block. labels equal
     input_ids except IGNORE on the first token of each document, which would be predicted from another document; the
     first token of a block that begins inside a document keeps its label. Special tokens spelt out in a document are
@@ -216,8 +218,9 @@ def pack(
 def token_budget_batches(lengths: Sequence[int], max_tokens: int, *, seed: int | None = None) -> list[list[int]]:
     """Batches of indices: each index once, and len(batch) · max(lengths in it) <= max_tokens (its size when padded).
 
-    Order inside a batch is free. seed shuffles the order of the batches (0 is a seed too): the batches are the same for
-    every seed, the order is the same for the same seed. None: some fixed order.
+    Batches are to be few and full: the budgets of the brief say how much. Order inside a batch is free. seed shuffles
+    the order of the batches (0 is a seed too): the batches are the same for every seed, the order is the same for the
+    same seed. None: some fixed order.
 
     Raises ValueError naming the index of a length above max_tokens.
     """

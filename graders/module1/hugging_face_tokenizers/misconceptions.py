@@ -29,8 +29,8 @@ class Lines:
     def __init__(self, path, change):
         self._path, self._change = path, change
 
-    def read_text(self, encoding=None):
-        return self._change(self._path.read_text(encoding=encoding))
+    def read_bytes(self):
+        return self._change(self._path.read_bytes().decode()).encode()
 
 
 @misconception(
@@ -242,6 +242,22 @@ def token_budget_batches(lengths, max_tokens, *, seed=None):
             total = 0
         batches[-1].append(index)
         total += lengths[index]
+    if seed is not None:
+        random.Random(seed).shuffle(batches)
+    return batches
+
+
+@misconception(
+    "batches_of_one",
+    replaces="token_budget_batches",
+    caught_by="test_padded_tokens",
+    matches="batches",
+    feedback="Each of your batches holds a text or two: that wastes no padding, and it wastes the machine. Fill each batch as "
+    "far as max_tokens allows.",
+)
+def token_budget_batches(lengths, max_tokens, *, seed=None):
+    original(lengths, max_tokens)
+    batches = [[i] for i in range(len(lengths))]
     if seed is not None:
         random.Random(seed).shuffle(batches)
     return batches

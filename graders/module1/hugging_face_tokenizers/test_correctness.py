@@ -45,9 +45,20 @@ def bert(reference):
     return backend, [backend.to_str(), BERT_OPTIONS]
 
 
-def chat(reference):
+def chat(reference, bos=False):
+    """A chat tokenizer; with bos one that puts <|endoftext|> before each text, unless told not to."""
     backend = reference.chat(*shipped_chat())
-    return backend, [backend.to_str(), CHAT_OPTIONS]
+    description = json.loads(backend.to_str())
+    if bos:
+        end = "<|endoftext|>"
+        special = {"SpecialToken": {"id": end, "type_id": 0}}
+        first, second = ({"Sequence": {"id": x, "type_id": 0}} for x in "AB")
+        known = {end: {"id": end, "ids": [backend.token_to_id(end)], "tokens": [end]}}
+        description["post_processor"] = {
+            "type": "TemplateProcessing", "single": [special, first], "pair": [special, first, second],
+            "special_tokens": known,
+        }  # fmt: skip
+    return backend, [json.dumps(description), CHAT_OPTIONS]
 
 
 def sentence(rng, words, low=0, high=12):
@@ -399,7 +410,7 @@ def test_label_alignment(submission, reference, rng):
     backend, spec = bert(reference)
     names = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
     pool = [*WORDS, "\u0301", "\u200b", "[SEP]", "[MASK]x"]
-    cases = [((["New", "York"], ["B-LOC", "I-LOC"], {n: i for i, n in enumerate(names)}), {"max_length": 16}),
+    cases = [((("New", "York"), ("B-LOC", "I-LOC"), {n: i for i, n in enumerate(names)}), {"max_length": 16}),
              (([], [], {}), {"max_length": 4})]  # fmt: skip
     for k in range(16):
         words = [str(w) for w in rng.choice(pool, size=int(rng.integers(1, 9)))]
@@ -449,6 +460,11 @@ def test_chat_labels(submission, reference, rng):
     cases += [((conversation(rng, WORDS, int(rng.integers(1, 6))),), {}) for _ in range(8)]
     for (args, _), got in zip(cases, submission.run(answers, spec, "chat_labels", cases), strict=True):
         equal(lists(got), reference.transcript(backend, *args, None), f"{args[0]}")
+    case = (([{"role": "assistant", "content": "water"}],), {})
+    got = submission.run(answers, chat(reference, bos=True)[1], "chat_labels", [case])[0]
+    equal(
+        lists(got), reference.transcript(backend, *case[0], None), "a transcript of a tokenizer that adds bos to texts"
+    )
     for role in ("tool", "User", ""):
         turns = [{"role": "user", "content": "x"}, {"role": role, "content": "y"}]
         with expect_error(ValueError, role):
@@ -519,6 +535,8 @@ def test_batches_valid(submission, rng):
         check(found == list(range(len(lengths))), f"Not each index of {lengths} once.", got=plain)
         sizes = [len(b) * max(lengths[i] for i in b) for b in plain if b]
         check(max(sizes, default=0) <= limit, f"A batch is above {limit} tokens.", got=sizes)
+        again = [list(b) for b in submission.token_budget_batches(lengths, limit)]
+        check(again == plain, "Without a seed the order is not fixed.", got=again, want=plain)
         shuffled = [[list(b) for b in submission.token_budget_batches(lengths, limit, seed=s)] for s in (0, 0, 1, 2)]
         check(shuffled[0] == shuffled[1], "The same seed gives another order.", got=shuffled[:2])
         for other in shuffled:
@@ -612,7 +630,7 @@ def test_qa_windows(submission, reference, case):
 def test_qa_window_edges(submission, reference, rng):
     """An answer that a window cuts points to [CLS], at either edge; one that just fits has its positions."""
     backend, spec = bert(reference)
-    spec = [spec[0], BERT_OPTIONS | {"model_input_names": ["input_ids", "attention_mask"]}]
+    spec = [spec[0], BERT_OPTIONS | {"model_input_names": ["input_ids", "attention_mask"], "padding_side": "left"}]
     words = [str(w) for w in rng.choice(["river", "hello", "london", "paris", "water", "bridge"], size=12)]
     context, examples = " ".join(words), []
     for first in range(12):
@@ -627,7 +645,8 @@ def test_qa_window_edges(submission, reference, rng):
     want = [f for e in examples for f in reference.windows(backend, e, **options)]
     check(len(got) == len(want), "Number of windows", got=len(got), want=len(want))
     for a, b in zip(got, want, strict=True):
-        equal(a, {"token_type_ids": b["token_type_ids"]}, "a window, with a tokenizer that gives no type ids unasked")
+        part = {key: b[key] for key in ("token_type_ids", "input_ids")}
+        equal(a, part, "a window, with a tokenizer that gives no type ids unasked and pads on the left")
         positions = [[f["start_position"], f["end_position"]] for f in (a, b)]
         check(positions[0] == positions[1], f"Answer words {b['example_id']} in the window {b['offsets']}",
               got=positions[0], want=positions[1])  # fmt: skip
@@ -654,6 +673,7 @@ def test_qa_refuses(submission, reference):
         (good | {"question": "a " * 20, "id": "q-55"}, 0),
         (good | {"context": "", "answer_text": "", "id": "short-2", "question": "c " * 5}, 0),
     ]
+    refused.append((good | {"id": "mark-6", "question": "[SEP]"}, 2))  # three tokens of text
     refused += [(good | {"id": "off-9", "answer_start": n}, 2) for n in (0, 3, 99, -3)]
     refused += [
         (good | {"id": "case-4", "answer_text": "B"}, 2),
@@ -688,6 +708,10 @@ def test_pack(submission, reference, rng):
     for _ in range(10):
         docs = [sentence(rng, [*WORDS, "<|endoftext|>"], 0, 8) for _ in range(int(rng.integers(1, 14)))]
         cases.append(((docs, int(rng.integers(1, 40))), {"batch_size": int(rng.integers(1, 6))}))
+    framed = submission.run(answers, chat(reference, bos=True)[1], "pack", [((["water", "a"], 2), {})])[0]
+    check(len(framed) == 2, "Blocks of two documents, of a tokenizer that adds bos to texts", got=framed)
+    for a, b in zip(framed, reference.blocks(backend, ["water", "a"], 2)):
+        equal(a, b, "a block of a tokenizer that adds bos to texts")
     for (args, options), got in zip(cases, submission.run(answers, spec, "pack", cases), strict=True):
         want = reference.blocks(backend, *args)
         check(len(got) == len(want), f"Number of blocks of {args[1]} from {args[0]}", got=len(got), want=len(want))

@@ -1,4 +1,4 @@
-"""The library's own arguments as far as they go: overflow, pad, char_to_token, word_ids; generators and itertools."""
+"""The library's own arguments as far as they go: return_tensors, pad, char_to_token, word_ids; generators and itertools."""
 
 from __future__ import annotations
 
@@ -143,16 +143,15 @@ def prepare_qa(
         at, text = e.answer_start, e.answer_text
         if text != "" and (at < 0 or e.context.find(text, at, at + len(text)) != at):
             raise ValueError(f"the answer of {e.id} is elsewhere")
-    options = {"max_length": max_length, "stride": stride, "padding": "max_length", "truncation": "only_second"}
-    found = tok(
-        questions,
-        contexts,
-        split_special_tokens=True,
-        return_overflowing_tokens=True,
-        return_offsets_mapping=True,
-        return_token_type_ids=True,
-        **options,
-    )
+    options = {
+        "max_length": max_length,
+        "stride": stride,
+        "padding": "max_length",
+        "truncation": "only_second",
+        "padding_side": "right",
+    }
+    found = tok(questions, contexts, split_special_tokens=True, return_overflowing_tokens=True, return_offsets_mapping=True,
+                return_token_type_ids=True, **options)  # fmt: skip
 
     def positions(k: int, e: QAExample, offsets: list) -> tuple[int, int]:
         inside = [j for j, span in enumerate(offsets) if span]
