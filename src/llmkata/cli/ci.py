@@ -77,11 +77,14 @@ def ci(
 
 def _submissions(run: Run, work: Path | None) -> list[Submission]:
     """The files of the chosen exercises that are no stub any more."""
+    from llmkata.authoring.release.deliver import given_out
     from llmkata.authoring.stub import is_stub
+    from llmkata.exports.items import stub_path
     from llmkata.grading.intake import read_file, read_learner
 
     if work is None:
-        read = [read_file(e.stub, e, run.course, learner=run.learner) for e in run.exercises if e.stub.is_file()]
+        begun = [e for e in run.exercises if e.stub.is_file() and not given_out(run.course.root, stub_path(e))]
+        read = [read_file(e.stub, e, run.course, learner=run.learner) for e in begun]
     else:
         if not work.exists():
             fail(f"{shown(work)} does not exist", f"{prog()} ci --work LEARNER_DIR --learner NAME")
@@ -95,7 +98,7 @@ def _judge(run: Run, submissions: list[Submission], folder: Path, isolation: Iso
     from llmkata.cli.check import judge
     from llmkata.cli.progress import Progress
     from llmkata.grading.isolation import TooLittleIsolation, require
-    from llmkata.records import RecordFile
+    from llmkata.records import RecordFile, State
     from llmkata.watch.warm import CAN_FORK
 
     ledger = RecordFile(folder / "records.jsonl")
@@ -112,6 +115,8 @@ def _judge(run: Run, submissions: list[Submission], folder: Path, isolation: Iso
             if record is None:
                 record = judge(run.course, exercise, read, isolation=isolation)
                 record.learner = run.learner
+                if record.state is State.not_started:  # a stub with other comments
+                    continue
                 ledger.append(record)
             run.records.append(record)
             progress()

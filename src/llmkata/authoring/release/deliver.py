@@ -64,6 +64,15 @@ def deliver(files: Mapping[str, bytes], folder: Path, title: str) -> Delivery:
     return done
 
 
+def given_out(folder: Path, name: str) -> bool:
+    """Whether a file of a learner's repository is as the release wrote it; False where ``folder`` is none."""
+    path = folder / name
+    try:
+        return (folder / MANIFEST).is_file() and _manifest(folder).get(name) == _digest(path.read_bytes())
+    except (Occupied, OSError):
+        return False
+
+
 def hidden_in_history(folder: Path) -> list[str]:
     """Hidden files in any commit of the folder's repository: a file that was removed is still handed out with it."""
     if not (folder / ".git").exists():
