@@ -137,14 +137,13 @@ def build_chat_tokenizer(vocab_json: Path, merges_txt: Path) -> PreTrainedTokeni
     backend = Tokenizer(models.BPE(vocab, merges))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(list(CHAT_SPECIALS))
+    # Tokens with a name are special, and appended to the vocabulary where absent, in this order.
     tok = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token="<|endoftext|>",
         eos_token="<|endoftext|>",
         pad_token="<|endoftext|>",
         extra_special_tokens=["<|im_start|>", "<|im_end|>"],
-        clean_up_tokenization_spaces=False,
     )
     tok.chat_template = CHATML
     return tok
@@ -286,7 +285,7 @@ def align_labels(
     if len(words) != len(labels):
         raise ValueError(f"{len(words)} words, but {len(labels)} labels")
     batch = tok(
-        [list(words)],
+        [words],
         is_split_into_words=True,
         truncation=True,
         max_length=max_length,
@@ -391,12 +390,10 @@ def token_budget_batches(lengths: Sequence[int], max_tokens: int, *, seed: int |
         if length > max_tokens:
             raise ValueError(f"index {index}: length {length} is above {max_tokens} tokens")
     batches: list[list[int]] = []
-    longest = 0
     for index in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
         # In descending order a batch's first length is its longest.
-        if not batches or (len(batches[-1]) + 1) * longest > max_tokens:
+        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > max_tokens:
             batches.append([])
-            longest = lengths[index]
         batches[-1].append(index)
     if seed is not None:
         random.Random(seed).shuffle(batches)
