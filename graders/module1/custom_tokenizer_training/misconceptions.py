@@ -545,7 +545,7 @@ def count_pretokens(texts, special_tokens=()):
 @misconception(
     "all_pairs_recounted",
     replaces="train_bpe",
-    # test_marginal_cpu_ratio rejects it too (2.3 times instead of 4.5), but no clock tells a mistake to 5 %.
+    # test_marginal_cpu_ratio rejects it too (2.3 times instead of 3.5), but no clock tells a mistake to 5 %.
     caught_by="test_marginal_merge_cost",
     matches="steps",
     feedback="You count all pairs again after each merge. Only the words that hold the pair change: keep an index "

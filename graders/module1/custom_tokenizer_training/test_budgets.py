@@ -45,10 +45,10 @@ def test_count_streaming_peak(submission, budget):
     "For such a word: take its old pairs out of the counts, merge, put its new pairs in. Leave all other words alone.",
 )
 def test_marginal_cpu_ratio(submission, budget, reference, seed):
-    """Training 100 merges on 300 pre-tokens is at least 4.5 times faster than a full recount for each merge."""
+    """Training 100 merges on 300 pre-tokens is at least 3.5 times faster than a full recount for each merge."""
     # 100 passes over 2 000 symbols = 200 000 pairs to recount. A merge occurs in about 2 % of the words, so one first
-    # pass and 100 small ones suffice: measured 9 to 15 times faster; merging only the words that hold the pair but
-    # recounting all pairs: 2 to 3 times.
+    # pass and 100 small ones suffice: measured 6 to 11 times faster; merging only the words that hold the pair but
+    # recounting all pairs: 2.2 to 2.8 times.
     tables, sizes = {}, (300, 100)
 
     def table(i):
@@ -71,9 +71,9 @@ def test_marginal_cpu_ratio(submission, budget, reference, seed):
         candidate=lambda s, i: s.train_bpe(table(i), 256 + sizes[1]),
         baseline=lambda r, i: r.bpe_merges(table(i), sizes[1]),
         baseline_file="reference",
-        at_least=4.5,
+        at_least=3.5,
         validate=exact,
-        reference=9.0,
+        reference=7.5,
     )
 
 
