@@ -11,23 +11,22 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from .items import FailOn, Item, verdict
+from .items import FailOn, Item, merged, verdict
 
 VERSION = 1
 #: Linux passes a process no environment variable above 128 KiB, and the reporter gets the result as one.
 MOST_ENCODED = 120_000
-#: Characters of a text, and what it is cut to where all of it would be too much.
+#: Characters of a text.
 _MOST_TEXT = 600
-_CUTS = (200, 80, 0)
 
 
-def reporter_document(lines: Sequence[Item], *, fail_on: FailOn = "core") -> dict[str, Any]:
+def reporter_document(lines: Sequence[Item], *, fail_on: FailOn = "core", most_text: int = _MOST_TEXT) -> dict[str, Any]:
     """The object, from the lines of one learner. Scores are whole numbers where they are whole."""
     return {
         "version": VERSION,
         "status": verdict(lines, fail_on),
         "max_score": _number(sum(item.max_score for item in lines)),
-        "tests": [_test(item) for item in lines],
+        "tests": [_test(item, most_text) for item in lines],
     }
 
 
@@ -41,31 +40,30 @@ def to_json(document: dict[str, Any]) -> str:
     return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
 
 
-def step_output(document: dict[str, Any]) -> str:
+def step_output(lines: Sequence[Item], *, fail_on: FailOn = "core") -> str:
     """The value of the step's output ``result``: standard base64, no line breaks, at most ``MOST_ENCODED`` characters.
 
-    Messages are shortened where that is needed; scores and states are whole. Raises ValueError where that is not enough.
+    Where checks one by one would be too many, messages are cut, then tasks are told, then exercises; the scores add up to
+    the same. Raises ValueError where that is not enough (some 500 exercises).
     """
-    encoded = _encoded(document)
-    for most in _CUTS:
-        if len(encoded) <= MOST_ENCODED:
-            return encoded
-        tests = [test | {"name": test["name"][: most or 40], "message": test["message"][:most]} for test in document["tests"]]
-        if not most:
-            tests = [test | {"test_code": ""} for test in tests]
-        encoded = _encoded(document | {"tests": tests})
-    if len(encoded) > MOST_ENCODED:
-        raise ValueError(f"{len(document['tests'])} tests are too many for one result: name fewer exercises")
-    return encoded
+    by_task, by_exercise = merged(lines, by_task=True), merged(lines, by_task=False)
+    for told in (lines, by_task, by_exercise):
+        for most_text in (_MOST_TEXT, 160, 0):
+            document = reporter_document(told, fail_on=fail_on, most_text=most_text)
+            encoded = encode(document | {"status": verdict(lines, fail_on)})
+            if len(encoded) <= MOST_ENCODED:
+                return encoded
+    raise ValueError(f"{len(by_exercise)} exercises are too many for one result: name fewer")
 
 
-def _encoded(document: dict[str, Any]) -> str:
+def encode(document: dict[str, Any]) -> str:
+    """Base64 of the object."""
     return base64.b64encode(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()).decode("ascii")
 
 
-def _test(item: Item) -> dict[str, Any]:
+def _test(item: Item, most_text: int) -> dict[str, Any]:
     test = {
-        "name": item.name[:_MOST_TEXT], "status": item.status, "message": item.message[:_MOST_TEXT],
+        "name": item.name[:_MOST_TEXT], "status": item.status, "message": item.message[:most_text],
         "test_code": item.command, "filename": item.file, "line_no": item.line,
         "duration": round(item.seconds, 3), "score": _number(item.score),
     }

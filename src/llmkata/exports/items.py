@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from llmkata.gradebook.standing import Standing
@@ -88,6 +88,25 @@ def verdict(lines: Iterable[Item], fail_on: FailOn = "core") -> Status:
         return "pass"
     known = {item.status for item in lines if item.begun and (fail_on == "any" or item.tier == "core")}
     return "fail" if "fail" in known else "error" if "error" in known else "pass"
+
+
+def merged(lines: Iterable[Item], *, by_task: bool) -> list[Item]:
+    """One line for each task, or each exercise: scores added, passed where every part is, the first failure told."""
+    groups: dict[tuple[str, int], list[Item]] = {}
+    for item in lines:
+        groups.setdefault((item.exercise, item.task if by_task else 0), []).append(item)
+    return [_merged(group, by_task) for group in groups.values()]
+
+
+def _merged(group: list[Item], by_task: bool) -> Item:
+    ranked = sorted(group, key=lambda item: ("fail", "error", "pass").index(item.status))
+    worst = next((item for item in ranked if item.begun), ranked[0])
+    name = worst.name.partition(": ")[0]
+    return replace(
+        worst, name=name if by_task else name.partition(", task ")[0], task=worst.task if by_task else 0,
+        score=sum(item.score for item in group), max_score=sum(item.max_score for item in group),
+        begun=any(item.begun for item in group), seconds=sum(item.seconds for item in group),
+    )
 
 
 def own_line(frames: Iterable[str], file: str) -> int:
