@@ -23,6 +23,8 @@ FailOn = Literal["core", "any", "never"]
 Status = Literal["pass", "fail", "error"]
 #: A frame of the learner's file: ``attention.py:41 in attention: scores = q @ k``.
 _FRAME = re.compile(r"(?P<file>[^:\s]+\.py):(?P<line>\d+)\b")
+#: How a cause begins that tells the line itself, also where the policy withholds the frames.
+_RAISED = re.compile(r"Your code raised [\w.]{1,200} at line (\d{1,7})\b")
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def check_line(check: CheckCard, file: str, source: str = "") -> int:
     """The learner's line a failed check is about: where it was raised, else where a missed budget was spent most, else
     where what was called is defined in ``source``; 0 where nothing tells.
     """
-    found = own_line(check.evidence.frames, file) if check.evidence else 0
+    raised = _RAISED.match(check.cause)
+    found = int(raised[1]) if raised else own_line(check.evidence.frames, file) if check.evidence else 0
     spots = [s for m in check.measures if not m.ok for s in m.spots if s.line]
     return found or (max(spots, key=lambda s: s.value).line if spots else 0) or _defined(check, source)
 
