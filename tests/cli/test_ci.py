@@ -19,7 +19,14 @@ STUB = "exercises/module1/toy/toy.py"
 SOLUTION = (TOY / "solutions/module1/toy.py").read_text("utf-8")
 #: Everything passes but the stretch task.
 CORE_ONLY = SOLUTION + "\n\ndef row_sums(*args, **more):\n    raise RuntimeError('::warning::x')\n"
-VARIABLES = ("GITHUB_ACTIONS", "GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY", "SUBMISSION_TAG", "KATA_SIGNING_KEY", "KATA_SIGNING_KEY_FILE")
+VARIABLES = (
+    "GITHUB_ACTIONS",
+    "GITHUB_OUTPUT",
+    "GITHUB_STEP_SUMMARY",
+    "SUBMISSION_TAG",
+    "KATA_SIGNING_KEY",
+    "KATA_SIGNING_KEY_FILE",
+)
 
 
 @pytest.fixture
@@ -59,8 +66,15 @@ def test_without_a_runner_it_is_a_report_and_files(course: Path, kata) -> None:
     assert "| 1.1 | Toy operations | ★ mastered |" in (course / ".kata/ci/summary.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize(("words", "policy", "status"), [((), "", 0), (("--fail-on", "any"), "", 1), ((), "  ci: {fail_on: any}\n", 1),
-                                                         (("--fail-on", "never"), "  ci: {fail_on: any}\n", 0)])
+@pytest.mark.parametrize(
+    ("words", "policy", "status"),
+    [
+        ((), "", 0),
+        (("--fail-on", "any"), "", 1),
+        ((), "  ci: {fail_on: any}\n", 1),
+        (("--fail-on", "never"), "  ci: {fail_on: any}\n", 0),
+    ],
+)
 def test_what_fails_a_run_is_policy(course: Path, kata, words: tuple, policy: str, status: int) -> None:
     text = (course / "course.yaml").read_text()
     assert "limits:" in text
@@ -94,7 +108,9 @@ def test_under_actions(course: Path, kata, monkeypatch: pytest.MonkeyPatch, tmp_
     assert (tmp_path / "GITHUB_STEP_SUMMARY").read_text("utf-8") == (course / ".kata/ci/summary.md").read_text("utf-8")
 
 
-def test_a_file_of_the_runner_that_cannot_be_written_is_told(course: Path, kata, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_the_runner_that_cannot_be_written_is_told(
+    course: Path, kata, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GITHUB_OUTPUT", "/nowhere/output")
     done = kata("ci")
     assert done.status == 2
@@ -140,7 +156,9 @@ def test_a_learners_folder_is_judged_by_the_courses_own_checks(course: Path, kat
     assert kata("ci", "--work", (tmp_path / "none").as_posix()).status == 2
 
 
-def test_results_are_signed_where_a_key_is_set_and_verified(course: Path, kata, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_signed_where_a_key_is_set_and_verified(
+    course: Path, kata, monkeypatch: pytest.MonkeyPatch
+) -> None:
     unsigned = kata("ci")
     assert "signatures" not in unsigned.out
     monkeypatch.setenv("KATA_SIGNING_KEY", "k" * 40)

@@ -47,7 +47,15 @@ def test_hidden_checks_score_their_points() -> None:
 
 
 def test_without_hidden_checks_each_task_scores_one() -> None:
-    told = lines(record(SELF_ATTENTION, visible("test_a", 1), visible("test_b", 1), visible("test_c", 2), visible("test_d", 2, Outcome.failed)))
+    told = lines(
+        record(
+            SELF_ATTENTION,
+            visible("test_a", 1),
+            visible("test_b", 1),
+            visible("test_c", 2),
+            visible("test_d", 2, Outcome.failed),
+        )
+    )
     by_task = {i.task: (i.status, i.score) for i in told if i.exercise == SELF_ATTENTION}
     assert by_task[1] == ("pass", 1)
     assert by_task[2] == ("fail", 0)
@@ -84,12 +92,20 @@ def test_others_records_are_passed_over() -> None:
     ],
 )
 def test_verdicts(checks: list, core: str, anything: str) -> None:
-    told = [i for i in lines(record(SELF_ATTENTION, *checks)) if i.exercise == SELF_ATTENTION and i.task in {c.task for c in checks}]
+    told = [
+        i
+        for i in lines(record(SELF_ATTENTION, *checks))
+        if i.exercise == SELF_ATTENTION and i.task in {c.task for c in checks}
+    ]
     assert (verdict(told, "core"), verdict(told, "any"), verdict(told, "never")) == (core, anything, "pass")
 
 
 def test_unreadable_fails_and_a_fault_of_the_grader_counts_nowhere() -> None:
-    broken = record(state=State.unreadable, cause="Line 3 is no Python.", evidence=Evidence("x", frames=["self_attention.py:3: x ="]))
+    broken = record(
+        state=State.unreadable,
+        cause="Line 3 is no Python.",
+        evidence=Evidence("x", frames=["self_attention.py:3: x ="]),
+    )
     [told] = [i for i in lines(broken) if i.exercise == SELF_ATTENTION]
     assert (told.status, told.max_score, told.line, told.begun) == ("fail", 6, 3, True)
     assert verdict([told]) == "fail"
@@ -98,7 +114,9 @@ def test_unreadable_fails_and_a_fault_of_the_grader_counts_nowhere() -> None:
     assert verdict([fault]) == "error"
 
 
-@pytest.mark.parametrize(("level", "told"), [("counterexample", True), ("diagnosis", True), ("hint", False), ("outcome", False)])
+@pytest.mark.parametrize(
+    ("level", "told"), [("counterexample", True), ("diagnosis", True), ("hint", False), ("outcome", False)]
+)
 def test_no_more_is_told_than_the_policy_allows(level: str, told: bool) -> None:
     text = json.dumps(github.reporter_document(lines(record(SELF_ATTENTION, scaled_by_d()), hidden=level)))
     assert ("sqrt(d)" in text) is told
@@ -107,13 +125,31 @@ def test_no_more_is_told_than_the_policy_allows(level: str, told: bool) -> None:
 
 
 def test_the_line_of_a_missed_budget_and_of_what_was_called() -> None:
-    [card] = [e for e in scorecard("ann", [record(SELF_ATTENTION, flops_over(), check("test_a", 1, Outcome.failed,
-              evidence=Evidence("s", call="Layer.forward(x)")))], course()).exercises if e.id == SELF_ATTENTION]
+    [card] = [
+        e
+        for e in scorecard(
+            "ann",
+            [
+                record(
+                    SELF_ATTENTION,
+                    flops_over(),
+                    check("test_a", 1, Outcome.failed, evidence=Evidence("s", call="Layer.forward(x)")),
+                )
+            ],
+            course(),
+        ).exercises
+        if e.id == SELF_ATTENTION
+    ]
     called, budget = card.tasks[0].checks[0], card.tasks[1].checks[0]
     spent = {s.line for m in budget.measures for s in m.spots if s.line}
     assert check_line(budget, FILE) in spent
     assert check_line(called, FILE) == 0
-    assert check_line(called, FILE, "import torch\n\nclass Layer:\n    def forwards(self): ...\n    def forward(self): ...\n") == 5
+    assert (
+        check_line(
+            called, FILE, "import torch\n\nclass Layer:\n    def forwards(self): ...\n    def forward(self): ...\n"
+        )
+        == 5
+    )
     assert own_line(["other.py:9 in f: x", "self_attention.py:4 in g: y", "torch/nn.py:99 in h"], FILE) == 4
 
 
@@ -137,7 +173,8 @@ REPORTER = {
             "properties": {
                 "name": {"type": "string", "minLength": 1}, "status": {"enum": ["pass", "fail", "error"]},
                 "message": {"type": "string"}, "test_code": {"type": "string"}, "filename": {"type": "string"},
-                "line_no": {"type": "integer", "minimum": 0}, "duration": {"type": "number"}, "score": {"type": "number"},
+                "line_no": {"type": "integer", "minimum": 0}, "duration": {"type": "number"},
+                "score": {"type": "number"},
                 "task_id": {"type": "integer"}, "output": {"type": "string"},
             }}},
     },
@@ -146,7 +183,11 @@ REPORTER = {
 
 def test_the_reporter_adds_up_what_was_earned() -> None:
     """Source: src/notify-classroom.js adds tests[].score against max_score, over runners with a max_score."""
-    told = decoded(github.step_output(lines(record(SELF_ATTENTION, check("test_a", 1), scaled_by_d()), record(KV_CACHE, check("test_k", 1)))))
+    told = decoded(
+        github.step_output(
+            lines(record(SELF_ATTENTION, check("test_a", 1), scaled_by_d()), record(KV_CACHE, check("test_k", 1)))
+        )
+    )
     jsonschema.validate(told, REPORTER)
     assert (sum(t["score"] for t in told["tests"]), told["max_score"]) == (10, 16)
     assert isinstance(told["max_score"], int)
@@ -164,7 +205,10 @@ def test_where_nothing_could_be_graded_the_reporter_says_why() -> None:
 @pytest.mark.parametrize(("number", "tests"), [(3, 3 + 2), (150, 150 + 2), (900, 1 + 2)])
 def test_a_long_result_still_fits_an_environment_variable(number: int, tests: int) -> None:
     """By checks, with shorter messages, and at last by tasks; the scores are the same."""
-    many = [check(f"test_{n}", 1, Outcome.failed if n else Outcome.passed, cause="u" * 900, title="T" * 90) for n in range(number)]
+    many = [
+        check(f"test_{n}", 1, Outcome.failed if n else Outcome.passed, cause="u" * 900, title="T" * 90)
+        for n in range(number)
+    ]
     told = lines(record(SELF_ATTENTION, *many))
     output = github.step_output(told)
     assert len(output) <= github.MOST_ENCODED < 131_072 - len("KATA_RESULTS=")
@@ -179,20 +223,38 @@ def test_a_long_result_still_fits_an_environment_variable(number: int, tests: in
 def test_a_course_as_long_as_this_one_fits() -> None:
     """53 exercises of 6 tasks with 3 checks each."""
     whole = [
-        Item(f"module1/some_exercise_{e}", f"1.{e} Some exercise, task {t}: a check {c}", "fail", 0, 2, "core", True, "m" * 500,
-             f"./kata check module1/some_exercise_{e}", f"exercises/module1/some_exercise_{e}/some_exercise_{e}.py", 3, t)
-        for e in range(53) for t in range(1, 7) for c in range(3)
+        Item(
+            f"module1/some_exercise_{e}",
+            f"1.{e} Some exercise, task {t}: a check {c}",
+            "fail",
+            0,
+            2,
+            "core",
+            True,
+            "m" * 500,
+            f"./kata check module1/some_exercise_{e}",
+            f"exercises/module1/some_exercise_{e}/some_exercise_{e}.py",
+            3,
+            t,
+        )
+        for e in range(53)
+        for t in range(1, 7)
+        for c in range(3)
     ]
     told = decoded(github.step_output(whole))
     assert told["max_score"] == 2 * len(whole)
-    assert {t["name"] for t in told["tests"]} == {f"1.{e} Some exercise, task {t}" for e in range(53) for t in range(1, 7)}
+    assert {t["name"] for t in told["tests"]} == {
+        f"1.{e} Some exercise, task {t}" for e in range(53) for t in range(1, 7)
+    }
 
 
 def test_merged_lines_pass_only_where_every_part_did() -> None:
-    parts = [Item("a", "1 A, task 1: x", "pass", 2, 2, "core", True, task=1), Item("a", "1 A, task 1: y", "fail", 0, 3, "core", True, "why", task=1),
+    parts = [Item("a", "1 A, task 1: x", "pass", 2, 2, "core", True, task=1),
+             Item("a", "1 A, task 1: y", "fail", 0, 3, "core", True, "why", task=1),
              Item("a", "1 A, task 2: z", "pass", 1, 1, "core", True, task=2)]  # fmt: skip
     assert [(i.name, i.status, i.score, i.max_score) for i in merged(parts, by_task=True)] == [
-        ("1 A, task 1", "fail", 2, 5), ("1 A, task 2", "pass", 1, 1),
+        ("1 A, task 1", "fail", 2, 5),
+        ("1 A, task 2", "pass", 1, 1),
     ]
     [one] = merged(parts, by_task=False)
     assert (one.name, one.status, one.score, one.message) == ("1 A", "fail", 3, "why")
@@ -201,15 +263,20 @@ def test_merged_lines_pass_only_where_every_part_did() -> None:
 # Classroom 50
 
 ENVIRONMENT = {
-    "CLASSROOM": "llm", "ASSIGNMENT": "module2", "SUBMISSION_TAG": "submit/2026-03-01T10-00-00Z-c0ffee",
-    "COMMIT_URL": "https://example.invalid/c", "RELEASE_URL": "https://example.invalid/r", "REVIEW_URL": "",
+    "CLASSROOM": "llm",
+    "ASSIGNMENT": "module2",
+    "SUBMISSION_TAG": "submit/2026-03-01T10-00-00Z-c0ffee",
+    "COMMIT_URL": "https://example.invalid/c",
+    "RELEASE_URL": "https://example.invalid/r",
+    "REVIEW_URL": "",
 }
+TEXTS = ("classroom", "assignment", "submission", "commit", "release", "review")
 RESULT = {
     "type": "object", "additionalProperties": False,
-    "required": ["schema", "classroom", "assignment", "submission", "commit", "release", "review", "datetime", "score", "max-score", "tests"],
+    "required": [*TEXTS, "schema", "datetime", "score", "max-score", "tests"],
     "properties": {
         "schema": {"const": "classroom50/result/v1"},
-        **{name: {"type": "string", "minLength": 1} for name in ("classroom", "assignment", "submission", "commit", "release", "review")},
+        **{name: {"type": "string", "minLength": 1} for name in TEXTS},
         "datetime": {"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"},
         "score": {"type": "number", "minimum": 0}, "max-score": {"type": "number", "minimum": 0},
         "tests": {"type": "array", "items": {
@@ -223,7 +290,9 @@ RESULT = {
 def test_classroom50s_result() -> None:
     at = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.timezone(datetime.timedelta(hours=2)))
     told = classroom50.result_document(
-        lines(record(SELF_ATTENTION, check("test_a", 1), scaled_by_d(), visible("test_v", 1))), classroom50.submission_of(ENVIRONMENT), at=at
+        lines(record(SELF_ATTENTION, check("test_a", 1), scaled_by_d(), visible("test_v", 1))),
+        classroom50.submission_of(ENVIRONMENT),
+        at=at,
     )
     jsonschema.validate(told, RESULT)
     assert (told["score"], told["max-score"], told["datetime"]) == (5, 11, "2026-03-01T10:00:00Z")
@@ -246,11 +315,19 @@ def test_a_remark_for_each_failed_task_core_first() -> None:
     records = [
         record(MATRIX_CALCULUS, check("test_c", 3, Outcome.failed, tier="stretch")),
         record(SELF_ATTENTION, check("test_b", 1, Outcome.failed), scaled_by_d(), flops_over(), check("test_ok", 3)),
-        record(KV_CACHE, state=State.unreadable, cause="Line 3 is no Python.", evidence=Evidence("x", frames=["kv_cache.py:3: x ="])),
+        record(
+            KV_CACHE,
+            state=State.unreadable,
+            cause="Line 3 is no Python.",
+            evidence=Evidence("x", frames=["kv_cache.py:3: x ="]),
+        ),
     ]
     told = remarks(scorecard("ann", records, course()), course(), {})
     assert [note.title.split(": ")[0] for note in told] == [
-        "2.1 Self-Attention Mechanism, task 1", "2.1 Self-Attention Mechanism, task 2", "6.1 KV-Cache Implementation", "0.1 Matrix Calculus, task 3",
+        "2.1 Self-Attention Mechanism, task 1",
+        "2.1 Self-Attention Mechanism, task 2",
+        "6.1 KV-Cache Implementation",
+        "0.1 Matrix Calculus, task 3",
     ]
     assert told[0].line == 41
     assert "Your output is exactly" in told[0].message  # the recognised mistake, not the first failure
@@ -259,12 +336,20 @@ def test_a_remark_for_each_failed_task_core_first() -> None:
 
 
 def test_a_task_that_was_not_begun_has_no_remark() -> None:
-    records = [record(SELF_ATTENTION, check("test_b", 1, Outcome.failed, cause="not started: task 1"), check("test_c", 2))]
+    records = [
+        record(SELF_ATTENTION, check("test_b", 1, Outcome.failed, cause="not started: task 1"), check("test_c", 2))
+    ]
     assert remarks(scorecard("ann", records, course()), course(), {}) == []
 
 
 def test_a_remark_is_one_command_whatever_the_submission_said() -> None:
-    hostile = check("test_b", 1, Outcome.failed, cause=ATTACK + "\n::set-output name=result::x", evidence=Evidence(ATTACK, got="a\r\n::error::b\n" * 99))
+    hostile = check(
+        "test_b",
+        1,
+        Outcome.failed,
+        cause=ATTACK + "\n::set-output name=result::x",
+        evidence=Evidence(ATTACK, got="a\r\n::error::b\n" * 99),
+    )
     [note] = remarks(scorecard("ann", [record(SELF_ATTENTION, hostile)], course()), course(), {})
     assert "\n" not in str(note)
     assert "\r" not in str(note)

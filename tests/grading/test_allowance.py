@@ -12,8 +12,12 @@ from llmkata.records import CheckRecord, ExerciseRecord, Outcome, State
 NOON = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 
 
-def judged(sha: str, hours_ago: float, *, learner: str = "ann", state: State = State.graded, hidden: bool = True) -> ExerciseRecord:
-    check = CheckRecord("t.py::test_a", "T", 1, "core", 1, 0, Outcome.failed, visibility="hidden" if hidden else "visible")
+def judged(
+    sha: str, hours_ago: float, *, learner: str = "ann", state: State = State.graded, hidden: bool = True
+) -> ExerciseRecord:
+    check = CheckRecord(
+        "t.py::test_a", "T", 1, "core", 1, 0, Outcome.failed, visibility="hidden" if hidden else "visible"
+    )
     stamp = (NOON - datetime.timedelta(hours=hours_ago)).isoformat()
     return ExerciseRecord(learner, "m/x", state, [check], submission_sha=sha, graded_at=stamp)
 
@@ -39,8 +43,11 @@ def test_next_is_told_where_the_window_holds_more_than_is_allowed_now() -> None:
 @pytest.mark.parametrize(
     "free",
     [
-        judged("b", 1, learner="bob"), judged("b", 1, state=State.infrastructure), judged("b", 1, hidden=False),
-        judged("a", 1), judged("b", 1, state=State.missing),
+        judged("b", 1, learner="bob"),
+        judged("b", 1, state=State.infrastructure),
+        judged("b", 1, hidden=False),
+        judged("a", 1),
+        judged("b", 1, state=State.missing),
     ],
 )
 def test_what_is_no_attempt_uses_nothing_up(free: ExerciseRecord) -> None:

@@ -15,7 +15,9 @@ pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 
 def git(folder: Path, *words: str) -> str:
     identity = ("-c", "user.name=t", "-c", "user.email=t@example.invalid", "-c", "protocol.file.allow=always")
-    return subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", *identity, *words], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def push(folder: Path, **files: str) -> str:
@@ -54,7 +56,11 @@ def test_history_that_was_rewritten_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_one_that_fails_stops_no_other_and_keeps_its_last_clone(tmp_path: Path) -> None:
     commit = push(tmp_path / "ann", a="1")
     push(tmp_path / "bob", a="2")
-    listed = [Repository("eve", str(tmp_path / "none")), Repository("ann", str(tmp_path / "ann")), Repository("bob", str(tmp_path / "bob"))]
+    listed = [
+        Repository("eve", str(tmp_path / "none")),
+        Repository("ann", str(tmp_path / "ann")),
+        Repository("bob", str(tmp_path / "bob")),
+    ]
     done = {o.learner: o for o in collect(listed, tmp_path / "out")}
     assert done["eve"].fault.startswith("fatal:")
     assert (tmp_path / "out/eve").is_dir()
@@ -89,7 +95,10 @@ def test_nothing_of_a_repository_is_run(tmp_path: Path) -> None:
 
 def test_a_token_goes_to_its_server_alone_and_is_not_written(tmp_path: Path) -> None:
     environment = _environment("t0ken", "https://git.example.invalid/")
-    pairs = {environment[f"GIT_CONFIG_KEY_{n}"]: environment[f"GIT_CONFIG_VALUE_{n}"] for n in range(int(environment["GIT_CONFIG_COUNT"]))}
+    pairs = {
+        environment[f"GIT_CONFIG_KEY_{n}"]: environment[f"GIT_CONFIG_VALUE_{n}"]
+        for n in range(int(environment["GIT_CONFIG_COUNT"]))
+    }
     [header] = [name for name in pairs if name.endswith("extraHeader")]
     assert header == "http.https://git.example.invalid/.extraHeader"
     assert not any("http." in str(v) for v in _environment("", "https://x").values())
@@ -102,9 +111,12 @@ def test_a_token_goes_to_its_server_alone_and_is_not_written(tmp_path: Path) -> 
 
 def test_the_list(tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
-    path.write_text("\ufeffname,id,repository\nAnn,ann,org/ann-work\nBob,bob,\nCy,cy,https://example.invalid/cy.git\n", "utf-8")
+    path.write_text(
+        "\ufeffname,id,repository\nAnn,ann,org/ann-work\nBob,bob,\nCy,cy,https://example.invalid/cy.git\n", "utf-8"
+    )
     assert read_list(path, "https://git.example.invalid/") == [
-        Repository("ann", "https://git.example.invalid/org/ann-work.git"), Repository("cy", "https://example.invalid/cy.git"),
+        Repository("ann", "https://git.example.invalid/org/ann-work.git"),
+        Repository("cy", "https://example.invalid/cy.git"),
     ]
 
 

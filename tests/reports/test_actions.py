@@ -29,13 +29,19 @@ def understood(command: str) -> tuple[str, dict[str, str], str]:
             text = text.replace(code, sign)
         return text
 
-    return match[1], {k: unescape(v, back) for k, v in properties.items()}, unescape(match[3], [back[0], back[1], back[4]])
+    return (
+        match[1],
+        {k: unescape(v, back) for k, v in properties.items()},
+        unescape(match[3], [back[0], back[1], back[4]]),
+    )
 
 
 def test_an_annotation_says_file_line_title_and_message() -> None:
     command = str(Annotation("a,b/c:d.py", 7, "2.1 Softmax: 100 %, or less", "line 1\nline 2: 50%25"))
     assert understood(command) == (
-        "error", {"file": "a,b/c:d.py", "line": "7", "title": "2.1 Softmax: 100 %, or less"}, "line 1\nline 2: 50%25"
+        "error",
+        {"file": "a,b/c:d.py", "line": "7", "title": "2.1 Softmax: 100 %, or less"},
+        "line 1\nline 2: 50%25",
     )
     assert "line=" not in str(Annotation("a.py", 0, "t", "m"))
 
@@ -94,7 +100,10 @@ def test_the_summary_has_a_table_the_mistake_and_the_evidence_but_one_hint_and_n
 
 def test_a_submission_says_nothing_but_text_in_the_summary() -> None:
     hostile = check("test_b", 1, Outcome.failed, cause=ATTACK, title="<h1>x</h1> | y | [a](javascript:b)\n# z")
-    text = to_summary(scorecard("ann", [ExerciseRecord("ann", SELF_ATTENTION, State.graded, [hostile], notes=[ATTACK])], course()), "x")
+    text = to_summary(
+        scorecard("ann", [ExerciseRecord("ann", SELF_ATTENTION, State.graded, [hostile], notes=[ATTACK])], course()),
+        "x",
+    )
     tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(text)
     kinds = {t.type for token in tokens for t in [token, *(token.children or [])]}
     assert not kinds & {"html_block", "html_inline", "link_open", "image"}

@@ -134,7 +134,10 @@ def _earlier(run: Run, ledger: RecordFile, read: Submission, exercise: Exercise)
         return None
     past = ledger.read().records
     answer = ask(
-        Allowance(policy.attempts, policy.hours), past, learner=run.learner, exercise=exercise.id,
+        Allowance(policy.attempts, policy.hours),
+        past,
+        learner=run.learner,
+        exercise=exercise.id,
         submission_sha=hashlib.sha256(read.source).hexdigest(),
     )
     if answer.allowed:
@@ -166,7 +169,9 @@ def _tell(run: Run, folder: Path, policy: str) -> str:
     _print_reports(run)
     _for_the_runner(run, card, summary, github.step_output(lines, fail_on=policy), status)
     _for_classroom50(lines)
-    sign_results(folder, [folder / name for name in ("summary.md", "result.json", "records.jsonl") if (folder / name).exists()])
+    sign_results(
+        folder, [folder / name for name in ("summary.md", "result.json", "records.jsonl") if (folder / name).exists()]
+    )
     typer.echo(headline)
     return status
 
@@ -217,7 +222,9 @@ def _headline(run: Run, lines: list[Item], status: str) -> str:
     from llmkata.reports.text import points
 
     unit = "points" if any(_has_hidden(e) for e in run.exercises) else "tasks pass their visible checks"
-    what = {"pass": "Nothing that counts failed", "fail": "Something failed", "error": "Something could not be judged"}[status]
+    what = {"pass": "Nothing that counts failed", "fail": "Something failed", "error": "Something could not be judged"}[
+        status
+    ]
     begun = len(run.records)
     return f"{what}. {begun} of {len(run.exercises)} exercises begun; {points(scored)} of {points(most)} {unit}."
 

@@ -41,7 +41,9 @@ def collect(
         repositories, folder, token=os.environ.get(collecting.TOKEN, ""), server=server, told=told
     )
     lost = sum(bool(outcome.fault) for outcome in done)
-    typer.echo(f"{len(done) - lost} of {len(done)} repositories are up to date in {shown(folder)}\n"
-               f"Next: {prog()} grade {shown(folder)} --out report/")
+    typer.echo(
+        f"{len(done) - lost} of {len(done)} repositories are up to date in {shown(folder)}\n"
+        f"Next: {prog()} grade {shown(folder)} --out report/"
+    )
     if lost:
         raise typer.Exit(FAILED)

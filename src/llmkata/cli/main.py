@@ -92,7 +92,9 @@ for _section, _commands in {
         "hint": hint, "replay": replay, "reset": reset, "give-up": give_up, "scorecard": scorecard,
         "notebook": notebook,
     },
-    "Grade": {"grade": grade, "report": report, "demo": demo, "ci": ci, "verify": verify, "collect": collect, "workflow": workflow},
+    "Grade": {
+        "grade": grade, "report": report, "demo": demo, "ci": ci, "verify": verify, "collect": collect, "workflow": workflow,
+    },
     "Write exercises": {"new": new, "sync": sync, "lint": lint, "audit": audit, "release": release},
     "This installation": {"doctor": doctor, "version": version},
 }.items():

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def verify(
     files: Annotated[list[Path], typer.Argument(help="Cards, records, grades: any file of a run.", metavar="FILE...")],
     signatures: Annotated[
-        Path | None, typer.Option(help="Default: the nearest signatures.jsonl beside the file or above it.", metavar="FILE")
+        Path | None,
+        typer.Option(help="Default: the nearest signatures.jsonl beside the file or above it.", metavar="FILE"),
     ] = None,
 ) -> None:
     """Verify results against their signatures, with the key of KATA_SIGNING_KEY (or KATA_SIGNING_KEY_FILE).
@@ -46,7 +47,9 @@ def verify(
         except OSError as error:
             fail(str(error))
         when = f", {finding.signed_at}" if finding.good else ""
-        told = "".join(f", {name.removeprefix('GITHUB_').lower()} {value}" for name, value in (finding.context or {}).items())
+        told = "".join(
+            f", {name.removeprefix('GITHUB_').lower()} {value}" for name, value in (finding.context or {}).items()
+        )
         typer.echo(f"{'✓' if finding.good else '✗'} {shown(path)}: {finding.said}{when}{told}")
         good = good and finding.good
     if not good:

@@ -19,8 +19,8 @@ def workflow(
 ) -> None:
     """Write the workflow that grades a class: for a private repository of yours that holds the course with its graders.
 
-    It collects the repositories of repositories.csv every night, grades them with the hidden checks, and keeps the pages
-    as an artifact. What it needs stands at its head.
+    It collects the repositories of repositories.csv every night, grades them with the hidden checks, and keeps the
+    pages as an artifact. What it needs stands at its head.
     """
     from llmkata.authoring.workflow import PLACE
     from llmkata.authoring.workflow import workflow as text
@@ -30,5 +30,7 @@ def workflow(
         fail(f"{shown(target)} is there already and says something else", f"{prog()} workflow {shown(target)} --force")
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text(), encoding="utf-8", newline="\n")
-    typer.echo(f"{shown(target)}\nNext: write repositories.csv (id,repository), set the secrets named at the head of the file, "
-               "push to a private repository")
+    typer.echo(
+        f"{shown(target)}\nNext: write repositories.csv (id,repository), set the secrets named at the head of the "
+        "file, push to a private repository"
+    )

@@ -66,8 +66,12 @@ def result_document(
         "score": _number(sum(item.score for item in counted)),
         "max-score": _number(sum(item.max_score for item in counted)),
         "tests": [
-            {"test-name": item.name, "passed": item.score >= item.max_score, "score": _number(item.score),
-             "max-score": _number(item.max_score)}
+            {
+                "test-name": item.name,
+                "passed": item.score >= item.max_score,
+                "score": _number(item.score),
+                "max-score": _number(item.max_score),
+            }
             for item in counted
         ],
     }

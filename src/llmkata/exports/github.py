@@ -1,4 +1,4 @@
-"""The result that ``classroom-resources/autograding-grading-reporter`` reads: base64 of one JSON object, as a step output.
+"""The result that ``classroom-resources/autograding-grading-reporter`` reads: a step output, base64 of one JSON object.
 
 Source: the reporter's README and ``src/main.js``: it decodes ``<ID>_RESULTS``, adds up ``tests[].score`` against
 ``max_score``, and fails the job where ``status`` is ``fail`` or ``error``.
@@ -20,7 +20,9 @@ MOST_ENCODED = 120_000
 _MOST_TEXT = 600
 
 
-def reporter_document(lines: Sequence[Item], *, fail_on: FailOn = "core", most_text: int = _MOST_TEXT) -> dict[str, Any]:
+def reporter_document(
+    lines: Sequence[Item], *, fail_on: FailOn = "core", most_text: int = _MOST_TEXT
+) -> dict[str, Any]:
     """The object, from the lines of one learner. Scores are whole numbers where they are whole."""
     return {
         "version": VERSION,
@@ -43,8 +45,8 @@ def to_json(document: dict[str, Any]) -> str:
 def step_output(lines: Sequence[Item], *, fail_on: FailOn = "core") -> str:
     """The value of the step's output ``result``: standard base64, no line breaks, at most ``MOST_ENCODED`` characters.
 
-    Where checks one by one would be too many, messages are cut, then tasks are told, then exercises; the scores add up to
-    the same. Raises ValueError where that is not enough (some 500 exercises).
+    Where checks one by one would be too many, messages are cut, then tasks are told, then exercises; the scores add up
+    to the same. Raises ValueError where that is not enough (some 500 exercises).
     """
     by_task, by_exercise = merged(lines, by_task=True), merged(lines, by_task=False)
     for told in (lines, by_task, by_exercise):
@@ -63,9 +65,14 @@ def encode(document: dict[str, Any]) -> str:
 
 def _test(item: Item, most_text: int) -> dict[str, Any]:
     test = {
-        "name": item.name[:_MOST_TEXT], "status": item.status, "message": item.message[:most_text],
-        "test_code": item.command, "filename": item.file, "line_no": item.line,
-        "duration": round(item.seconds, 3), "score": _number(item.score),
+        "name": item.name[:_MOST_TEXT],
+        "status": item.status,
+        "message": item.message[:most_text],
+        "test_code": item.command,
+        "filename": item.file,
+        "line_no": item.line,
+        "duration": round(item.seconds, 3),
+        "score": _number(item.score),
     }
     return test | ({"task_id": item.task} if item.task else {})
 

@@ -52,8 +52,12 @@ class Item:
 
 
 def items(
-    records: Iterable[ExerciseRecord], course: Course, learner: str, *,
-    exercises: Collection[str] | None = None, maxima: Mapping[str, float] | None = None,
+    records: Iterable[ExerciseRecord],
+    course: Course,
+    learner: str,
+    *,
+    exercises: Collection[str] | None = None,
+    maxima: Mapping[str, float] | None = None,
     sources: Mapping[str, str] | None = None,
 ) -> list[Item]:
     """The lines of one learner over ``exercises`` (ids; by default all available ones), in the order of the course.
@@ -74,7 +78,9 @@ def items(
         exercise = course.exercise(card.id)
         source = (sources or {}).get(card.id, "")
         if not card.tasks:
-            lines.append(_whole(card, exercise, (maxima or {}).get(card.id, 0.0) if by_points else float(len(exercise.tasks))))
+            lines.append(
+                _whole(card, exercise, (maxima or {}).get(card.id, 0.0) if by_points else float(len(exercise.tasks)))
+            )
             continue
         for task in card.tasks:
             if by_points:
@@ -105,9 +111,13 @@ def _merged(group: list[Item], by_task: bool) -> Item:
     worst = next((item for item in ranked if item.begun), ranked[0])
     name = worst.name.partition(": ")[0]
     return replace(
-        worst, name=name if by_task else name.partition(", task ")[0], task=worst.task if by_task else 0,
-        score=sum(item.score for item in group), max_score=sum(item.max_score for item in group),
-        begun=any(item.begun for item in group), seconds=sum(item.seconds for item in group),
+        worst,
+        name=name if by_task else name.partition(", task ")[0],
+        task=worst.task if by_task else 0,
+        score=sum(item.score for item in group),
+        max_score=sum(item.max_score for item in group),
+        begun=any(item.begun for item in group),
+        seconds=sum(item.seconds for item in group),
     )
 
 
@@ -161,23 +171,44 @@ def _whole(card: ExerciseCard, exercise: Exercise, worth: float) -> Item:
     lost = card.standing is Standing.infrastructure
     file = stub_path(exercise)
     return Item(
-        card.id, f"{card.number} {card.title}: {card.standing.value}", "error" if lost else "fail", 0.0,
-        0.0 if lost else worth, "core", begun, message=card.cause, command=f"./kata check {card.id}", file=file,
+        card.id,
+        f"{card.number} {card.title}: {card.standing.value}",
+        "error" if lost else "fail",
+        0.0,
+        0.0 if lost else worth,
+        "core",
+        begun,
+        message=card.cause,
+        command=f"./kata check {card.id}",
+        file=file,
         line=own_line(card.evidence.frames, file) if card.evidence else 0,
     )
 
 
 def _of_check(
-    card: ExerciseCard, task: TaskCard, check: CheckCard, exercise: Exercise, seconds: Mapping[tuple[str, str], float],
+    card: ExerciseCard,
+    task: TaskCard,
+    check: CheckCard,
+    exercise: Exercise,
+    seconds: Mapping[tuple[str, str], float],
     source: str,
 ) -> Item:
     excused = check.outcome == "not judged" and not check.max_points
     file = stub_path(exercise)
     return Item(
-        card.id, f"{card.number} {card.title}, task {task.number}: {check.title}",
-        "pass" if excused else _STATUS[check.outcome], check.points, check.max_points, task.tier, task.started,
-        message=told(check), command=f"./kata check {card.id} --only {check.name}", file=file,
-        line=check_line(check, file, source), task=task.number, seconds=seconds.get((card.id, check.id), 0.0),
+        card.id,
+        f"{card.number} {card.title}, task {task.number}: {check.title}",
+        "pass" if excused else _STATUS[check.outcome],
+        check.points,
+        check.max_points,
+        task.tier,
+        task.started,
+        message=told(check),
+        command=f"./kata check {card.id} --only {check.name}",
+        file=file,
+        line=check_line(check, file, source),
+        task=task.number,
+        seconds=seconds.get((card.id, check.id), 0.0),
     )
 
 
@@ -188,10 +219,17 @@ def _of_task(
     file = stub_path(exercise)
     status = _STATUS[task.outcome]
     return Item(
-        card.id, f"{card.number} {card.title}, task {task.number}: {task.title}", status,
-        float(status == "pass"), 1.0, task.tier, task.started,
+        card.id,
+        f"{card.number} {card.title}, task {task.number}: {task.title}",
+        status,
+        float(status == "pass"),
+        1.0,
+        task.tier,
+        task.started,
         message=told(failed[0]) if status != "pass" and failed else "",
-        command=f"./kata check {card.id}" + (f" --only {failed[0].name}" if failed else ""), file=file,
-        line=check_line(failed[0], file, source) if failed else 0, task=task.number,
+        command=f"./kata check {card.id}" + (f" --only {failed[0].name}" if failed else ""),
+        file=file,
+        line=check_line(failed[0], file, source) if failed else 0,
+        task=task.number,
         seconds=sum(seconds.get((card.id, check.id), 0.0) for check in task.checks),
     )

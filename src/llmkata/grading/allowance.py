@@ -37,7 +37,12 @@ class Answer:
 
 
 def ask(
-    allowance: Allowance | None, ledger: Iterable[ExerciseRecord], *, learner: str, exercise: str, submission_sha: str,
+    allowance: Allowance | None,
+    ledger: Iterable[ExerciseRecord],
+    *,
+    learner: str,
+    exercise: str,
+    submission_sha: str,
     now: datetime.datetime | None = None,
 ) -> Answer:
     """May this submission be judged? ``allowance`` None: always, and attempts are only counted."""
@@ -58,7 +63,7 @@ def ask(
 
 
 def is_attempt(record: ExerciseRecord) -> bool:
-    """Whether hidden checks judged something new: a file that cannot be imported is an attempt, a grader's fault is none."""
+    """Whether hidden checks judged it: a file that cannot be imported is an attempt, a grader's fault is none."""
     if record.state is State.unreadable:
         return bool(record.submission_sha)
     return record.state is State.graded and any(check.visibility == "hidden" for check in record.checks)

@@ -74,7 +74,11 @@ def read_list(path: Path, server: str = _DEFAULT_SERVER) -> list[Repository]:
 
 
 def collect(
-    repositories: Iterable[Repository], folder: Path, *, token: str = "", server: str = _DEFAULT_SERVER,
+    repositories: Iterable[Repository],
+    folder: Path,
+    *,
+    token: str = "",
+    server: str = _DEFAULT_SERVER,
     told: Callable[[Outcome], None] = lambda outcome: None,
 ) -> list[Outcome]:
     """Clone each repository to ``folder/LEARNER``, or bring it up to date there; one that fails stops no other.
@@ -98,40 +102,78 @@ def _one(repository: Repository, target: Path, environment: Mapping[str, str]) -
         if not (target / ".git").is_dir():
             _git(target, environment, "init", "--quiet", "--template=")
         # Everything that was ever pushed, whatever the branch is called; what was there before and is gone stays.
-        _git(target, environment, "fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--", repository.url,
-             "+HEAD:refs/remotes/origin/HEAD", "+refs/heads/*:refs/remotes/origin/*")
+        _git(
+            target,
+            environment,
+            "fetch",
+            "--quiet",
+            "--no-tags",
+            "--no-recurse-submodules",
+            "--",
+            repository.url,
+            "+HEAD:refs/remotes/origin/HEAD",
+            "+refs/heads/*:refs/remotes/origin/*",
+        )
         _git(target, environment, "checkout", "--quiet", "--force", "--detach", "refs/remotes/origin/HEAD")
         return Outcome(repository.learner, _git(target, environment, "rev-parse", "HEAD"))
     except subprocess.TimeoutExpired:
         return Outcome(repository.learner, fault=f"git took more than {PATIENCE:g} s")
     except subprocess.CalledProcessError as error:
         lines = [text for text in str(error.stderr).splitlines() if text.strip()]
-        said = next((t for t in lines if t.startswith(("fatal:", "error:", "remote:"))), lines[0] if lines else "git failed")
+        said = next(
+            (t for t in lines if t.startswith(("fatal:", "error:", "remote:"))), lines[0] if lines else "git failed"
+        )
         return Outcome(repository.learner, fault="".join(c if c.isprintable() else "?" for c in said)[:300])
 
 
 def _git(folder: Path, environment: Mapping[str, str], *words: str) -> str:
-    done = subprocess.run(["git", *words], cwd=folder, env=environment, check=True, capture_output=True, text=True,
-                          errors="replace", timeout=PATIENCE, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        ["git", *words],
+        cwd=folder,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=PATIENCE,
+        stdin=subprocess.DEVNULL,
+    )
     return done.stdout.strip()
 
 
 def _environment(token: str, server: str) -> dict[str, str]:
     """Nothing of the machine's git configuration, and the settings of this module's docstring."""
     settings = {
-        "core.hooksPath": os.devnull, "core.fsmonitor": "false", "core.symlinks": "false", "core.attributesFile": os.devnull,
-        "submodule.recurse": "false", "protocol.ext.allow": "never", "safe.directory": "*", "gc.auto": "0",
+        "core.hooksPath": os.devnull,
+        "core.fsmonitor": "false",
+        "core.symlinks": "false",
+        "core.attributesFile": os.devnull,
+        "submodule.recurse": "false",
+        "protocol.ext.allow": "never",
+        "safe.directory": "*",
+        "gc.auto": "0",
         "advice.detachedHead": "false",
     }
     if token:
         secret = base64.b64encode(f"x-access-token:{token}".encode()).decode()
         settings[f"http.{server.rstrip('/')}/.extraHeader"] = f"Authorization: Basic {secret}"
-    kept = {n: os.environ[n] for n in ("PATH", "HOME", "SystemRoot", "SSH_AUTH_SOCK", "TMPDIR", "TEMP", "https_proxy", "HTTPS_PROXY")
-            if n in os.environ}
+    kept = {
+        n: os.environ[n]
+        for n in ("PATH", "HOME", "SystemRoot", "SSH_AUTH_SOCK", "TMPDIR", "TEMP", "https_proxy", "HTTPS_PROXY")
+        if n in os.environ
+    }
     numbered = {}
     for number, (name, value) in enumerate(settings.items()):
         numbered |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
-    return kept | numbered | {
-        "GIT_CONFIG_COUNT": str(len(settings)), "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1", "LC_ALL": "C",
-    }
+    return (
+        kept
+        | numbered
+        | {
+            "GIT_CONFIG_COUNT": str(len(settings)),
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_LFS_SKIP_SMUDGE": "1",
+            "LC_ALL": "C",
+        }
+    )

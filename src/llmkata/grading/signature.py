@@ -1,8 +1,8 @@
 """Results signed with the instructor's key: who has the key can tell a file of a run from one that was edited.
 
 ``signatures.jsonl`` beside the results holds one line per file, each good by itself, so that one line can go with one
-card. The signature is HMAC-SHA-256 (RFC 2104) over the line's other fields: whoever can verify can also sign, so the key
-stays with the staff. It says that the holder of the key wrote these bytes, not that the grading was right.
+card. The signature is HMAC-SHA-256 (RFC 2104) over the line's other fields: whoever can verify can also sign, so the
+key stays with the staff. It says that the holder of the key wrote these bytes, not that the grading was right.
 """
 
 from __future__ import annotations
@@ -55,19 +55,26 @@ def key_of(environment: Mapping[str, str]) -> bytes | None:
         return None
     if len(text) < _LEAST_KEY:
         make = "python3 -c 'import secrets; print(secrets.token_hex(32))'"
-        raise KeyFault(f"the signing key has {len(text)} characters, at least {_LEAST_KEY} are needed; make one with {make}")
+        raise KeyFault(
+            f"the signing key has {len(text)} characters, at least {_LEAST_KEY} are needed; make one with {make}"
+        )
     return text.encode()
 
 
 def sign_files(folder: Path, files: Iterable[Path], key: bytes, environment: Mapping[str, str] = os.environ) -> Path:
-    """Write ``folder/signatures.jsonl`` over ``files`` (which lie below ``folder``); what it held before is replaced."""
+    """Write ``folder/signatures.jsonl`` over ``files``, which lie below ``folder``; what it held is replaced."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     context = {name: environment[name] for name in _CONTEXT if environment.get(name)}
     lines = []
     for path in sorted(files):
         line = {
-            "schema": _SCHEMA, "algorithm": _ALGORITHM, "key": _key_id(key), "file": path.relative_to(folder).as_posix(),
-            "sha256": _digest(path), "signed_at": now, "context": context,
+            "schema": _SCHEMA,
+            "algorithm": _ALGORITHM,
+            "key": _key_id(key),
+            "file": path.relative_to(folder).as_posix(),
+            "sha256": _digest(path),
+            "signed_at": now,
+            "context": context,
         }
         lines.append(json.dumps(line | {"signature": _mac(line, key)}) + "\n")
     target = folder / FILE

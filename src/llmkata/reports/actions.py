@@ -1,6 +1,7 @@
 """What GitHub Actions reads from a step: workflow commands in its output, and the files of the job.
 
-The runner takes every line of a step's output that starts with ``::`` (or holds ``##[``) as a command, whoever wrote it.
+The runner takes every line of a step's output that starts with ``::`` (or holds ``##[``) as a command, whoever wrote
+it.
 Source: "Workflow commands for GitHub Actions"; escaping as in ``@actions/core``.
 """
 
@@ -42,7 +43,10 @@ def annotations(told: Sequence[Annotation]) -> list[str]:
     more = len(told) - MOST_ANNOTATIONS
     last = told[MOST_ANNOTATIONS - 1]
     said = f"{last.message}\n({more} more failed: see the job summary.)"
-    return [*map(str, told[: MOST_ANNOTATIONS - 1]), str(Annotation(last.file, last.line, last.title, said, last.level))]
+    return [
+        *map(str, told[: MOST_ANNOTATIONS - 1]),
+        str(Annotation(last.file, last.line, last.title, said, last.level)),
+    ]
 
 
 def inert(text: str) -> str:

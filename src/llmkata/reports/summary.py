@@ -11,8 +11,13 @@ from .scorecard import squeezed
 from .view import ExerciseCard, Scorecard
 
 _SIGNS = {
-    Standing.in_progress: "◐", Standing.passed: "✓", Standing.mastered: "★", Standing.unreadable: "✗",
-    Standing.infrastructure: "–", Standing.not_started: "○", Standing.missing: "○",
+    Standing.in_progress: "◐",
+    Standing.passed: "✓",
+    Standing.mastered: "★",
+    Standing.unreadable: "✗",
+    Standing.infrastructure: "–",
+    Standing.not_started: "○",
+    Standing.missing: "○",
 }
 
 
@@ -21,9 +26,17 @@ def to_summary(card: Scorecard, headline: str) -> str:
     untouched = (Standing.not_started, Standing.missing)
     begun = [_with_first_hints(e) for e in card.exercises if e.standing not in untouched]
     waiting = [e.number for e in card.exercises if e.standing in untouched]
-    text = pages.markdown().get_template("summary.md").render(
-        card=msgspec.structs.replace(card, exercises=begun), headline=headline, waiting=waiting, signs=_SIGNS,
-        by_points=any(e.max_points for e in begun), first=_first,
+    text = (
+        pages.markdown()
+        .get_template("summary.md")
+        .render(
+            card=msgspec.structs.replace(card, exercises=begun),
+            headline=headline,
+            waiting=waiting,
+            signs=_SIGNS,
+            by_points=any(e.max_points for e in begun),
+            first=_first,
+        )
     )
     return squeezed(text)
 

@@ -1,4 +1,4 @@
-"""The ``run`` steps of both workflows, executed in repositories as they are made, with nothing else in the environment."""
+"""The ``run`` steps of both workflows, executed in repositories as they are made, in a clean environment."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .test_shape import read
 PROJECT = release_contents.PROJECT
 STUB = "exercises/module1/scale/scale.py"
 #: Softmax over the wrong dimension, a mistake that feedback.json knows; and words for the runner.
-WRONG = '''\
+WRONG = """\
 import torch
 
 
@@ -38,7 +38,7 @@ def softmax(x):
 
 def mix(scores, values):
     raise RuntimeError("no\\n::set-output name=result::forged\\n::add-mask::kata")
-'''
+"""
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="the workflows run on Linux"),
     pytest.mark.skipif(shutil.which("git") is None, reason="needs git"),
@@ -60,7 +60,7 @@ def environment_for(root: Path, wheel: Path | None) -> None:
 
 
 class Runner:
-    """Runs the ``run`` steps of a job as GitHub's runner does: bash -e, files for summary and outputs, secrets filled in."""
+    """Runs the ``run`` steps of a job as GitHub's runner does: bash -e, files for what is told, secrets filled in."""
 
     def __init__(self, root: Path, tmp_path: Path, secrets: Mapping[str, str]) -> None:
         self.root, self.secrets, self.files = root, secrets, tmp_path / "runner"
@@ -71,7 +71,7 @@ class Runner:
         self.status: dict[str, int] = {}
 
     def run(self, text: str) -> None:
-        """All ``run`` steps of the workflow's job; a step that fails ends it, unless the step or a later one says otherwise."""
+        """All ``run`` steps of the job; one that fails ends it, unless it or a later one says otherwise."""
         [job] = read(text)["jobs"].values()
         failed = False
         for step in job["steps"]:
@@ -88,13 +88,31 @@ class Runner:
         output.touch()
         given = {key: self._filled(value) for key, value in step.get("env", {}).items()}
         environment = {
-            "PATH": os.environ["PATH"], "HOME": str(self.files), "LANG": "C.UTF-8", "CI": "true", "OMP_NUM_THREADS": "1",
-            "GITHUB_ACTIONS": "true", "GITHUB_OUTPUT": str(output), "GITHUB_STEP_SUMMARY": str(self.summary),
-            "GITHUB_REPOSITORY": "class/ann", "GITHUB_SHA": "c0ffee", "GITHUB_REF": "refs/heads/main", "GITHUB_RUN_ID": "7",
-            "GITHUB_WORKSPACE": str(self.root), "GITHUB_EVENT_NAME": "push", "GITHUB_SERVER_URL": "https://example.invalid",
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.files),
+            "LANG": "C.UTF-8",
+            "CI": "true",
+            "OMP_NUM_THREADS": "1",
+            "GITHUB_ACTIONS": "true",
+            "GITHUB_OUTPUT": str(output),
+            "GITHUB_STEP_SUMMARY": str(self.summary),
+            "GITHUB_REPOSITORY": "class/ann",
+            "GITHUB_SHA": "c0ffee",
+            "GITHUB_REF": "refs/heads/main",
+            "GITHUB_RUN_ID": "7",
+            "GITHUB_WORKSPACE": str(self.root),
+            "GITHUB_EVENT_NAME": "push",
+            "GITHUB_SERVER_URL": "https://example.invalid",
         } | given
-        done = subprocess.run(["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]], cwd=self.root,
-                              env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
+            cwd=self.root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
         self.log[name], self.status[name] = done.stdout + done.stderr, done.returncode
         self.outputs[name] = dict(line.split("=", 1) for line in output.read_text().splitlines())
         return done.returncode
@@ -154,8 +172,10 @@ def test_the_learners_workflow(student: Path, tmp_path: Path) -> None:
     assert "**Recognised mistake:**" in summary
     assert "| 1.1 | Weights and sums |" in summary
 
-    (student / STUB).write_text(WRONG[: WRONG.index("def mix")].replace("dim=0", "dim=-1").replace("e.sum(0)", "e.sum(-1, keepdim=True)")
-                                + "def mix(scores, values):\n    return softmax(scores) @ values\n")
+    (student / STUB).write_text(
+        WRONG[: WRONG.index("def mix")].replace("dim=0", "dim=-1").replace("e.sum(0)", "e.sum(-1, keepdim=True)")
+        + "def mix(scores, values):\n    return softmax(scores) @ values\n"
+    )
     shutil.rmtree(wrong.files)
     right = Runner(student, tmp_path, {})
     right.run(text)
@@ -166,7 +186,12 @@ def test_the_learners_workflow(student: Path, tmp_path: Path) -> None:
 
 
 def git(folder: Path, *words: str) -> None:
-    subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@example.invalid", *words], cwd=folder, check=True, capture_output=True)
+    subprocess.run(
+        ["git", "-c", "user.name=t", "-c", "user.email=t@example.invalid", *words],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
 
 
 @pytest.fixture
@@ -208,8 +233,13 @@ def test_the_instructors_workflow(class_of_two: Path, tmp_path: Path) -> None:
     assert {"records.jsonl", "grades.csv", "learners/ann.html"} <= set(signed)
 
     def verified(name: str, key: str) -> int:
-        return subprocess.run([class_of_two / "kata", "verify", report / name], cwd=class_of_two, capture_output=True,
-                              env={"PATH": os.environ["PATH"], "KATA_SIGNING_KEY": key}, check=False).returncode
+        return subprocess.run(
+            [class_of_two / "kata", "verify", report / name],
+            cwd=class_of_two,
+            capture_output=True,
+            env={"PATH": os.environ["PATH"], "KATA_SIGNING_KEY": key},
+            check=False,
+        ).returncode
 
     assert verified("learners/bob.json", key) == 0
     card = (report / "learners/bob.json").read_text()
@@ -217,7 +247,10 @@ def test_the_instructors_workflow(class_of_two: Path, tmp_path: Path) -> None:
     assert (report / "learners/bob.json").read_text() != card
     assert verified("learners/bob.json", key) == 1
     assert verified("learners/ann.json", "z" * 40) == 1
-    written = "".join(p.read_text(errors="replace") for p in class_of_two.rglob("*")
-                      if p.is_file() and p.relative_to(class_of_two).parts[0] in ("report", "submissions", ".kata"))
+    written = "".join(
+        p.read_text(errors="replace")
+        for p in class_of_two.rglob("*")
+        if p.is_file() and p.relative_to(class_of_two).parts[0] in ("report", "submissions", ".kata")
+    )
     assert "t0ken" not in written
     assert key not in written

@@ -1,4 +1,4 @@
-"""Both workflows as GitHub reads them: its own parser, a schema, the names that the reporter needs, and least rights."""
+"""Both workflows as GitHub reads them: its own parser, a schema, the reporter's names, and least rights."""
 
 from __future__ import annotations
 
@@ -70,7 +70,10 @@ def test_the_schema_takes_it(text: str) -> None:
     assert faults(text) == []
 
 
-@pytest.mark.parametrize(("before", "after"), [("contents: read", "contents: reed"), ("runs-on:", "run-on:"), ("- id: python\n", "- id: 3\n")])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("contents: read", "contents: reed"), ("runs-on:", "run-on:"), ("- id: python\n", "- id: 3\n")],
+)
 def test_the_schema_refuses_a_fault(before: str, after: str) -> None:
     assert before in LEARNER
     assert faults(LEARNER.replace(before, after))
@@ -119,15 +122,21 @@ def test_learners_cannot_start_the_instructors() -> None:
 def test_each_secret_is_in_one_step_and_learners_code_runs_beside_the_seed_alone() -> None:
     [job] = read(INSTRUCTOR)["jobs"].values()
     assert "secrets" not in json.dumps({k: v for k, v in job.items() if k != "steps"})
-    where = {step["run"].split()[1]: set(re.findall(r"secrets\.(\w+)", json.dumps(step))) for step in job["steps"]
-             if "secrets." in json.dumps(step)}
+    where = {
+        step["run"].split()[1]: set(re.findall(r"secrets\.(\w+)", json.dumps(step)))
+        for step in job["steps"]
+        if "secrets." in json.dumps(step)
+    }
     assert where == {"collect": {"SUBMISSIONS_TOKEN"}, "grade": {"KATA_SEED"}, "report": {"KATA_SIGNING_KEY"}}
 
 
 def test_the_environment_is_cached_under_what_it_is_made_from() -> None:
     launcher = (release.PROJECT / "kata").read_text("utf-8")
     assert 'PINNED = ("requirements.lock", "pyproject.toml")' in launcher
-    for text, made_from in ((LEARNER, ("requirements.lock", "pyproject.toml", "vendor/*.whl")), (INSTRUCTOR, ("requirements.lock", "pyproject.toml"))):
+    for text, made_from in (
+        (LEARNER, ("requirements.lock", "pyproject.toml", "vendor/*.whl")),
+        (INSTRUCTOR, ("requirements.lock", "pyproject.toml")),
+    ):
         [job] = read(text)["jobs"].values()
         [cache] = [s for s in job["steps"] if s.get("with", {}).get("path") == ".venv"]
         assert all(f"'{name}'" in cache["with"]["key"] for name in made_from)
