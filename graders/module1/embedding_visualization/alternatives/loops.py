@@ -325,7 +325,10 @@ def compose_unseen(word: str, sub: Subwords, buckets: np.ndarray) -> np.ndarray:
 
 
 def pairwise_sq_dists(x: np.ndarray) -> np.ndarray:
-    """x [n, d] -> [n, n]: squared Euclidean distances, never negative, exactly 0 on the diagonal."""
+    """x [n, d] -> [n, n]: squared Euclidean distances, never negative, exactly 0 on the diagonal.
+
+    Right to 1e-8 also for points 1 apart that lie 1e5 away from the origin.
+    """
     out = np.empty((len(x), len(x)))
     for i, row in enumerate(x):
         out[i] = np.square(x - row).sum(axis=1)
