@@ -53,6 +53,7 @@ def test_an_untouched_clone_has_nothing_to_judge(course: Path, kata) -> None:
     done = kata("ci")
     assert (done.status, done.out.strip()) == (0, "Nothing was begun yet: nothing to judge.")
     assert not (course / ".kata/ci/records.jsonl").exists()
+    assert (result(course)["max_score"], result(course)["status"]) == (21, "pass")
 
 
 def test_without_a_runner_it_is_a_report_and_files(course: Path, kata) -> None:
@@ -134,11 +135,12 @@ def test_attempts_are_counted_and_used_up(course: Path, kata) -> None:
     (course / STUB).write_text(CORE_ONLY)
     first = kata("ci")
     assert "Not judged again" not in first.out
+    assert "Attempt 1 of 1 within 5 h; 1 in all." in first.out
     again = kata("ci")  # the same file is no attempt
     assert "Not judged again" not in again.out
     (course / STUB).write_text(SOLUTION)
     refused = kata("ci")
-    assert "Not judged again: 1 attempts within 5 h are used up" in refused.out
+    assert "Not judged again: the attempts allowed (1 within 5 h) are used up" in refused.out
     assert "19 of 21 points" in refused.out  # the result that stands
     assert "21 of 21 points" in kata("ci", "--learner", "bob").out
     assert len((course / ".kata/ci/records.jsonl").read_text().splitlines()) == 3

@@ -16,6 +16,7 @@ from llmkata.cli.options import Isolation, IsolationOption
 if TYPE_CHECKING:
     from llmkata.course import Course, Exercise
     from llmkata.exports.items import Item
+    from llmkata.grading.allowance import Answer
     from llmkata.grading.intake import Submission
     from llmkata.records import ExerciseRecord, RecordFile
     from llmkata.reports.view import Scorecard
@@ -111,43 +112,56 @@ def _judge(run: Run, submissions: list[Submission], folder: Path, isolation: Iso
         for read in submissions:
             exercise = run.course.exercise(read.exercise_id)
             run.sources[exercise.id] = (read.source or b"").decode("utf-8", "replace")
-            record = _earlier(run, ledger, read, exercise)
-            if record is None:
-                record = judge(run.course, exercise, read, isolation=isolation)
-                record.learner = run.learner
-                if record.state is State.not_started:  # a stub with other comments
-                    continue
-                ledger.append(record)
-            run.records.append(record)
+            answer = _asked(run, ledger, read, exercise)
+            if answer is not None and not answer.allowed:
+                run.records.append(_standing(run, ledger, exercise, answer))
+                progress()
+                continue
+            record = judge(run.course, exercise, read, isolation=isolation)
+            record.learner = run.learner
             progress()
+            if record.state is State.not_started:  # a stub with other comments
+                continue
+            if answer is not None:
+                record.notes.append(f"Attempt {answer.used} of {_limit(run)}; {answer.total} in all.")
+            ledger.append(record)
+            run.records.append(record)
 
 
-def _earlier(run: Run, ledger: RecordFile, read: Submission, exercise: Exercise) -> ExerciseRecord | None:
-    """The result that stands, with a note, where the allowance of hidden judgements is used up."""
+def _asked(run: Run, ledger: RecordFile, read: Submission, exercise: Exercise) -> Answer | None:
+    """Whether hidden checks may be asked; None where they are not there, or may be asked without end."""
     import hashlib
 
-    from llmkata.grading.allowance import Allowance, ask, is_attempt
-    from llmkata.records import latest
+    from llmkata.grading.allowance import Allowance, ask
 
     policy = run.course.policy.ci
     if policy.attempts is None or read.source is None or not _has_hidden(exercise):
         return None
-    past = ledger.read().records
-    answer = ask(
+    return ask(
         Allowance(policy.attempts, policy.hours),
-        past,
+        ledger.read().records,
         learner=run.learner,
         exercise=exercise.id,
         submission_sha=hashlib.sha256(read.source).hexdigest(),
     )
-    if answer.allowed:
-        return None
-    record = latest(filter(is_attempt, past))[run.learner, exercise.id]
+
+
+def _standing(run: Run, ledger: RecordFile, exercise: Exercise, answer: Answer) -> ExerciseRecord:
+    """The result that stands where all attempts are used up, with a note that says so."""
+    from llmkata.grading.allowance import is_attempt
+    from llmkata.records import latest
+
+    record = latest(filter(is_attempt, ledger.read().records))[run.learner, exercise.id]
     record.notes.append(
-        f"Not judged again: {policy.attempts} attempts within {policy.hours:g} h are used up. This is the result of "
-        f"{record.graded_at}; the next attempt is judged from {answer.next_at:%Y-%m-%d %H:%M} UTC on."
+        f"Not judged again: the attempts allowed ({_limit(run)}) are used up. This is the result of {record.graded_at}; "
+        f"the next attempt is judged from {answer.next_at:%Y-%m-%d %H:%M} UTC on."
     )
     return record
+
+
+def _limit(run: Run) -> str:
+    policy = run.course.policy.ci
+    return f"{policy.attempts} within {policy.hours:g} h"
 
 
 def _tell(run: Run, folder: Path, policy: str) -> str:
@@ -231,11 +245,16 @@ def _headline(run: Run, lines: list[Item], status: str) -> str:
 
 def _maxima(run: Run) -> dict[str, float]:
     """What exercises that were not graded are worth, where hidden checks decide."""
+    graded = {r.exercise for r in run.records if r.max_points}
+    missing = [e for e in run.exercises if e.id not in graded and _has_hidden(e)]
+    if not missing:
+        return {}
     from llmkata.grading.worth import worth
 
-    graded = {r.exercise for r in run.records if r.max_points}
-    missing = [e for e in run.exercises if e.id not in graded and _has_hidden(e)] if run.records else []
-    return {e.id: worth(e) for e in missing}
+    try:
+        return {e.id: worth(e) for e in missing}
+    except RuntimeError as error:
+        fail(f"the hidden checks cannot be collected: {error}", f"{prog()} lint")
 
 
 def _has_hidden(exercise: Exercise) -> bool:
