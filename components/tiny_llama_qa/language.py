@@ -21,9 +21,9 @@ OUTCOMES = ["pain", "fever", "nausea", "asthma", "anemia", "sepsis", "fatigue", 
 GROUPS = ["adult", "older", "young", "ill"]
 GENERAL = {"yes": ["true", "sure", "correct"], "no": ["false", "wrong", "absurd"], "maybe": ["unclear", "possible", "unsettled"]}
 MEDICAL = {
-    "yes": ["improved", "eased", "vanished"],
-    "no": ["persisted", "worsened", "returned"],
-    "maybe": ["varied", "fluctuated", "wavered"],
+    "yes": ["improved", "eased"],
+    "no": ["persisted", "worsened"],
+    "maybe": ["varied", "fluctuated"],
 }
 VERDICT = {"yes": "works", "no": "fails", "maybe": "awaits study"}
 
