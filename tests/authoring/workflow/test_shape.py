@@ -115,6 +115,26 @@ def test_a_strangers_pull_request_gets_no_secret() -> None:
     assert "pull_request" in read(LEARNER)["on"]
 
 
+@needs_node
+@pytest.mark.parametrize(
+    ("event", "told", "judged"),
+    [
+        ("push", {}, "true"),
+        ("workflow_dispatch", {}, "true"),
+        ("pull_request", {"head": "eve/work"}, "true"),
+        ("pull_request", {"head": "class/ann"}, "false"),
+        ("push", {"actor": "github-classroom[bot]"}, "false"),
+    ],
+)
+def test_each_commit_is_judged_once(event: str, told: dict[str, str], judged: str) -> None:
+    """A stranger's pull request is judged; one from a branch of the same repository was judged when it was pushed."""
+    head = {"pull_request": {"head": {"repo": {"full_name": told["head"]}}}} if "head" in told else {}
+    github = {"event_name": event, "repository": "class/ann", "actor": told.get("actor", "ann"), "event": head}
+    condition = read(LEARNER)["jobs"]["run-autograding-tests"]["if"]
+    command = ["node", GITHUB / "evaluate.mjs", condition, json.dumps({"github": github})]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == judged
+
+
 def test_learners_cannot_start_the_instructors() -> None:
     assert set(read(INSTRUCTOR)["on"]) == {"schedule", "workflow_dispatch"}
 
