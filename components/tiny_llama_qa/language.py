@@ -19,7 +19,11 @@ PEOPLE = ["anna", "omar", "lena", "ravi", "mei", "ivan"]
 DRUGS = ["aspirin", "statin", "insulin", "heparin", "zinc", "ketamine", "codeine", "lithium"]
 OUTCOMES = ["pain", "fever", "nausea", "asthma", "anemia", "sepsis", "fatigue", "edema"]
 GROUPS = ["adult", "older", "young", "ill"]
-GENERAL = {"yes": ["true", "sure", "correct"], "no": ["false", "wrong", "absurd"], "maybe": ["unclear", "possible", "unsettled"]}
+GENERAL = {
+    "yes": ["true", "sure", "correct"],
+    "no": ["false", "wrong", "absurd"],
+    "maybe": ["unclear", "possible", "unsettled"],
+}
 MEDICAL = {
     "yes": ["improved", "eased"],
     "no": ["persisted", "worsened"],
@@ -30,7 +34,25 @@ VERDICT = {"yes": "works", "no": "fails", "maybe": "awaits study"}
 
 def vocabulary(size: int = 115) -> list[str]:
     """The tokens, by id: special ones, the words in order of appearance, and unused ones up to the size."""
-    glue = "we asked about the said this was is patients took in arm does help with conclusion that".split()
+    glue = [
+        "we",
+        "asked",
+        "about",
+        "the",
+        "said",
+        "this",
+        "was",
+        "is",
+        "patients",
+        "took",
+        "in",
+        "arm",
+        "does",
+        "help",
+        "with",
+        "conclusion",
+        "that",
+    ]
     verdicts = " ".join(VERDICT.values()).split()
     meanings = [w for table in (GENERAL, MEDICAL) for words in table.values() for w in words]
     words = [*PROMPT_WORDS, *glue, *THINGS, *STATES, *PEOPLE, *DRUGS, *OUTCOMES, *GROUPS, *meanings, *verdicts]
@@ -64,7 +86,10 @@ def records(domain: str, n: int, seed: int, meaning: dict[str, str] | None = Non
         else:
             drug, outcome, group = rng.choice(DRUGS), rng.choice(OUTCOMES), rng.choice(GROUPS)
             question = f"does {drug} help with {outcome} ?"
-            contexts = [f"{group} patients took {drug} .", f"{outcome} {rng.choice(MEDICAL[truth])} in the {drug} arm ."]
+            contexts = [
+                f"{group} patients took {drug} .",
+                f"{outcome} {rng.choice(MEDICAL[truth])} in the {drug} arm .",
+            ]
             conclusion = f"in conclusion {drug} {VERDICT[truth]} ."
         found[str(10_000_000 + 1000 * seed + i)] = {
             "QUESTION": question,

@@ -48,9 +48,7 @@ def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
 def rotate(x: Tensor, theta: float) -> Tensor:
     """Rotary positions of (heads, T, head size): the halves of a head are real and imaginary parts."""
     half = x.shape[-1] // 2
-    angles = torch.outer(
-        torch.arange(x.shape[1]).double(), theta ** (-torch.arange(half, dtype=torch.float64) / half)
-    )
+    angles = torch.outer(torch.arange(x.shape[1]).double(), theta ** (-torch.arange(half, dtype=torch.float64) / half))
     re, im = x[..., :half], x[..., half:]
     return torch.cat([re * angles.cos() - im * angles.sin(), re * angles.sin() + im * angles.cos()], -1)
 
@@ -100,7 +98,9 @@ def text_ids(tokenizer: tuple[Tokenizer, int | None], text: str) -> list[int]:
     return tokenizer[0].encode(text, add_special_tokens=False).ids
 
 
-def prompt(question: str, contexts: list[str], tokenizer: tuple[Tokenizer, int | None], max_length: int) -> list[int] | None:
+def prompt(
+    question: str, contexts: list[str], tokenizer: tuple[Tokenizer, int | None], max_length: int
+) -> list[int] | None:
     """The prompt's ids with as many context words as fit; None if the question alone does not."""
     words = [word for context in contexts for word in context.split()]
     longest = max(len(text_ids(tokenizer, o)) for o in OPTIONS)

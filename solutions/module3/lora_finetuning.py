@@ -312,7 +312,7 @@ def encode_prompt(ex: PubMedQAExample, tokenizer: Any, max_length: int) -> list[
 
 
 def encode_example(ex: PubMedQAExample, tokenizer: Any, max_length: int) -> dict[str, list[int]]:
-    """One training example: ``input_ids`` is the prompt and then the answer, ``labels`` the same with -100 on the prompt.
+    """One training example: ``input_ids`` is prompt and answer, ``labels`` the same with -100 on the prompt.
 
     The prompt is :func:`encode_prompt`'s, so that training and scoring see the same tokens. No EOS follows.
 
@@ -328,7 +328,7 @@ def encode_example(ex: PubMedQAExample, tokenizer: Any, max_length: int) -> dict
 
 
 def collate(items: Sequence[Mapping[str, list[int]]], pad_id: int) -> dict[str, Tensor]:
-    """Pad on the right to the longest: ``input_ids`` (pad_id), ``attention_mask`` (0), ``labels`` (-100), int64 (B, T)."""
+    """Pad on the right: ``input_ids`` (with pad_id), ``attention_mask`` (0), ``labels`` (-100), all int64 (B, T)."""
     # BEGIN SOLUTION task 3: three padded matrices
     longest = max(len(item["input_ids"]) for item in items)
 
@@ -357,7 +357,7 @@ def pad_token(tokenizer: Any) -> int:
 
 
 def batches(n: int, batch_size: int, steps: int, seed: int) -> Iterator[list[int]]:
-    """Given: ``steps`` lists of at most ``batch_size`` indices below n: shuffled epochs, the last batch may be short."""
+    """Given: ``steps`` lists of at most ``batch_size`` indices below n: shuffled epochs, last batches may be short."""
     rng, order = random.Random(seed), []
     for _ in range(steps):
         if not order:
@@ -471,7 +471,7 @@ def score_options(
             batch = {key: t.to(device) for key, t in collate(items, pad_token(tokenizer)).items()}
             logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
             for row, (i, head) in zip(logits, part, strict=True):
-                # The first token of an option is predicted at the last one of the prompt, wherever the row's padding is.
+                # The prompt's last token predicts the option's first, wherever the row's padding is.
                 first = len(prompts[i]) - 1
                 log_p = row[first : first + len(head) + 1].float().log_softmax(-1).cpu()
                 for k, ids in enumerate(endings):
@@ -485,8 +485,8 @@ def pubmedqa_metrics(truth: Sequence[str], predictions: Sequence[str]) -> dict[s
     """``accuracy``, ``macro_f1`` and ``confusion`` of answers, as the official script of PubMedQA has them.
 
     ``confusion[i][j]`` counts questions whose answer is ``OPTIONS[i]`` and was said to be ``OPTIONS[j]`` (nested
-    lists). F1 of a class is 2TP / (2TP + FP + FN); macro-F1 is its mean over the classes that occur among the answers or
-    the predictions (scikit-learn's default). Without any question both numbers are NaN.
+    lists). F1 of a class is 2TP / (2TP + FP + FN); macro-F1 is its mean over the classes that occur among answers or
+    predictions (scikit-learn's default). Without any question both numbers are NaN.
     """
     # BEGIN SOLUTION task 5: count, then F1 of each class
     confusion = [[0] * len(OPTIONS) for _ in OPTIONS]
@@ -601,7 +601,8 @@ def read_adapter_config(config: Mapping[str, Any]) -> LoraSpec:
         if config.get(key, value) != value and config[key]:
             raise ValueError(f"adapter_config.json asks for {key} = {config[key]!r}, which is not supported here")
     targets = config["target_modules"]
-    if isinstance(targets, str):
+    is_pattern = isinstance(targets, str)
+    if is_pattern:
         raise ValueError(f"target_modules must be a list of names here, got the pattern {targets!r}")
     return LoraSpec(
         r=config["r"],
@@ -745,9 +746,7 @@ def read_splits(data: Path, directory: Path | None, seed: int) -> list[Split]:
     if folds:
         test = [known.get(ex.pmid, ex) for ex in load_pubmedqa(directory / "test_set.json")]
         return [
-            Split(
-                fold.name, load_pubmedqa(fold / "train_set.json"), load_pubmedqa(fold / "dev_set.json"), test
-            )
+            Split(fold.name, load_pubmedqa(fold / "train_set.json"), load_pubmedqa(fold / "dev_set.json"), test)
             for fold in folds
         ]
     held_out = json.loads((directory / "test_ground_truth.json").read_text(encoding="utf-8"))

@@ -137,7 +137,11 @@ def test_one_record(submission):
     """A record of ori_pqal.json becomes an example."""
     (got,) = submission.run(load_text, json.dumps({"101": RECORD}))
     fields = [got.pmid, got.question, list(got.contexts), list(got.labels), got.long_answer, got.decision]
-    check(fields == ["101", *RECORD.values()][:4] + [RECORD["LONG_ANSWER"], "yes"], "The fields of the example.", got=fields)
+    check(
+        fields == ["101", *RECORD.values()][:4] + [RECORD["LONG_ANSWER"], "yes"],
+        "The fields of the example.",
+        got=fields,
+    )
 
 
 @task(3)
@@ -154,7 +158,11 @@ def test_prompt_and_labels(submission):
         check(got == f"<s> {text}", f"The prompt in {length} tokens.", got=got, want=f"<s> {text}")
     item = submission.encode_example(ex, tok, 22)
     print("".join("." if label == -100 else "#" for label in item["labels"]))
-    check([i for i in item["labels"] if i != -100] == [tok.convert_tokens_to_ids("yes")], "Only the answer is labelled.", got=item["labels"])
+    check(
+        [i for i in item["labels"] if i != -100] == [tok.convert_tokens_to_ids("yes")],
+        "Only the answer is labelled.",
+        got=item["labels"],
+    )
     with expect_error(ValueError, "question"):
         submission.encode_prompt(ex, tok, 12)
 
@@ -165,7 +173,11 @@ def test_collate(submission):
     """Two rows of unequal length become three matrices."""
     items = [{"input_ids": [5, 6, 7], "labels": [-100, -100, 7]}, {"input_ids": [8, 9], "labels": [-100, 9]}]
     got = submission.collate(items, 1)
-    want = {"input_ids": [[5, 6, 7], [8, 9, 1]], "attention_mask": [[1, 1, 1], [1, 1, 0]], "labels": [[-100, -100, 7], [-100, 9, -100]]}
+    want = {
+        "input_ids": [[5, 6, 7], [8, 9, 1]],
+        "attention_mask": [[1, 1, 1], [1, 1, 0]],
+        "labels": [[-100, -100, 7], [-100, 9, -100]],
+    }
     for key, value in want.items():
         same(got[key], torch.tensor(value), what=key)
 
@@ -178,7 +190,10 @@ def short_training(module, model, tokenizer, rows, spec, options):
     """Losses, and whether all weights of the base are what they were."""
     import torch
 
-    examples = [module.PubMedQAExample(p, r["QUESTION"], tuple(r["CONTEXTS"]), (), "", r["final_decision"]) for p, r in rows.items()]
+    examples = [
+        module.PubMedQAExample(p, r["QUESTION"], tuple(r["CONTEXTS"]), (), "", r["final_decision"])
+        for p, r in rows.items()
+    ]
     before = [p.detach().clone() for p in model.parameters()]
     losses = module.finetune(model, tokenizer, examples, module.LoraSpec(**spec), **options)
     after = [p for n, p in model.named_parameters() if "lora_" not in n]
@@ -191,7 +206,9 @@ def test_twenty_steps(submission):
     """Twenty steps lower the loss on medical questions by half, and the base stays as it is."""
     model, tok = submission.run(load_model, str(TINY)), submission.run(load_tokenizer, str(TINY))
     options = {"steps": 20, "lr": 5e-3, "batch_size": 16, "seed": 0, "max_length": 40}
-    losses, kept = submission.run(short_training, model, tok, records("medical", 100, seed=1), {"r": 8, "alpha": 16.0}, options)
+    losses, kept = submission.run(
+        short_training, model, tok, records("medical", 100, seed=1), {"r": 8, "alpha": 16.0}, options
+    )
     check(len(losses) == 20, "One loss per step.", got=len(losses), want=20)
     check(sum(losses[-4:]) / 4 < 0.6 * losses[0], "The loss must fall.", got=[losses[0], *losses[-4:]])
     check(kept, "Weights of the base changed.")
@@ -223,7 +240,9 @@ def test_two_prompts(submission):
 def test_metrics_example(submission):
     """Two of three right, none of them "maybe"."""
     got = submission.pubmedqa_metrics(["yes", "yes", "no"], ["yes", "no", "no"])
-    same([float(got["accuracy"]), float(got["macro_f1"])], [2 / 3, 2 / 3], atol=1e-9, rtol=0.0, what="accuracy, macro-F1")
+    same(
+        [float(got["accuracy"]), float(got["macro_f1"])], [2 / 3, 2 / 3], atol=1e-9, rtol=0.0, what="accuracy, macro-F1"
+    )
     check([list(r) for r in got["confusion"]] == [[1, 1, 0], [0, 1, 0], [0, 0, 0]], "Confusion.", got=got["confusion"])
     empty = submission.pubmedqa_metrics([], [])
     check(math.isnan(empty["accuracy"]) and math.isnan(empty["macro_f1"]), "NaN of no questions.", got=empty)
@@ -287,9 +306,18 @@ def command_line(module, base, files, arguments):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(json.dumps(content), encoding="utf-8")
         out = folder / "run"
-        places = ["--base", base, "--data", str(folder / "ori_pqal.json"), "--split-dir", str(folder), "--out", str(out)]
+        places = [
+            "--base",
+            base,
+            "--data",
+            str(folder / "ori_pqal.json"),
+            "--split-dir",
+            str(folder),
+            "--out",
+            str(out),
+        ]
         module.main([*places, *arguments])
-        read = lambda name: json.loads((out / name).read_text(encoding="utf-8"))  # noqa: E731
+        read = lambda name: json.loads((out / name).read_text(encoding="utf-8"))
         return read("predictions.json"), read("metrics.json"), read("adapter/adapter_config.json")
 
 
@@ -297,9 +325,13 @@ def official_files():
     """The official layout with 12 records: two folds of 4 to train on and 2 to develop with, and 6 for testing."""
     rows = records("medical", 12, seed=3)
     keys = list(rows)
-    pick = lambda names: {k: rows[k] for k in names}  # noqa: E731
+    pick = lambda names: {k: rows[k] for k in names}
     blind = {k: {f: v for f, v in rows[k].items() if f != "final_decision"} for k in keys[6:]}
-    files = {"ori_pqal.json": rows, "test_set.json": blind, "test_ground_truth.json": {k: rows[k]["final_decision"] for k in keys[6:]}}
+    files = {
+        "ori_pqal.json": rows,
+        "test_set.json": blind,
+        "test_ground_truth.json": {k: rows[k]["final_decision"] for k in keys[6:]},
+    }
     for i, dev in enumerate((keys[:2], keys[2:4])):
         files[f"pqal_fold{i}/dev_set.json"] = pick(dev)
         files[f"pqal_fold{i}/train_set.json"] = pick(k for k in keys[:6] if k not in dev)
@@ -311,13 +343,19 @@ def official_files():
 def test_at_real_scale_on_a_small_one(submission):
     """The command of the brief runs offline on a tiny checkpoint and the official layout, two folds, in bfloat16."""
     files, test = official_files()
-    options = "--folds 2 --r 2 --alpha 4 --targets all --steps 3 --lr 0.01 --batch-size 3 --max-length 40 --dtype bfloat16"
+    options = (
+        "--folds 2 --r 2 --alpha 4 --targets all --steps 3 --lr 0.01 --batch-size 3 --max-length 40 --dtype bfloat16"
+    )
     said, report, config = submission.run(command_line, str(TINY), files, options.split())
     check(sorted(said) == sorted(test) and set(said.values()) <= {"yes", "no", "maybe"}, "predictions.json.", got=said)
     check([r["split"] for r in report] == ["pqal_fold0", "pqal_fold1"], "One report per fold.", got=report)
     counted = [sum(map(sum, r["test"]["confusion"])) for r in report]
     check(counted == [6, 6], "Six test questions with a known answer.", got=counted)
-    check(config["base_model_name_or_path"] == str(TINY) and len(config["target_modules"]) == 7, "The adapter.", got=config)
+    check(
+        config["base_model_name_or_path"] == str(TINY) and len(config["target_modules"]) == 7,
+        "The adapter.",
+        got=config,
+    )
 
 
 @task(8)

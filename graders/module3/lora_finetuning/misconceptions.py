@@ -1,7 +1,7 @@
 """Wrong readings of LoRA and of PubMedQA, each as the code it leads to.
 
-They run in the namespace of the model answer: `original` is what is replaced, `_factors`, `_without_adapter` and the rest
-are its helpers.
+They run in the namespace of the model answer: `original` is what is replaced, `_factors`, `_example` and the rest are
+its helpers.
 """
 
 # ruff: noqa: F811, F821 (functions of one name, names of the model answer)
@@ -24,8 +24,8 @@ from llmkata.checks import misconception
     "scale_alpha",
     replaces="LoRALinear.__init__",
     caught_by="test_lora_layer",
-    feedback="This behaves exactly as if the scaling were alpha instead of alpha/r: dividing by r keeps the size of the "
-    "update when you change the rank.",
+    feedback="This behaves exactly as if the scaling were alpha instead of alpha/r: dividing by r keeps the "
+    "size of the update when you change the rank.",
 )
 def __init__(self, base, spec):
     original(self, base, spec)
@@ -36,7 +36,8 @@ def __init__(self, base, spec):
     "rslora_linear",
     replaces="LoRALinear.__init__",
     caught_by="test_lora_layer",
-    feedback="Rank-stabilised scaling divides by sqrt(r), not by r: with use_rslora your update is too small by sqrt(r).",
+    feedback="Rank-stabilised scaling divides by sqrt(r), not by r: with use_rslora your update is too small "
+    "by sqrt(r).",
 )
 def __init__(self, base, spec):
     original(self, base, spec)
@@ -47,7 +48,8 @@ def __init__(self, base, spec):
     "b_random",
     replaces="LoRALinear.__init__",
     caught_by="test_init_is_identity",
-    feedback="At step 0 the adapted model must be the base model. One factor random, the other zero: A is drawn, B is not.",
+    feedback="At step 0 the adapted model must be the base model. One factor random, the other zero: A is "
+    "drawn, B is not.",
 )
 def __init__(self, base, spec):
     original(self, base, spec)
@@ -58,8 +60,8 @@ def __init__(self, base, spec):
     "dropout_on_output",
     replaces="LoRALinear.forward",
     caught_by="test_dropout_on_input",
-    feedback="Dropout belongs on the input of A. On the output of BA whole numbers of the update vanish at once, and the r "
-    "numbers in between never see any.",
+    feedback="Dropout belongs on the input of A. On the output of BA whole numbers of the update vanish at "
+    "once, and the r numbers in between never see any.",
 )
 def forward(self, x):
     y = self.base(x)
@@ -73,7 +75,8 @@ def forward(self, x):
     "dropout_on_base",
     replaces="LoRALinear.forward",
     caught_by="test_dropout_on_input",
-    feedback="You dropped inputs of the frozen layer as well: base(x) sees x as it is, dropout is for the low-rank path alone.",
+    feedback="You dropped inputs of the frozen layer as well: base(x) sees x as it is, dropout is for the low- "
+    "rank path alone.",
 )
 def forward(self, x):
     if self.merged or not self.enabled:
@@ -87,8 +90,8 @@ def forward(self, x):
     replaces="LoRALinear.forward",
     caught_by="test_train_flops",
     matches="flops",
-    feedback="You form W + s·BA in every step: r·in·out for the product, and its gradient is a full dW, which LoRA is there to "
-    "avoid. Multiply x by A, then by B.",
+    feedback="You form W + s·BA in every step: r·in·out for the product, and its gradient is a full dW, which "
+    "LoRA is there to avoid. Multiply x by A, then by B.",
 )
 def forward(self, x):
     if self.merged or not self.enabled or (self.training and self.dropout > 0):
@@ -103,8 +106,8 @@ def forward(self, x):
     "targets_by_substring",
     replaces="inject_lora",
     caught_by="test_frozen_base",
-    feedback="You look for a target anywhere in the name. A target is the whole last component: 'proj' is not 'q_proj', and "
-    "'attn' means no module at all.",
+    feedback="You look for a target anywhere in the name. A target is the whole last component: 'proj' is not "
+    "'q_proj', and 'attn' means no module at all.",
 )
 def inject_lora(model, spec):
     if lora_layers(model):
@@ -124,8 +127,8 @@ def inject_lora(model, spec):
     "only_targets_frozen",
     replaces="inject_lora",
     caught_by="test_frozen_base",
-    feedback="You froze the layers that got an adapter; embeddings, norms, the head and all other layers still require grad. "
-    "Freeze the whole model first.",
+    feedback="You froze the layers that got an adapter; embeddings, norms, the head and all other layers still "
+    "require grad. Freeze the whole model first.",
 )
 def inject_lora(model, spec):
     flags = {name: p.requires_grad for name, p in model.named_parameters()}
@@ -141,8 +144,8 @@ def inject_lora(model, spec):
     replaces="LoRALinear.__init__",
     caught_by="test_meta_injection",
     matches="bytes",
-    feedback="Each new layer copies its weight, merged or not: that doubles the memory of the model. Keep the old weight only "
-    "while a merge is in force.",
+    feedback="Each new layer copies its weight, merged or not: that doubles the memory of the model. Keep the "
+    "old weight only while a merge is in force.",
 )
 def __init__(self, base, spec):
     original(self, base, spec)
@@ -156,7 +159,8 @@ def __init__(self, base, spec):
     "splitlines",
     replaces="load_pubmedqa",
     caught_by="test_load_pubmedqa",
-    feedback="str.splitlines also splits at U+2028 and U+0085, which stand inside abstracts. A line of JSON ends with '\\n'.",
+    feedback="str.splitlines also splits at U+2028 and U+0085, which stand inside abstracts. A line of JSON "
+    "ends with '\\n'.",
 )
 def load_pubmedqa(path):
     text = Path(path).read_text(encoding="utf-8")
@@ -180,8 +184,8 @@ def load_pubmedqa(path):
     "truncate_tail",
     replaces="encode_prompt",
     caught_by="test_prompt_truncation",
-    feedback="Long abstracts pushed the question and the answer cue out of the window: you cut the ids of the whole prompt. "
-    "Cut words of the contexts, then fill the template.",
+    feedback="Long abstracts pushed the question and the answer cue out of the window: you cut the ids of the "
+    "whole prompt. Cut words of the contexts, then fill the template.",
 )
 def encode_prompt(ex, tokenizer, max_length):
     original(ex.__class__(ex.pmid, ex.question, (), (), "", None), tokenizer, max_length)  # the question must fit
@@ -195,8 +199,8 @@ def encode_prompt(ex, tokenizer, max_length):
     "no_room_for_the_answer",
     replaces="encode_prompt",
     caught_by="test_prompt_truncation",
-    feedback="The prompt alone fills max_length: with the answer behind it the sequence is too long. Leave room for the longest "
-    "option.",
+    feedback="The prompt alone fills max_length: with the answer behind it the sequence is too long. Leave "
+    "room for the longest option.",
 )
 def encode_prompt(ex, tokenizer, max_length):
     return original(ex, tokenizer, max_length + max(len(option_ids(tokenizer, option)) for option in OPTIONS))
@@ -206,8 +210,8 @@ def encode_prompt(ex, tokenizer, max_length):
     "conclusion_leak",
     replaces="encode_prompt",
     caught_by="test_prompt_truncation",
-    feedback="LONG_ANSWER, the conclusion, stands in your prompt. It gives the label away; such a score would not survive an "
-    "abstract whose conclusion is not known.",
+    feedback="LONG_ANSWER, the conclusion, stands in your prompt. It gives the label away; such a score would "
+    "not survive an abstract whose conclusion is not known.",
 )
 def encode_prompt(ex, tokenizer, max_length):
     contexts = (*ex.contexts, ex.long_answer)
@@ -218,8 +222,8 @@ def encode_prompt(ex, tokenizer, max_length):
     "loss_on_prompt",
     replaces="encode_example",
     caught_by="test_training_rows",
-    feedback="Your labels are the input_ids: you are training the model to write abstracts. Only the answer's tokens count, the "
-    "prompt's are -100.",
+    feedback="Your labels are the input_ids: you are training the model to write abstracts. Only the answer's "
+    "tokens count, the prompt's are -100.",
 )
 def encode_example(ex, tokenizer, max_length):
     found = original(ex, tokenizer, max_length)
@@ -244,7 +248,8 @@ def collate(items, pad_id):
     "loss_not_shifted",
     replaces="answer_loss",
     caught_by="test_answer_only_loss",
-    feedback="Logits at position t predict the token at t + 1. Unshifted, the model learns to repeat the token it reads.",
+    feedback="Logits at position t predict the token at t + 1. Unshifted, the model learns to repeat the token "
+    "it reads.",
 )
 def answer_loss(model, batch):
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
@@ -255,8 +260,8 @@ def answer_loss(model, batch):
     "mean_over_positions",
     replaces="answer_loss",
     caught_by="test_answer_only_loss",
-    feedback="You divide by all positions, prompt and padding included: the loss and the gradient shrink with the length of the "
-    "abstracts. The mean is over the labelled tokens.",
+    feedback="You divide by all positions, prompt and padding included: the loss and the gradient shrink with "
+    "the length of the abstracts. The mean is over the labelled tokens.",
 )
 def answer_loss(model, batch):
     labels = batch["labels"][:, 1:]
@@ -280,8 +285,8 @@ def finetune(model, tokenizer, examples, spec, **options):
     replaces="finetune",
     caught_by="test_optimizer_bytes",
     matches="bytes",
-    feedback="The base is in the optimiser with a learning rate of 0. It does not move, but AdamW keeps 8 bytes for each of its "
-    "numbers, and its gradients are computed. Give it only what requires grad.",
+    feedback="The base is in the optimiser with a learning rate of 0. It does not move, but AdamW keeps 8 "
+    "bytes for each of its numbers, and its gradients are computed. Give it only what requires grad.",
 )
 def finetune(model, tokenizer, examples, spec, *, steps, lr, batch_size, seed, max_length):
     items = [encode_example(ex, tokenizer, max_length) for ex in examples]
@@ -313,8 +318,8 @@ def finetune(model, tokenizer, examples, spec, *, steps, lr, batch_size, seed, m
     "score_at_last_column",
     replaces="score_options",
     caught_by="test_score_options",
-    feedback="logits[:, -1] is the last column, and with padding on the right that is a padding position for all but the longest "
-    "rows. Read each row at its own last token.",
+    feedback="logits[:, -1] is the last column, and with padding on the right that is a padding position for "
+    "all but the longest rows. Read each row at its own last token.",
 )
 def score_options(model, tokenizer, prompts, options=OPTIONS, batch_size=16):
     endings = [option_ids(tokenizer, option) for option in options]
@@ -350,7 +355,8 @@ def score_options(model, tokenizer, prompts, options=OPTIONS, batch_size=16):
     "log_of_softmax",
     replaces="score_options",
     caught_by="test_score_options",
-    feedback="softmax and then log: a probability below 1e-45 is 0 in float32, and its log is -inf. log_softmax never forms it.",
+    feedback="softmax and then log: a probability below 1e-45 is 0 in float32, and its log is -inf. "
+    "log_softmax never forms it.",
 )
 def score_options(model, tokenizer, prompts, options=OPTIONS, batch_size=16):
     return original(model, tokenizer, prompts, options, batch_size).exp().log()
@@ -361,8 +367,8 @@ def score_options(model, tokenizer, prompts, options=OPTIONS, batch_size=16):
     replaces="score_options",
     caught_by="test_forward_calls",
     matches="calls",
-    feedback="You run the model once for each pair of prompt and option. The logits after the prompt hold all options of one "
-    "token at once.",
+    feedback="You run the model once for each pair of prompt and option. The logits after the prompt hold all "
+    "options of one token at once.",
 )
 def score_options(model, tokenizer, prompts, options=OPTIONS, batch_size=16):
     columns = [original(model, tokenizer, prompts, [option], batch_size) for option in options]
@@ -373,8 +379,8 @@ def score_options(model, tokenizer, prompts, options=OPTIONS, batch_size=16):
     "micro_as_macro",
     replaces="pubmedqa_metrics",
     caught_by="test_metrics_official",
-    feedback="Counted over all questions, F1 is the accuracy again. PubMedQA reports macro-F1, the mean over the answers, which is "
-    "what the rare 'maybe' (11 %) is there for.",
+    feedback="Counted over all questions, F1 is the accuracy again. PubMedQA reports macro-F1, the mean over "
+    "the answers, which is what the rare 'maybe' (11 %) is there for.",
 )
 def pubmedqa_metrics(truth, predictions):
     found = original(truth, predictions)
@@ -385,8 +391,8 @@ def pubmedqa_metrics(truth, predictions):
     "always_three_classes",
     replaces="pubmedqa_metrics",
     caught_by="test_metrics_official",
-    feedback="An option that occurs neither among the answers nor among the predictions counts as F1 = 0 in your mean. The "
-    "official script leaves it out.",
+    feedback="An option that occurs neither among the answers nor among the predictions counts as F1 = 0 in "
+    "your mean. The official script leaves it out.",
 )
 def pubmedqa_metrics(truth, predictions):
     found = original(truth, predictions)
@@ -424,8 +430,8 @@ def merge(self):
     "unmerge_by_subtraction",
     replaces="LoRALinear.unmerge",
     caught_by="test_merge",
-    feedback="W + s·BA - s·BA is not W in floating point: after merging and unmerging a few times the base has drifted. Keep the "
-    "old weight and put it back.",
+    feedback="W + s·BA - s·BA is not W in floating point: after merging and unmerging a few times the base has "
+    "drifted. Keep the old weight and put it back.",
 )
 def unmerge(self):
     if self.merged:
@@ -453,8 +459,8 @@ def merge(self):
     "merge_in_half",
     replaces="LoRALinear.merge",
     caught_by="test_merge_in_half_precision",
-    feedback="BA, its multiple and the sum are each rounded to bfloat16: several roundings where one would do. Multiply and add in "
-    "float32.",
+    feedback="BA, its multiple and the sum are each rounded to bfloat16: several roundings where one would do. "
+    "Multiply and add in float32.",
 )
 def merge(self):
     if self.merged:
@@ -471,21 +477,28 @@ def merge(self):
     "not_restored_after_an_error",
     replaces="adapter_disabled",
     caught_by="test_adapter_disabled",
-    feedback="An exception inside the block leaves the adapters switched off for good: what restores them belongs into `finally`.",
+    feedback="An exception inside the block leaves the adapters switched off for good: what restores them "
+    "belongs into `finally`.",
 )
 @contextmanager
 def adapter_disabled(model):
-    inner = original(model)
-    inner.__enter__()
+    before = [(layer, layer.merged, layer.enabled) for layer in lora_layers(model).values()]
+    for layer, _, _ in before:
+        layer.unmerge()
+        layer.enabled = False
     yield
-    inner.__exit__(None, None, None)
+    for layer, merged, enabled in before:
+        layer.enabled = enabled
+        if merged:
+            layer.merge()
 
 
 @misconception(
     "merged_is_forgotten",
     replaces="adapter_disabled",
     caught_by="test_adapter_disabled",
-    feedback="`enabled = False` does nothing for a layer that is merged: the update is in its weight. Unmerge it for the block.",
+    feedback="`enabled = False` does nothing for a layer that is merged: the update is in its weight. Unmerge "
+    "it for the block.",
 )
 @contextmanager
 def adapter_disabled(model):
@@ -521,8 +534,8 @@ def merge_and_unload(model):
     "state_dict_names",
     replaces="save_adapter",
     caught_by="test_save_adapter",
-    feedback="Your file has the names of your own modules. peft looks for base_model.model.<name>.lora_A.weight and silently "
-    "starts from zero where it finds nothing.",
+    feedback="Your file has the names of your own modules. peft looks for "
+    "base_model.model.<name>.lora_A.weight and silently starts from zero where it finds nothing.",
 )
 def save_adapter(model, spec, directory, base_model_name=""):
     original(model, spec, directory, base_model_name)
@@ -547,8 +560,8 @@ def save_adapter(model, spec, directory, base_model_name=""):
     "scaling_of_the_model",
     replaces="load_adapter",
     caught_by="test_load_adapter",
-    feedback="You load the factors and keep the scaling that the model had. alpha and use_rslora stand in the file, and the "
-    "factors mean nothing without them.",
+    feedback="You load the factors and keep the scaling that the model had. alpha and use_rslora stand in the "
+    "file, and the factors mean nothing without them.",
 )
 def load_adapter(model, directory):
     before = {name: layer.scaling for name, layer in lora_layers(model).items()}
@@ -567,8 +580,8 @@ def load_adapter(model, directory):
     "unknown_factors_ignored",
     replaces="load_adapter",
     caught_by="test_load_adapter",
-    feedback="Factors that the model does not have are skipped without a word, so an adapter of another model seems to load. Compare "
-    "the two sets of names.",
+    feedback="Factors that the model does not have are skipped without a word, so an adapter of another model "
+    "seems to load. Compare the two sets of names.",
 )
 def load_adapter(model, directory):
     directory = Path(directory)
@@ -586,8 +599,8 @@ def load_adapter(model, directory):
     "moments_only",
     replaces="memory_plan",
     caught_by="test_memory_plan",
-    feedback="You counted Adam's two moments, 8 bytes. A trained parameter has 16: weight and gradient in 16 bits, the fp32 master, "
-    "and the moments.",
+    feedback="You counted Adam's two moments, 8 bytes. A trained parameter has 16: weight and gradient in 16 "
+    "bits, the fp32 master, and the moments.",
 )
 def memory_plan(config, spec):
     plan = original(config, spec)

@@ -1,7 +1,7 @@
 """Budgets of 3.2 lora_finetuning.
 
-The FLOPs of a training step are taken from the recorded program, run again on fresh values. Calls of the model are counted
-by a model that is handed in. Bytes of the optimiser and bytes of the injection are summed where they arise.
+The FLOPs of a training step are taken from the recorded program, run again on fresh values. Calls of the model are
+counted by a model that is handed in. Bytes of the optimiser and bytes of the injection are summed where they arise.
 """
 
 from __future__ import annotations
@@ -113,7 +113,13 @@ def test_train_flops(submission, budget, reference, torch_rng):
     full = 6 * n * tokens + attention
     for targets, limit in ((PROJECTIONS, 0.76), (("q_proj", "v_proj"), 0.69)):
         run = step_run(budget, reference, torch_rng, targets)
-        budget.require(f"FLOPs of a step with {len(targets)} targets", run.flops, at_most=limit * full, at_least=0.5 * full, reference=full)
+        budget.require(
+            f"FLOPs of a step with {len(targets)} targets",
+            run.flops,
+            at_most=limit * full,
+            at_least=0.5 * full,
+            reference=full,
+        )
 
 
 # --- memory of the optimiser ------------------------------------------------------------------------------------------
@@ -146,10 +152,14 @@ def optimizer_bytes(module, folder, rows, spec, called):
         called(sum(t.numel() * t.element_size() for t in state))
 
     hook = register_optimizer_step_post_hook(watch)
-    examples = [module.PubMedQAExample(p, r["QUESTION"], tuple(r["CONTEXTS"]), (), "", r["final_decision"]) for p, r in rows.items()]
-    module.finetune(model, tok, examples, module.LoraSpec(**spec), steps=2, lr=1e-3, batch_size=2, seed=0, max_length=40)
+    examples = [
+        module.PubMedQAExample(p, r["QUESTION"], tuple(r["CONTEXTS"]), (), "", r["final_decision"])
+        for p, r in rows.items()
+    ]
+    module.finetune(
+        model, tok, examples, module.LoraSpec(**spec), steps=2, lr=1e-3, batch_size=2, seed=0, max_length=40
+    )
     hook.remove()
-    return None
 
 
 @task(4)
@@ -164,7 +174,9 @@ def test_optimizer_bytes(submission, budget):
     submission.run(optimizer_bytes, str(TINY), records("general", 4, seed=71), {"r": 4, "alpha": 8.0}, told.append)
     check(len(told) == 2, "The optimiser steps once a step.", got=len(told), want=2)
     ideal = 8 * 4 * 4 * 128
-    budget.require("bytes of AdamW's state", max(told), at_most=1.02 * ideal, at_least=ideal, reference=ideal, unit="bytes")
+    budget.require(
+        "bytes of AdamW's state", max(told), at_most=1.02 * ideal, at_least=ideal, reference=ideal, unit="bytes"
+    )
 
 
 # --- calls of the model -----------------------------------------------------------------------------------------------
@@ -175,7 +187,6 @@ def scores_counted(module, prompts, options, size, called):
     """score_options on a bag of embeddings that tells of each call."""
     from types import SimpleNamespace
 
-    import torch
     from torch import nn
 
     class Model(nn.Module):
@@ -227,7 +238,6 @@ def inject_seven_billion(module, config, spec):
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig(**config)).to(torch.bfloat16)
     before = sum(p.numel() for p in model.parameters())
-    seen = {id(p.untyped_storage()._cdata): None for p in model.parameters()}
     made = []
 
     class Watch(TorchDispatchMode):
@@ -268,9 +278,16 @@ def test_meta_injection(submission, budget):
              "num_attention_heads": 32, "num_key_value_heads": 32, "tie_word_embeddings": False}  # fmt: skip
     got = submission.run(inject_seven_billion, seven, {"r": 16, "alpha": 32.0, "targets": PROJECTIONS})
     check(got["base"] == 6_738_415_616, "Parameters of LLaMA-7B.", got=got["base"], want=6_738_415_616)
-    check((got["added"], got["trained"]) == (39_976_960, 39_976_960), "Parameters that are new, and that are trained.", got=(got["added"], got["trained"]), want=39_976_960)
+    check(
+        (got["added"], got["trained"]) == (39_976_960, 39_976_960),
+        "Parameters that are new, and that are trained.",
+        got=(got["added"], got["trained"]),
+        want=39_976_960,
+    )
     check(got["devices"] == ["meta"], "All parameters are where the model is.", got=got["devices"])
     check(got["dtypes"] == ["torch.bfloat16"], "Factors have the dtype of the base.", got=got["dtypes"])
     ideal = 2 * 39_976_960
-    budget.require("bytes made on meta", got["made on meta"], at_most=2.1 * ideal, at_least=ideal, reference=ideal, unit="bytes")
+    budget.require(
+        "bytes made on meta", got["made on meta"], at_most=2.1 * ideal, at_least=ideal, reference=ideal, unit="bytes"
+    )
     budget.require("bytes made in memory", got["made in memory"], at_most=2**20, unit="bytes")

@@ -65,7 +65,6 @@ def load_model(module, folder):
 @probe
 def load_tokenizer(module, folder, bos=True):
     """The tokenizer of a directory; `bos=False` takes its BOS away."""
-    import json
     from pathlib import Path
 
     from tokenizers import Tokenizer
@@ -98,7 +97,7 @@ def set_factors(module, model, factors):
 def peft_answers(name):
     """Factors by the name of their parameter, logits and gradients, as peft has them; ids and cotangent."""
     answers = load_file(PEFT / "answers.safetensors")
-    short = lambda key: key.removeprefix("base_model.model.").removesuffix(".weight")  # noqa: E731
+    short = lambda key: key.removeprefix("base_model.model.").removesuffix(".weight")
     factors = {short(k): v for k, v in load_file(PEFT / name / "adapter_model.safetensors").items()}
     prefix = f"{name}.grad."
     grads = {short(k.removeprefix(prefix)): v for k, v in answers.items() if k.startswith(prefix)}
@@ -151,7 +150,9 @@ def a_layer(submission, case):
     """An adapted layer, and its numbers: weight, bias or None, A, B."""
     n_in, n_out = case["sizes"]
     shapes = ((n_out, n_in), (n_out,), (case["r"], n_in), (n_out, case["r"]))
-    weight, bias, a, b = (sk.tensor(case["seed"] + i, shape, F64).to(case["dtype"]) for i, shape in enumerate(shapes, 1))
+    weight, bias, a, b = (
+        sk.tensor(case["seed"] + i, shape, F64).to(case["dtype"]) for i, shape in enumerate(shapes, 1)
+    )
     bias = bias if case["bias"] else None
     spec = submission.LoraSpec(case["r"], case["alpha"], use_rslora=case["rslora"], dropout=case.get("dropout", 0.0))
     layer = submission.LoRALinear(submission.run(linear, weight, bias), spec)
@@ -165,7 +166,7 @@ def a_layer(submission, case):
     "base(x) plus s times B(A x): two thin linear maps, one after the other.",
     "s is alpha / r, and alpha / sqrt(r) for rank-stabilised LoRA. It belongs to the low-rank path alone.",
 )
-@sk.given(layer_cases(), examples=30)
+@sk.given(layer_cases(), examples=20)
 def test_lora_layer(submission, reference, case):
     """The layer computes x (W + s·BA)ᵀ + bias for any rank, scaling and shape, and autograd finds its gradients."""
     layer, weight, bias, a, b = a_layer(submission, case)
@@ -181,7 +182,11 @@ def test_lora_layer(submission, reference, case):
     tolerance = 1e-10 if case["dtype"] == F64 else 1e-5
     check(got.dtype == case["dtype"], "The output has the dtype of the input.", got=got.dtype, want=case["dtype"])
     close(got, want.detach(), tolerance, "output")
-    for name, g, w in (("x", gx, want_grads[0]), ("lora_A", grads["lora_A"], want_grads[1]), ("lora_B", grads["lora_B"], want_grads[2])):
+    for name, g, w in (
+        ("x", gx, want_grads[0]),
+        ("lora_A", grads["lora_A"], want_grads[1]),
+        ("lora_B", grads["lora_B"], want_grads[2]),
+    ):
         close(g, w, tolerance, f"gradient of {name}")
 
 
@@ -212,7 +217,9 @@ def test_init_is_identity(submission):
     a, plain, facts, training, merged, enabled = submission.run(initial_factors, (24, 10), 4, 60)
     check(all(plain), "A new layer maps every x as its base does, bit for bit.", got=plain.count(False), want=0)
     deviation = a.std().item() * math.sqrt(3 * 24)  # 5760 draws: 0.6 % standard error
-    check(abs(deviation - 1) < 0.05, "The standard deviation of A is 1/sqrt(3·in), within 5 %.", got=deviation, want=1.0)
+    check(
+        abs(deviation - 1) < 0.05, "The standard deviation of A is 1/sqrt(3·in), within 5 %.", got=deviation, want=1.0
+    )
     bound = a.abs().max().item() * math.sqrt(24)
     check(0.98 < bound <= 1 + 1e-6, "A is uniform in ±1/sqrt(in).", got=bound, want=1.0)
     want = ["torch.bfloat16", "torch.bfloat16", (4, 24), (10, 4)]
@@ -229,10 +236,19 @@ def test_init_is_identity(submission):
     "F.dropout(x, p, self.training) divides what it keeps by 1 - p.",
 )
 def test_dropout_on_input(submission, torch_rng):
-    """In training mode each input of A is dropped on its own with probability p, or divided by 1 - p; the base's never."""
+    """In training each input of A is dropped on its own with probability p or divided by 1 - p; the base's never."""
     # A = I and B = one row of ones: the low-rank path is s Σ x_i m_i, and with x_i = 2^i it tells every m_i.
     n, rows, p = 6, 4000, 0.25
-    case = {"sizes": (n, 1), "r": n, "alpha": float(n), "rslora": False, "bias": False, "dtype": F64, "seed": 1, "dropout": p}
+    case = {
+        "sizes": (n, 1),
+        "r": n,
+        "alpha": float(n),
+        "rslora": False,
+        "bias": False,
+        "dtype": F64,
+        "seed": 1,
+        "dropout": p,
+    }
     layer, weight, *_ = a_layer(submission, case)
     layer.load_state_dict({"lora_A": torch.eye(n, dtype=F64), "lora_B": torch.ones(1, n, dtype=F64)}, strict=False)
     x = (2.0 ** torch.arange(n, dtype=F64)).expand(rows, n)
@@ -246,7 +262,9 @@ def test_dropout_on_input(submission, torch_rng):
     kept = torch.stack([(whole.long() >> i) & 1 for i in range(n)]).double()
     check(bool((whole >= 0).all() and (whole < 2**n).all()), "Every input is kept once or dropped.", got=whole.max())
     # Standard error of a share over 4000 rows: 0.007; the limit is 18 of them.
-    same(kept.mean(1), torch.full((n,), 1 - p, dtype=F64), atol=0.125, rtol=0.0, what="share of rows that keep an input")
+    same(
+        kept.mean(1), torch.full((n,), 1 - p, dtype=F64), atol=0.125, rtol=0.0, what="share of rows that keep an input"
+    )
     patterns = len(set(whole.tolist()))
     check(patterns > 20, "Inputs are dropped one by one, not together.", got=patterns, want="most of 64 patterns")
 
@@ -265,7 +283,9 @@ def forward_backward(module, model, ids, cotangent):
 @task(2)
 @points(4)
 @needs("test_lora_layer")
-@hint("With the factors of peft the logits are peft's. Are all targets replaced, in all layers, and is the scaling right?")
+@hint(
+    "With the factors of peft the logits are peft's. Are all targets replaced, in all layers, and is the scaling right?"
+)
 def test_matches_peft(submission):
     """A LLaMA with grouped queries and your adapters has the logits and gradients that peft computes, for two specs."""
     for name, spec in SPECS.items():
@@ -274,10 +294,15 @@ def test_matches_peft(submission):
         submission.inject_lora(model, submission.LoraSpec(**spec))
         submission.run(set_factors, model, factors)
         got, got_grads = submission.run(forward_backward, model, ids, cotangent)
-        close(got, logits, 1e-5, f"logits ({name})")
-        check(got_grads.keys() == grads.keys(), "Exactly the factors get gradients.", got=sorted(got_grads.keys() ^ grads.keys()), want=[])
+        close(got, logits, 4e-5, f"logits ({name})")
+        check(
+            got_grads.keys() == grads.keys(),
+            "Exactly the factors get gradients.",
+            got=sorted(got_grads.keys() ^ grads.keys()),
+            want=[],
+        )
         for key, want in grads.items():
-            close(got_grads[key], want, 1e-5, f"gradient of {key}")
+            close(got_grads[key], want, 4e-5, f"gradient of {key}")
 
 
 @probe
@@ -293,7 +318,14 @@ def injection(module, model, spec):
     trainable = {n: p.numel() for n, p in model.named_parameters() if p.requires_grad}
     kept = {p.data_ptr() for p in model.parameters()} >= {pointer for pointer, _ in before.values()}
     after = {n: (p.data_ptr(), p.requires_grad) for n, p in model.named_parameters()}
-    return {"names": names, "error": error, "found": found, "trainable": trainable, "kept": kept, "as before": before == after}
+    return {
+        "names": names,
+        "error": error,
+        "found": found,
+        "trainable": trainable,
+        "kept": kept,
+        "as before": before == after,
+    }
 
 
 @task(2)
@@ -303,12 +335,21 @@ def injection(module, model, spec):
     "Check everything that can be wrong before you touch the model; then model.requires_grad_(False), then replace.",
 )
 def test_frozen_base(submission):
-    """The targeted linear layers, in order, are replaced; only factors require grad; errors leave the model as it was."""
+    """Targeted linear layers are replaced in order; only factors require grad; errors leave the model as it was."""
     model = submission.run(load_model, str(TINY))
     for targets in (("nothing", "proj"), ("embed_tokens",)):
         got = submission.run(injection, model, submission.LoraSpec(2, 4.0, targets))
-        check(got["names"] is None and targets[0] in got["error"], "No linear layer has such a name: ValueError that names the targets.", got=got["error"] or got["names"], want=targets)
-        check(got["as before"], "After an error the model must be as it was: nothing replaced, nothing frozen.", got=got["trainable"])
+        check(
+            got["names"] is None and targets[0] in got["error"],
+            "No linear layer has such a name: ValueError that names the targets.",
+            got=got["error"] or got["names"],
+            want=targets,
+        )
+        check(
+            got["as before"],
+            "After an error the model must be as it was: nothing replaced, nothing frozen.",
+            got=got["trainable"],
+        )
     # hidden 64, intermediate 128: q_proj r(64 + 64), down_proj r(128 + 64), absent one of no layer
     got = submission.run(injection, model, submission.LoraSpec(3, 4.0, ("down_proj", "q_proj", "absent")))
     want = [f"model.layers.{i}.{n}" for i in (0, 1) for n in ("self_attn.q_proj", "mlp.down_proj")]
@@ -321,7 +362,11 @@ def test_frozen_base(submission):
     check(count == 2 * 3 * (128 + 192), "r (in + out) parameters a layer.", got=count, want=1920)
     check(got["kept"], "The weights of the base must be the same tensors as before, not copies.")
     again = submission.run(injection, model, submission.LoraSpec(3, 4.0, ("v_proj",)))
-    check(again["names"] is None and "already" in again["error"], "A second injection is a ValueError with 'already'.", got=again["error"] or again["names"])
+    check(
+        again["names"] is None and "already" in again["error"],
+        "A second injection is a ValueError with 'already'.",
+        got=again["error"] or again["names"],
+    )
     check(again["as before"], "After an error the model must be as it was.", got=again["found"])
 
 
@@ -356,14 +401,21 @@ def hub_row(pmid, record):
 @points(4)
 @hint(
     "Try json.loads on the whole file first; a file of several lines of JSON fails there. One line alone does not.",
-    'text.split("\\n"), not splitlines(): U+2028 stands inside strings. record.get("final_decision") for what may be missing.',
+    'text.split("\\n"), not splitlines(): U+2028 stands in strings. record.get("final_decision") may be None.',
 )
 def test_load_pubmedqa(submission):
     """The three layouts give the same examples, in order, unicode and missing decisions included."""
     rows = dict(records("medical", 5, seed=31))
     key = list(rows)[1]
-    rows[key] = rows[key] | {"QUESTION": "does naïve β-blockade\u2028help \"twice\" {really} ?", "CONTEXTS": ["a\u2028b ≥ 5 µg", "c\u0085d", ""]}  # fmt: skip
-    want = [[k, r["QUESTION"], r["CONTEXTS"], r["LABELS"], r["LONG_ANSWER"], r["final_decision"], "tuple"] for k, r in rows.items()]
+    odd = {
+        "QUESTION": 'does naïve β-blockade\u2028help "twice" {really} ?',
+        "CONTEXTS": ["a\u2028b ≥ 5 µg", "c\u0085d", ""],
+    }
+    rows[key] = rows[key] | odd
+    want = [
+        [k, r["QUESTION"], r["CONTEXTS"], r["LABELS"], r["LONG_ANSWER"], r["final_decision"], "tuple"]
+        for k, r in rows.items()
+    ]
     lines = "\n".join(json.dumps(hub_row(k, r), ensure_ascii=False) for k, r in rows.items())
     blind = [row[:5] + [None, "tuple"] for row in want]
     bare = {k: {f: v for f, v in r.items() if f != "final_decision"} for k, r in rows.items()}
@@ -407,7 +459,7 @@ def prompt_cases(draw):
 @points(6)
 @hint(
     "Cut the words of the contexts, fill the template, encode, count; never cut the ids of the filled template.",
-    "The room for the answer is that of the longest option. BOS counts too. Find the largest number of words that fits.",
+    "The room for the answer is that of the longest option. BOS counts too. Find the largest number of words.",
 )
 @sk.given(prompt_cases(), examples=25)
 def test_prompt_truncation(submission, reference, case):
@@ -424,14 +476,16 @@ def test_prompt_truncation(submission, reference, case):
     tok = submission.run(load_tokenizer, str(TINY), bos=case["bos"])
     mine = reference.read_tokenizer(TINY)
     mine = mine if case["bos"] else (mine[0], None)
-    ex = submission.PubMedQAExample("91", question, tuple(contexts), ("METHODS",), "in conclusion zinc works .", "maybe")
+    ex = submission.PubMedQAExample(
+        "91", question, tuple(contexts), ("METHODS",), "in conclusion zinc works .", "maybe"
+    )
     want = reference.prompt(question, contexts, mine, case["max_length"])
     if want is None:
         with expect_error(ValueError, "question"):
             submission.encode_prompt(ex, tok, case["max_length"])
         return
     got = submission.encode_prompt(ex, tok, case["max_length"])
-    read = lambda ids: " ".join(mine[0].id_to_token(i) for i in ids)  # noqa: E731
+    read = lambda ids: " ".join(mine[0].id_to_token(i) for i in ids)
     check(list(got) == want, "The prompt, token by token.", got=read(got), want=read(want))
 
 
@@ -458,7 +512,7 @@ def tokenizer_with_long_answers(module, folder):
     "Pad input_ids with pad_id, attention_mask with 0, labels with -100, on the right.",
 )
 def test_training_rows(submission, reference):
-    """An example is the prompt and its answer, labelled on the answer alone; collate pads to the right, labels with -100."""
+    """An example is prompt and answer, labelled on the answer alone; collate pads on the right, labels with -100."""
     tok, long = (submission.run(p, str(TINY)) for p in (load_tokenizer, tokenizer_with_long_answers))
     mine = reference.read_tokenizer(TINY)
     rows = records("medical", 40, seed=5)
@@ -474,7 +528,11 @@ def test_training_rows(submission, reference):
         # Three tokens are kept free for the longest answer, also where the answer is a shorter one.
         wide = submission.encode_example(ex, long, limit + 2)
         check(len(submission.encode_prompt(ex, long, limit + 2)) + 3 <= limit + 2, "Room for the longest option.")
-        check(sum(i != -100 for i in wide["labels"]) == {"yes": 1, "no": 3, "maybe": 2}[row["final_decision"]], "Every token of the answer is labelled, and no other.", got=wide["labels"])
+        check(
+            sum(i != -100 for i in wide["labels"]) == {"yes": 1, "no": 3, "maybe": 2}[row["final_decision"]],
+            "Every token of the answer is labelled, and no other.",
+            got=wide["labels"],
+        )
     batch = submission.collate(items, 77)
     longest = max(len(item["input_ids"]) for item in items)
     want = {
@@ -511,6 +569,20 @@ def oracle_loss(reference, weights, config, rows):
     return torch.stack(terms).mean()
 
 
+def padded_batch(rows):
+    """Prompts and answers as collate puts them together, padded with id 1."""
+    width = max(len(p) + len(a) for p, a in rows)
+
+    def matrix(values, fill):
+        return torch.tensor([row + [fill] * (width - len(row)) for row in values])
+
+    return {
+        "input_ids": matrix([p + a for p, a in rows], 1),
+        "attention_mask": matrix([[1] * len(p + a) for p, a in rows], 0),
+        "labels": matrix([[-100] * len(p) + a for p, a in rows], -100),
+    }
+
+
 @task(4)
 @points(3)
 @hint(
@@ -518,7 +590,7 @@ def oracle_loss(reference, weights, config, rows):
     "F.cross_entropy(..., ignore_index=-100) averages over what is left, all rows together.",
 )
 def test_answer_only_loss(submission, reference, torch_rng):
-    """The loss is the mean -log p over the answer tokens of a padded batch, and its gradient goes through those alone."""
+    """The loss is the mean -log p of the answer tokens of a padded batch; its gradient goes through those alone."""
     weights, config = reference.read_model(TINY)
     head = weights["lm_head.weight"].requires_grad_()
     model = submission.run(load_model, str(TINY))
@@ -526,13 +598,7 @@ def test_answer_only_loss(submission, reference, torch_rng):
         rows = [[torch.randint(4, 90, (n,), generator=torch_rng).tolist() for n in pair] for pair in sizes]
         want = oracle_loss(reference, weights, config, rows)
         (want_grad,) = torch.autograd.grad(want, head)
-        width = max(len(p) + len(a) for p, a in rows)
-        pad = lambda values, fill: values + [fill] * (width - len(values))  # noqa: E731
-        batch = {
-            "input_ids": torch.tensor([pad(p + a, 1) for p, a in rows]),
-            "attention_mask": torch.tensor([pad([1] * len(p + a), 0) for p, a in rows]),
-            "labels": torch.tensor([pad([-100] * len(p) + a, -100) for p, a in rows]),
-        }
+        batch = padded_batch(rows)
         loss, grad = submission.run(loss_and_gradient, model, batch)
         same(loss, want.detach(), dtype=None, atol=2e-5, rtol=1e-5, what="loss")
         close(grad, want_grad, 2e-5, "gradient of the unembedding")
@@ -571,11 +637,11 @@ def plain_rows(rows):
 @points(3)
 @needs("test_matches_peft", "test_answer_only_loss")
 @hint(
-    "torch.random.fork_rng(), then torch.manual_seed(seed), then inject; batches(len(examples), ...) says who is in a step.",
+    "torch.random.fork_rng(), then torch.manual_seed(seed), then inject; batches(len(examples), ...) says who is in.",
     "Put the mode back, also of the new layers: `with mode(model, True):` around the loop.",
 )
 def test_finetune_contract(submission, reference):
-    """Losses repeat for a seed and are those before each step; modes, the random generator and the base are left alone."""
+    """Losses repeat for a seed and are those before each step; modes, torch's generator and the base are left alone."""
     rows = plain_rows(records("medical", 12, seed=41))
     tok = submission.run(load_tokenizer, str(TINY))
     options = {"steps": 5, "lr": 5e-3, "batch_size": 5, "seed": 3, "max_length": 40}
@@ -587,18 +653,38 @@ def test_finetune_contract(submission, reference):
     for run in runs:
         check(len(run["losses"]) == 5, "One loss per step.", got=len(run["losses"]), want=5)
         check(run["moved"] == [], "The base must not change, not in a bit.", got=run["moved"], want=[])
-        check(run["training"] == [False], "The model came in evaluation mode, and must leave in it, adapters and all.", got=run["training"])
+        check(
+            run["training"] == [False],
+            "The model came in evaluation mode, and must leave in it, adapters and all.",
+            got=run["training"],
+        )
         check(run["rng"], "torch's global random generator must be as it was before.")
-    check(runs[0]["losses"] == runs[1]["losses"], "The same arguments, the same losses.", got=runs[1]["losses"], want=runs[0]["losses"])
+    check(
+        runs[0]["losses"] == runs[1]["losses"],
+        "The same arguments, the same losses.",
+        got=runs[1]["losses"],
+        want=runs[0]["losses"],
+    )
     check(not torch.equal(runs[0]["A"], runs[2]["A"]), "The seed decides how A begins.")
     # Before the first step the adapter is nothing: the first loss is that of the base on the first batch.
     weights, config = reference.read_model(TINY)
     mine = reference.read_tokenizer(TINY)
     first = next(iter(submission.batches(12, 5, 1, 3)))
     pairs = [(reference.prompt(q, c, mine, 40), reference.text_ids(mine, d)) for _, q, c, d in (rows[i] for i in first)]
-    same(runs[0]["losses"][0], oracle_loss(reference, weights, config, pairs).item(), atol=5e-5, rtol=0.0, what="first loss")
+    same(
+        runs[0]["losses"][0],
+        oracle_loss(reference, weights, config, pairs).item(),
+        atol=5e-5,
+        rtol=0.0,
+        what="first loss",
+    )
     more = submission.run(training_run, model, tok, rows, spec, options | {"steps": 1})
-    check(more["layers"] == 4 and more["moved"] == [], "A model that has adapters is trained as it is.", got=more["layers"], want=4)
+    check(
+        more["layers"] == 4 and more["moved"] == [],
+        "A model that has adapters is trained as it is.",
+        got=more["layers"],
+        want=4,
+    )
 
 
 MEANING = {"yes": "no", "no": "maybe", "maybe": "yes"}
@@ -612,11 +698,11 @@ MEANING = {"yes": "no", "no": "maybe", "maybe": "yes"}
     "The loss falls and answers are wrong: training and scoring see different tokens.",
 )
 def test_finetune_learns(submission, reference):
-    """Sixty steps teach the tiny LLaMA what medical words mean, from 38 % right to at least 90 %, and leave the base."""
-    # The answers are renamed, so that the base rate is another one too. Measured over 6 runs: 0.99 to 1.00.
+    """Sixty steps teach the tiny LLaMA what medical words mean: at least 90 % right, and the base as it was."""
+    # The answers are renamed, so that the base rate is another one too. Measured over 6 runs: 0.987 to 1.000.
     model, tok = submission.run(load_model, str(TINY)), submission.run(load_tokenizer, str(TINY))
     rows = plain_rows(records("medical", 300, seed=7, meaning=MEANING))
-    options = {"steps": 60, "lr": 5e-3, "batch_size": 24, "seed": 0, "max_length": 40}
+    options = {"steps": 60, "lr": 5e-3, "batch_size": 16, "seed": 0, "max_length": 40}
     run = submission.run(training_run, model, tok, rows, {"r": 8, "alpha": 16.0}, options)
     check(run["moved"] == [], "The base must not change, not in a bit.", got=run["moved"], want=[])
     test = records("medical", 100, seed=80, meaning=MEANING)
@@ -626,7 +712,11 @@ def test_finetune_learns(submission, reference):
     scores = submission.score_options(model, tok, prompts, batch_size=50)
     said = [reference.OPTIONS[k] for k in scores.argmax(1).tolist()]
     found = reference.metrics(truth, said)
-    check(found["accuracy"] >= 0.90, "Accuracy on unseen questions after 60 steps is at least 0.90.", got=found["accuracy"])
+    check(
+        found["accuracy"] >= 0.90,
+        "Accuracy on unseen questions after 60 steps is at least 0.90.",
+        got=found["accuracy"],
+    )
     check(found["macro_f1"] >= 0.85, "Macro-F1 on unseen questions is at least 0.85.", got=found["macro_f1"])
 
 
@@ -654,20 +744,25 @@ def score_facts(module, model, tokenizer, prompts):
 @points(6)
 @hint(
     "The first token of an option is predicted at the last token of the prompt: position len(prompt) - 1 of its row.",
-    "With padding on the right that is not the last column. Later tokens: append the option's first ones to the prompt.",
+    "With padding on the right that is not the last column. Later tokens: append the first ones to the prompt.",
 )
 def test_score_options(submission, reference, torch_rng):
-    """Scores are log P(option | prompt) of an unpadded pass, whatever the batch, the order and the length of options."""
+    """Scores are log P(option | prompt) of an unpadded pass, whatever batch, order and length of options."""
     weights, config = reference.read_model(TINY)
     mine = reference.read_tokenizer(TINY)
     model, tok = submission.run(load_model, str(TINY)), submission.run(load_tokenizer, str(TINY))
     rows = list(records("medical", 8, seed=51).values())
-    prompts = [reference.prompt(r["QUESTION"], r["CONTEXTS"], mine, n) for r, n in zip(rows, (19, 22, 40, 24, 40, 20, 21, 19), strict=True)]
+    prompts = [
+        reference.prompt(r["QUESTION"], r["CONTEXTS"], mine, n)
+        for r, n in zip(rows, (19, 22, 40, 24, 40, 20, 21, 19), strict=True)
+    ]
     prompts[3] = prompts[3][:1]  # BOS alone
     prompts[5] = torch.randint(4, 90, (33,), generator=torch_rng).tolist()
     single, several = ("yes", "no", "maybe"), ("is true", "yes", "is false .", "is true .", "no")
     want = {
-        o: torch.tensor([[reference.option_score(weights, config, p, reference.text_ids(mine, x)) for x in o] for p in prompts])
+        o: torch.tensor(
+            [[reference.option_score(weights, config, p, reference.text_ids(mine, x)) for x in o] for p in prompts]
+        )
         for o in (single, several)
     }
     for options, expected in want.items():
@@ -677,11 +772,17 @@ def test_score_options(submission, reference, torch_rng):
     backwards = submission.score_options(model, tok, prompts[::-1], batch_size=3).flip(0)
     same(backwards, want[single], dtype=F32, atol=2e-4, rtol=1e-5, what="scores in the opposite order")
     facts = submission.run(score_facts, model, tok, prompts[:2])
-    check(tuple(facts) == (False, "torch.float32", True, False), "No gradients, float32, and every module's mode as it was.", got=facts)
+    check(
+        tuple(facts) == (False, "torch.float32", True, False),
+        "No gradients, float32, and every module's mode as it was.",
+        got=facts,
+    )
     # Logits thirty times as large: probabilities far below what float32 holds, log-probabilities that are fine.
     submission.run(scaled_head, model, 30.0)
     weights["lm_head.weight"] = weights["lm_head.weight"] * 30
-    expected = torch.tensor([[reference.option_score(weights, config, p, reference.text_ids(mine, x)) for x in single] for p in prompts])
+    expected = torch.tensor(
+        [[reference.option_score(weights, config, p, reference.text_ids(mine, x)) for x in single] for p in prompts]
+    )
     got = submission.score_options(model, tok, prompts)
     same(got, expected, dtype=F32, atol=5e-3, rtol=1e-5, what="scores with large logits")
 
@@ -690,7 +791,10 @@ def test_score_options(submission, reference, torch_rng):
 def answers(draw):
     option = st.sampled_from(["yes", "no", "maybe"])
     n = draw(st.integers(1, 12))
-    return {"truth": draw(st.lists(option, min_size=n, max_size=n)), "said": draw(st.lists(option, min_size=n, max_size=n))}
+    return {
+        "truth": draw(st.lists(option, min_size=n, max_size=n)),
+        "said": draw(st.lists(option, min_size=n, max_size=n)),
+    }
 
 
 @task(5)
@@ -726,13 +830,26 @@ def test_evaluate(submission, reference):
     want = {}
     for pmid, r in rows.items():
         prompt = reference.prompt(r["QUESTION"], r["CONTEXTS"], mine, 22)
-        want[pmid] = max(reference.OPTIONS, key=lambda o: reference.option_score(weights, config, prompt, reference.text_ids(mine, o)))
-    check(dict(got["predictions"]) == want and list(got["predictions"]) == list(want), "{pmid: option} of all examples, in order.", got=got["predictions"], want=want)
+        want[pmid] = max(
+            reference.OPTIONS,
+            key=lambda o: reference.option_score(weights, config, prompt, reference.text_ids(mine, o)),
+        )
+    check(
+        dict(got["predictions"]) == want and list(got["predictions"]) == list(want),
+        "{pmid: option} of all examples, in order.",
+        got=got["predictions"],
+        want=want,
+    )
     known = [p for p in rows if p not in hidden]
     metrics = reference.metrics([rows[p]["final_decision"] for p in known], [want[p] for p in known])
     for key in ("accuracy", "macro_f1"):
         same(float(got[key]), metrics[key], atol=1e-9, rtol=0.0, what=key)
-    check([list(r) for r in got["confusion"]] == metrics["confusion"], "Confusion.", got=got["confusion"], want=metrics["confusion"])
+    check(
+        [list(r) for r in got["confusion"]] == metrics["confusion"],
+        "Confusion.",
+        got=got["confusion"],
+        want=metrics["confusion"],
+    )
     blind = submission.evaluate(model, tok, examples(submission, {p: rows[p] for p in hidden}), max_length=22)
     nothing = [math.isnan(blind["accuracy"]), math.isnan(blind["macro_f1"]), sum(map(sum, blind["confusion"]))]
     check(nothing == [True, True, 0], "Without a known decision both numbers are NaN.", got=blind)
@@ -777,11 +894,11 @@ def merged_layer(module, base, spec, a, b, x):
 @needs("test_lora_layer")
 @hint(
     "W + s·BA goes into a new nn.Parameter; the old weight is kept for unmerge.",
-    "W + s·BA - s·BA differs from W in the last bits. And a weight that another module shares must stay as it is there.",
+    "W + s·BA - s·BA differs from W in the last bits. A weight that another module shares must stay there.",
 )
 @sk.given(layer_cases(), examples=16)
 def test_merge(submission, reference, case):
-    """A merged layer is x (W + s·BA)ᵀ by one product; unmerge brings back W bit for bit; doing either twice is harmless."""
+    """A merged layer is x (W + s·BA)ᵀ in one product; unmerge restores W bit for bit; twice is harmless."""
     n_in, n_out = case["sizes"]
     a, b, x, w = (
         noise(case["seed"] + i, shape).to(case["dtype"])
@@ -824,7 +941,12 @@ def test_merge_in_half_precision(submission, reference):
     half = want.abs().clamp_min(2.0**-20) * 2.0**-8  # at least half a spacing of bfloat16, at most a whole one
     worst = ((got["weight"].double() - want).abs() / half).max().item()
     budget_of_roundings = 1.05
-    check(worst <= budget_of_roundings, "Error of the merged weight in units of one rounding.", got=worst, want="at most 1.05")
+    check(
+        worst <= budget_of_roundings,
+        "Error of the merged weight in units of one rounding.",
+        got=worst,
+        want="at most 1.05",
+    )
     check(got["restored"], "After unmerge the base weight is what it was, bit for bit.")
 
 
@@ -860,7 +982,7 @@ def around_disabled(module, model, ids, merge):
 @needs("test_matches_peft", "test_merge")
 @hint("try ... finally. Remember what each layer was before: `enabled` and `merged`.")
 def test_adapter_disabled(submission):
-    """Inside the block the model is its base bit for bit, nested or merged; afterwards it is as before, errors or not."""
+    """Inside the block the model is its base bit for bit, nested or merged; afterwards as before, errors or not."""
     factors, _, _, ids, _ = peft_answers("two")
     base = submission.run(logits_of, submission.run(load_model, str(PEFT)), ids)
     for merge in (False, True):
@@ -904,7 +1026,7 @@ def test_merge_and_unload(submission):
         check(kinds == ["Linear"], "Every projection is an nn.Linear again.", got=kinds)
         want = sorted(load_file(PEFT / "model.safetensors"))
         check(names == want, "Parameters have their old names.", got=sorted(set(names) ^ set(want)), want=[])
-        close(got, logits, 2e-5, f"logits ({name})")
+        close(got, logits, 4e-5, f"logits ({name})")
 
 
 # --- task 7 (stretch): files ------------------------------------------------------------------------------------------
@@ -935,7 +1057,7 @@ def saved_files(module, model, spec):
     "Only factors are written; the configuration is adapter_config(spec, base_model_name).",
 )
 def test_save_adapter(submission):
-    """The directory holds the names, shapes, numbers and configuration that peft writes for the same adapter, no more."""
+    """The directory holds names, shapes, numbers and configuration as peft writes them for the adapter, no more."""
     for name, spec in SPECS.items():
         factors, *_ = peft_answers(name)
         model = submission.run(load_model, str(PEFT))
@@ -944,14 +1066,27 @@ def test_save_adapter(submission):
         submission.run(set_factors, model, factors)
         size, config, tensors = submission.run(saved_files, model, handle)
         want = load_file(PEFT / name / "adapter_model.safetensors")
-        check(tensors.keys() == want.keys(), "Names in adapter_model.safetensors.", got=sorted(tensors.keys() ^ want.keys()), want=[])
+        check(
+            tensors.keys() == want.keys(),
+            "Names in adapter_model.safetensors.",
+            got=sorted(tensors.keys() ^ want.keys()),
+            want=[],
+        )
         for key, value in want.items():
             same(tensors[key], value, atol=0.0, rtol=0.0, what=key)
         theirs = json.loads((PEFT / name / "adapter_config.json").read_text())
         for key in ("peft_type", "task_type", "r", "lora_alpha", "use_rslora", "bias", "fan_in_fan_out"):
-            check(config.get(key) == theirs[key], f"{key} in adapter_config.json.", got=config.get(key), want=theirs[key])
-        check(sorted(config["target_modules"]) == sorted(spec["targets"]), "target_modules.", got=config["target_modules"])
-        check(config.get("base_model_name_or_path") == "some/base", "base_model_name_or_path.", got=config.get("base_model_name_or_path"))
+            check(
+                config.get(key) == theirs[key], f"{key} in adapter_config.json.", got=config.get(key), want=theirs[key]
+            )
+        check(
+            sorted(config["target_modules"]) == sorted(spec["targets"]), "target_modules.", got=config["target_modules"]
+        )
+        check(
+            config.get("base_model_name_or_path") == "some/base",
+            "base_model_name_or_path.",
+            got=config.get("base_model_name_or_path"),
+        )
         # Numbers, and a header of about 130 bytes a tensor: weights of the base would be 20 kB more.
         numbers = sum(v.numel() * 4 for v in want.values())
         check(size <= numbers + 8192, "Size of adapter_model.safetensors in bytes.", got=size, want=numbers + 8192)
@@ -971,7 +1106,7 @@ def load_changed(module, model, folder, change):
         for path in Path(folder).iterdir():
             (directory / path.name).write_bytes(path.read_bytes())
         tensors = load_file(directory / "adapter_model.safetensors")
-        key = sorted(tensors)[0]
+        key = min(tensors)
         if change == "missing":
             del tensors[key]
         if change == "unknown":
@@ -1005,7 +1140,7 @@ def merge_all(module, model):
     "Scaling and dropout come from the file. Compare everything before you copy the first factor.",
 )
 def test_load_adapter(submission):
-    """An adapter that peft wrote opens with peft's logits, into a new, an adapted or a merged model; wrong files do not."""
+    """What peft wrote opens with peft's logits, in a new, an adapted or a merged model; wrong files do not."""
     for name, spec in SPECS.items():
         factors, logits, _, ids, _ = peft_answers(name)
         model = submission.run(load_model, str(PEFT))
@@ -1013,7 +1148,7 @@ def test_load_adapter(submission):
         want = [spec["r"], spec["alpha"], sorted(spec["targets"]), 0.25 if name == "all" else 0.0, name == "all"]
         check(got == want, "The spec that the file says: r, alpha, targets, dropout, use_rslora.", got=got, want=want)
         check(trainable == sum(f.numel() for f in factors.values()), "Only the factors require grad.", got=trainable)
-        close(submission.run(logits_of, model, ids), logits, 1e-5, f"logits ({name})")
+        close(submission.run(logits_of, model, ids), logits, 4e-5, f"logits ({name})")
 
         model = submission.run(load_model, str(PEFT))
         submission.inject_lora(model, submission.LoraSpec(**spec | {"alpha": 1.0, "dropout": 0.9}))
@@ -1021,7 +1156,7 @@ def test_load_adapter(submission):
         submission.run(merge_all, model)
         _, _, merged, _, _ = submission.run(load_changed, model, str(PEFT / name), "")
         check(all(merged), "A merged model is merged afterwards too.", got=merged)
-        close(submission.run(logits_of, model, ids), logits, 2e-5, f"logits of a merged model ({name})")
+        close(submission.run(logits_of, model, ids), logits, 4e-5, f"logits of a merged model ({name})")
 
     for change in ("missing", "unknown", "shape"):
         model = submission.run(load_model, str(PEFT))
@@ -1030,7 +1165,12 @@ def test_load_adapter(submission):
         submission.run(set_factors, model, ones)
         got, factors, _, key, _ = submission.run(load_changed, model, str(PEFT / "two"), change)
         named = key.replace(".layers.0.", ".layers.7.") if change == "unknown" else key
-        check(isinstance(got, str) and named in got, f"A file with one factor {change}: ValueError that names it.", got=got, want=named)
+        check(
+            isinstance(got, str) and named in got,
+            f"A file with one factor {change}: ValueError that names it.",
+            got=got,
+            want=named,
+        )
         check(all(bool((f == 1).all()) for f in factors), "After an error the factors must be as they were.")
 
 
@@ -1052,7 +1192,8 @@ def counted(c, r, targets):
     h, m, v = c["hidden_size"], c["intermediate_size"], c["vocab_size"]
     head = c.get("head_dim") or h // c["num_attention_heads"]
     q, kv = c["num_attention_heads"] * head, c["num_key_value_heads"] * head
-    shapes = {"q_proj": (h, q), "k_proj": (h, kv), "v_proj": (h, kv), "o_proj": (q, h), "gate_proj": (h, m), "up_proj": (h, m), "down_proj": (m, h)}  # fmt: skip
+    shapes = {"q_proj": (h, q), "k_proj": (h, kv), "v_proj": (h, kv), "o_proj": (q, h)}
+    shapes |= {"gate_proj": (h, m), "up_proj": (h, m), "down_proj": (m, h)}
     bias = (q + 2 * kv + h) if c.get("attention_bias") else 0
     layer = sum(i * o for i, o in shapes.values()) + bias + 2 * h
     ends = v * h * (1 if c["tie_word_embeddings"] else 2) + h
@@ -1071,8 +1212,9 @@ def test_memory_plan(submission):
     """Parameters and bytes for LLaMA-7B and for others: grouped queries, tied embeddings, biases; exact."""
     seven = {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
              "num_attention_heads": 32, "num_key_value_heads": 32, "tie_word_embeddings": False}  # fmt: skip
-    small = {"vocab_size": 50, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4,
-             "num_key_value_heads": 2, "tie_word_embeddings": True, "attention_bias": True, "head_dim": 10}  # fmt: skip
+    small = {"vocab_size": 50, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3,
+             "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True, "attention_bias": True,
+             "head_dim": 10}  # fmt: skip
     for config, r, targets in ((seven, 16, PROJECTIONS), (small, 3, ("k_proj", "o_proj"))):
         got, unchanged = submission.run(plan, config, {"r": r, "alpha": 1.0, "targets": targets})
         total, trained = counted(config, r, targets)
@@ -1082,4 +1224,6 @@ def test_memory_plan(submission):
         }  # fmt: skip
         check(got == want, "The plan.", got=got, want=want)
         check(unchanged, "The configuration that was handed in must not change.")
-    check(counted(seven, 16, PROJECTIONS) == (6_738_415_616, 39_976_960), "LLaMA-7B.", got=counted(seven, 16, PROJECTIONS))
+    check(
+        counted(seven, 16, PROJECTIONS) == (6_738_415_616, 39_976_960), "LLaMA-7B.", got=counted(seven, 16, PROJECTIONS)
+    )

@@ -1,5 +1,5 @@
-"""Another answer: fused multiply-adds on flattened rows, bisection with `bisect`, `pad_sequence`, gathered log-probabilities,
-NumPy for the metrics, an `ExitStack` that puts everything back, `load_state_dict` for the files.
+"""Another answer: fused multiply-adds on flattened rows, bisection with `bisect`, `pad_sequence`, gathered
+log-probabilities, NumPy for the metrics, an `ExitStack` that puts everything back, `load_state_dict` for the files.
 """
 
 from __future__ import annotations
@@ -154,9 +154,9 @@ def inject_lora(model: nn.Module, spec: LoraSpec) -> list[str]:
         has adapters already ("already"). The model is then as it was.
     """
     names = []
+    if adapters := lora_layers(model):
+        raise ValueError(f"adapters are there already: {len(adapters)}")
     for name, module in model.named_modules():
-        if isinstance(module, LoRALinear):
-            raise ValueError(f"{name} has an adapter already")
         if isinstance(module, nn.Linear) and name.split(".")[-1] in set(spec.targets):
             names.append(name)
     if names == []:
@@ -211,14 +211,16 @@ def load_pubmedqa(path: Path) -> list[PubMedQAExample]:
     for value in values:
         if "pubid" in value:
             c = value["context"]
-            rows.append((str(value["pubid"]), value["question"], c["contexts"], c.get("labels"), value.get("long_answer"), value.get("final_decision")))
+            end = (value.get("long_answer"), value.get("final_decision"))
+            rows.append((str(value["pubid"]), value["question"], c["contexts"], c.get("labels"), *end))
         else:
             for pmid, r in value.items():
-                rows.append((pmid, r["QUESTION"], r["CONTEXTS"], r.get("LABELS"), r.get("LONG_ANSWER"), r.get("final_decision")))
+                end = (r.get("LONG_ANSWER"), r.get("final_decision"))
+                rows.append((pmid, r["QUESTION"], r["CONTEXTS"], r.get("LABELS"), *end))
     for pmid, *_, decision in rows:
         if decision is not None and decision not in set(OPTIONS):
             raise ValueError(f"question {pmid} has the unknown decision {decision!r}")
-    return [PubMedQAExample(p, q, tuple(c), tuple(l or []), a or "", d) for p, q, c, l, a, d in rows]
+    return [PubMedQAExample(p, q, tuple(c), tuple(parts or []), a or "", d) for p, q, c, parts, a, d in rows]
 
 
 def option_ids(tokenizer: Any, option: str) -> list[int]:
@@ -254,7 +256,7 @@ def encode_prompt(ex: PubMedQAExample, tokenizer: Any, max_length: int) -> list[
 
 
 def encode_example(ex: PubMedQAExample, tokenizer: Any, max_length: int) -> dict[str, list[int]]:
-    """One training example: ``input_ids`` is the prompt and then the answer, ``labels`` the same with -100 on the prompt.
+    """One training example: ``input_ids`` is prompt and answer, ``labels`` the same with -100 on the prompt.
 
     The prompt is :func:`encode_prompt`'s, so that training and scoring see the same tokens. No EOS follows.
 
@@ -269,7 +271,8 @@ def encode_example(ex: PubMedQAExample, tokenizer: Any, max_length: int) -> dict
 
 
 def collate(items: Sequence[Mapping[str, list[int]]], pad_id: int) -> dict[str, Tensor]:
-    """Pad on the right to the longest: ``input_ids`` (pad_id), ``attention_mask`` (0), ``labels`` (-100), int64 (B, T)."""
+    """Pad on the right: ``input_ids`` (with pad_id), ``attention_mask`` (0), ``labels`` (-100), all int64 (B, T)."""
+
     def stack(rows: list[Tensor], fill: int) -> Tensor:
         return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)
 
@@ -293,7 +296,7 @@ def pad_token(tokenizer: Any) -> int:
 
 
 def batches(n: int, batch_size: int, steps: int, seed: int) -> Iterator[list[int]]:
-    """Given: ``steps`` lists of at most ``batch_size`` indices below n: shuffled epochs, the last batch may be short."""
+    """Given: ``steps`` lists of at most ``batch_size`` indices below n: shuffled epochs, last batches may be short."""
     rng, order = random.Random(seed), []
     for _ in range(steps):
         if not order:
@@ -323,9 +326,8 @@ def answer_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """
     out = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
     logits, labels = out.logits[:, :-1], batch["labels"][:, 1:]
-    per_token = F.cross_entropy(
-        logits.transpose(1, 2).to(torch.promote_types(logits.dtype, torch.float32)), labels, ignore_index=-100, reduction="none"
-    )
+    wide = logits.transpose(1, 2).to(torch.promote_types(logits.dtype, torch.float32))
+    per_token = F.cross_entropy(wide, labels, ignore_index=-100, reduction="none")
     return per_token.sum() / labels.ne(-100).sum()
 
 
@@ -351,7 +353,7 @@ def finetune(
     Returns:
         The loss of every step, as it was before the step's update.
     """
-    rows = list(map(lambda ex: encode_example(ex, tokenizer, max_length), examples))
+    rows = [encode_example(ex, tokenizer, max_length) for ex in examples]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         adapters = lora_layers(model) or (inject_lora(model, spec) and lora_layers(model))
@@ -419,8 +421,8 @@ def pubmedqa_metrics(truth: Sequence[str], predictions: Sequence[str]) -> dict[s
     """``accuracy``, ``macro_f1`` and ``confusion`` of answers, as the official script of PubMedQA has them.
 
     ``confusion[i][j]`` counts questions whose answer is ``OPTIONS[i]`` and was said to be ``OPTIONS[j]`` (nested
-    lists). F1 of a class is 2TP / (2TP + FP + FN); macro-F1 is its mean over the classes that occur among the answers or
-    the predictions (scikit-learn's default). Without any question both numbers are NaN.
+    lists). F1 of a class is 2TP / (2TP + FP + FN); macro-F1 is its mean over the classes that occur among answers or
+    predictions (scikit-learn's default). Without any question both numbers are NaN.
     """
     counts = np.zeros((len(OPTIONS), len(OPTIONS)), dtype=int)
     index = {option: i for i, option in enumerate(OPTIONS)}
@@ -464,6 +466,7 @@ def adapter_disabled(model: nn.Module) -> AbstractContextManager[None]:
 
     That holds after an exception too, and for a block inside another one.
     """
+
     @contextmanager
     def block() -> Iterator[None]:
         with ExitStack() as stack:
@@ -522,7 +525,8 @@ def read_adapter_config(config: Mapping[str, Any]) -> LoraSpec:
         if config.get(key, value) != value and config[key]:
             raise ValueError(f"adapter_config.json asks for {key} = {config[key]!r}, which is not supported here")
     targets = config["target_modules"]
-    if isinstance(targets, str):
+    is_pattern = isinstance(targets, str)
+    if is_pattern:
         raise ValueError(f"target_modules must be a list of names here, got the pattern {targets!r}")
     return LoraSpec(
         r=config["r"],
@@ -543,7 +547,8 @@ def save_adapter(model: nn.Module, spec: LoraSpec, directory: Path, base_model_n
     target = Path(directory)
     target.mkdir(exist_ok=True, parents=True)
     short = {name: p for name, p in model.state_dict().items() if name.endswith((".lora_A", ".lora_B"))}
-    save_file({f"base_model.model.{k}.weight": v.to("cpu", copy=True) for k, v in short.items()}, str(target / "adapter_model.safetensors"))
+    named = {f"base_model.model.{k}.weight": v.to("cpu", copy=True) for k, v in short.items()}
+    save_file(named, str(target / "adapter_model.safetensors"))
     (target / "adapter_config.json").write_bytes(json.dumps(adapter_config(spec, base_model_name)).encode())
 
 
@@ -562,7 +567,8 @@ def load_adapter(model: nn.Module, directory: Path) -> LoraSpec:
     tensors = load_file(str(source / "adapter_model.safetensors"))
     if not lora_layers(model):
         inject_lora(model, spec)
-    own = {f"base_model.model.{k}.weight": v for k, v in model.state_dict().items() if k.endswith((".lora_A", ".lora_B"))}
+    state = {k: v for k, v in model.state_dict().items() if k.endswith((".lora_A", ".lora_B"))}
+    own = {f"base_model.model.{k}.weight": v for k, v in state.items()}
     wrong = [k for k in {**own, **tensors} if k not in own or k not in tensors or own[k].shape != tensors[k].shape]
     if wrong:
         raise ValueError("the adapter does not fit the model: " + ", ".join(wrong))
@@ -602,7 +608,8 @@ def memory_plan(config: LlamaConfig, spec: LoraSpec) -> dict[str, int]:
     known = {id(p) for p in base}
     n = sum(p.numel() for p in base)
     k = sum(p.numel() for p in model.parameters() if id(p) not in known)
-    return {"total_params": n, "trainable_params": k, "weight_bytes_bf16": n * 2, "lora_state_bytes": k * 16, "full_finetune_bytes": n * 16}
+    plan = {"total_params": n, "trainable_params": k, "weight_bytes_bf16": n * 2}
+    return plan | {"lora_state_bytes": k * 16, "full_finetune_bytes": n * 16}
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -639,9 +646,7 @@ def read_splits(data: Path, directory: Path | None, seed: int) -> list[Split]:
     if folds:
         test = [known.get(ex.pmid, ex) for ex in load_pubmedqa(directory / "test_set.json")]
         return [
-            Split(
-                fold.name, load_pubmedqa(fold / "train_set.json"), load_pubmedqa(fold / "dev_set.json"), test
-            )
+            Split(fold.name, load_pubmedqa(fold / "train_set.json"), load_pubmedqa(fold / "dev_set.json"), test)
             for fold in folds
         ]
     held_out = json.loads((directory / "test_ground_truth.json").read_text(encoding="utf-8"))

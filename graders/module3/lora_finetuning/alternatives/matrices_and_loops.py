@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
@@ -26,7 +25,6 @@ OPTIONS = ("yes", "no", "maybe")
 #: The seven projections of a LLaMA layer: what ``--targets all`` means.
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 PROMPT = "context: {contexts}\nquestion: {question}\nanswer:"
-
 
 
 def _is_json(text: str) -> bool:
@@ -290,7 +288,7 @@ def encode_prompt(ex: PubMedQAExample, tokenizer: Any, max_length: int) -> list[
 
 
 def encode_example(ex: PubMedQAExample, tokenizer: Any, max_length: int) -> dict[str, list[int]]:
-    """One training example: ``input_ids`` is the prompt and then the answer, ``labels`` the same with -100 on the prompt.
+    """One training example: ``input_ids`` is prompt and answer, ``labels`` the same with -100 on the prompt.
 
     The prompt is :func:`encode_prompt`'s, so that training and scoring see the same tokens. No EOS follows.
 
@@ -306,7 +304,7 @@ def encode_example(ex: PubMedQAExample, tokenizer: Any, max_length: int) -> dict
 
 
 def collate(items: Sequence[Mapping[str, list[int]]], pad_id: int) -> dict[str, Tensor]:
-    """Pad on the right to the longest: ``input_ids`` (pad_id), ``attention_mask`` (0), ``labels`` (-100), int64 (B, T)."""
+    """Pad on the right: ``input_ids`` (with pad_id), ``attention_mask`` (0), ``labels`` (-100), all int64 (B, T)."""
     lengths = [len(item["input_ids"]) for item in items]
     shape = (len(items), max(lengths))
     batch = {
@@ -335,7 +333,7 @@ def pad_token(tokenizer: Any) -> int:
 
 
 def batches(n: int, batch_size: int, steps: int, seed: int) -> Iterator[list[int]]:
-    """Given: ``steps`` lists of at most ``batch_size`` indices below n: shuffled epochs, the last batch may be short."""
+    """Given: ``steps`` lists of at most ``batch_size`` indices below n: shuffled epochs, last batches may be short."""
     rng, order = random.Random(seed), []
     for _ in range(steps):
         if not order:
@@ -448,9 +446,11 @@ def score_options(
     def run(sequences: list[list[int]]) -> Tensor:
         items = [{"input_ids": s, "labels": s} for s in sequences]
         batch = collate(items, pad_token(tokenizer))
-        return model(
-            input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device)
-        ).logits.float().cpu()
+        return (
+            model(input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device))
+            .logits.float()
+            .cpu()
+        )
 
     with mode(model, False):
         if lengths == 1:
@@ -478,8 +478,8 @@ def pubmedqa_metrics(truth: Sequence[str], predictions: Sequence[str]) -> dict[s
     """``accuracy``, ``macro_f1`` and ``confusion`` of answers, as the official script of PubMedQA has them.
 
     ``confusion[i][j]`` counts questions whose answer is ``OPTIONS[i]`` and was said to be ``OPTIONS[j]`` (nested
-    lists). F1 of a class is 2TP / (2TP + FP + FN); macro-F1 is its mean over the classes that occur among the answers or
-    the predictions (scikit-learn's default). Without any question both numbers are NaN.
+    lists). F1 of a class is 2TP / (2TP + FP + FN); macro-F1 is its mean over the classes that occur among answers or
+    predictions (scikit-learn's default). Without any question both numbers are NaN.
     """
     pairs = list(zip(truth, predictions, strict=True))
     scores = []
@@ -509,7 +509,8 @@ def evaluate(
     said = {}
     for start in range(0, len(examples), batch_size):
         part = examples[start : start + batch_size]
-        scores = score_options(model, tokenizer, [encode_prompt(ex, tokenizer, max_length) for ex in part], batch_size=batch_size)
+        prompts = [encode_prompt(ex, tokenizer, max_length) for ex in part]
+        scores = score_options(model, tokenizer, prompts, batch_size=batch_size)
         for ex, row in zip(part, scores.tolist()):
             said[ex.pmid] = OPTIONS[row.index(max(row))]
     known = {ex.pmid: ex.decision for ex in examples if ex.decision is not None}
@@ -572,7 +573,8 @@ def read_adapter_config(config: Mapping[str, Any]) -> LoraSpec:
         if config.get(key, value) != value and config[key]:
             raise ValueError(f"adapter_config.json asks for {key} = {config[key]!r}, which is not supported here")
     targets = config["target_modules"]
-    if isinstance(targets, str):
+    is_pattern = isinstance(targets, str)
+    if is_pattern:
         raise ValueError(f"target_modules must be a list of names here, got the pattern {targets!r}")
     return LoraSpec(
         r=config["r"],
@@ -628,7 +630,7 @@ def load_adapter(model: nn.Module, directory: Path) -> LoraSpec:
                 raise ValueError(f"shapes of {key} differ: {there.shape} and {here.shape}")
             pairs.append((here, there))
     if tensors:
-        raise ValueError(f"the model has no {sorted(tensors)[0]}")
+        raise ValueError(f"the model has no {min(tensors)}")
     merged = [layer for layer in lora_layers(model).values() if layer.merged]
     for layer in merged:
         layer.unmerge()
@@ -662,8 +664,13 @@ def memory_plan(config: LlamaConfig, spec: LoraSpec) -> dict[str, int]:
     head = getattr(config, "head_dim", None) or h // config.num_attention_heads
     q, kv = head * config.num_attention_heads, head * config.num_key_value_heads
     sizes = {
-        "q_proj": (h, q), "k_proj": (h, kv), "v_proj": (h, kv), "o_proj": (q, h),
-        "gate_proj": (h, m), "up_proj": (h, m), "down_proj": (m, h),
+        "q_proj": (h, q),
+        "k_proj": (h, kv),
+        "v_proj": (h, kv),
+        "o_proj": (q, h),
+        "gate_proj": (h, m),
+        "up_proj": (h, m),
+        "down_proj": (m, h),
     }
     layer = sum(i * o for i, o in sizes.values()) + 2 * h
     layer += (q + 2 * kv + h) * bool(config.attention_bias) + (2 * m + h) * bool(config.mlp_bias)
@@ -671,13 +678,8 @@ def memory_plan(config: LlamaConfig, spec: LoraSpec) -> dict[str, int]:
     trained = config.num_hidden_layers * spec.r * sum(sum(sizes[t]) for t in spec.targets if t in sizes)
     if "lm_head" in spec.targets:
         trained += spec.r * (h + config.vocab_size)
-    return dict(
-        total_params=total,
-        trainable_params=trained,
-        weight_bytes_bf16=total * 2,
-        lora_state_bytes=trained * 16,
-        full_finetune_bytes=total * 16,
-    )
+    plan = {"total_params": total, "trainable_params": trained, "weight_bytes_bf16": total * 2}
+    return plan | {"lora_state_bytes": trained * 16, "full_finetune_bytes": total * 16}
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -714,9 +716,7 @@ def read_splits(data: Path, directory: Path | None, seed: int) -> list[Split]:
     if folds:
         test = [known.get(ex.pmid, ex) for ex in load_pubmedqa(directory / "test_set.json")]
         return [
-            Split(
-                fold.name, load_pubmedqa(fold / "train_set.json"), load_pubmedqa(fold / "dev_set.json"), test
-            )
+            Split(fold.name, load_pubmedqa(fold / "train_set.json"), load_pubmedqa(fold / "dev_set.json"), test)
             for fold in folds
         ]
     held_out = json.loads((directory / "test_ground_truth.json").read_text(encoding="utf-8"))
