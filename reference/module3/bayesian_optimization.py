@@ -160,4 +160,4 @@ class LlmSurface:
     @functools.cached_property
     def minimum(self) -> float:
         """Every shape tried; the other penalties can be made zero (batch: to 1e-8)."""
-        return float(self.base(np.arange(2, 25)[:, None], np.arange(64, 1025)[None]).min())
+        return float(self.base(np.arange(4, 25)[:, None], np.arange(256, 1025)[None]).min())

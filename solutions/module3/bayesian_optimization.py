@@ -392,7 +392,8 @@ def log_expected_improvement(mean: Tensor, std: Tensor, best: float, xi: float =
     w = 1.0 / z_far**2
     series = w.log() + torch.log1p(-3.0 * w + 15.0 * w**2)
     tail = -0.5 * torch.where(near, -1.0, z) ** 2 - 0.5 * math.log(2 * math.pi) + torch.where(far, series, bracket)
-    return torch.where(sure, gain.clamp_min(0.0).log(), safe.log() + torch.where(near, h.log(), tail))
+    limit = torch.where(sure, gain, 1.0).clamp_min(0.0).log()
+    return torch.where(sure, limit, safe.log() + torch.where(near, h.log(), tail))
     # END SOLUTION
 
 
@@ -761,8 +762,8 @@ def llm_space(memory_cap: float = 4 * 2**30) -> Space:
         "batch_tokens": Int(2**13, 2**21, log=True),
         "warmup": Float(0.0, 0.3),
         "weight_decay": Float(0.0, 0.4),
-        "n_layers": Int(2, 24),
-        "d_model": Int(64, 1024, log=True),
+        "n_layers": Int(4, 24),
+        "d_model": Int(256, 1024, log=True),
         "n_heads": Categorical((1, 2, 4, 8)),
     }
     return Space(params, lambda c: c["d_model"] % c["n_heads"] == 0 and estimate_memory_bytes(c) <= memory_cap)
