@@ -17,6 +17,7 @@ from llmkata.cli.ci import ci
 from llmkata.cli.collect import collect
 from llmkata.cli.common import UNUSABLE, UsageFault, prog
 from llmkata.cli.demo import demo
+from llmkata.cli.export import export
 from llmkata.cli.grade import grade
 from llmkata.cli.hint import hint
 from llmkata.cli.lint import lint
@@ -93,7 +94,8 @@ for _section, _commands in {
         "notebook": notebook,
     },
     "Grade": {
-        "grade": grade, "report": report, "demo": demo, "ci": ci, "verify": verify, "collect": collect, "workflow": workflow,
+        "grade": grade, "report": report, "export": export, "demo": demo, "ci": ci, "verify": verify, "collect": collect,
+        "workflow": workflow,
     },
     "Write exercises": {"new": new, "sync": sync, "lint": lint, "audit": audit, "release": release},
     "This installation": {"doctor": doctor, "version": version},

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .formats import ExportError
 from .items import Item
+from .layout import folder_of, number
+
+if TYPE_CHECKING:
+    from .people import People, Person
+    from .results import Results
 
 SCHEMA = "classroom50/result/v1"
 #: What the runner sets; ``REVIEW_URL`` may be missing, then it is ``COMMIT_URL``.
@@ -63,14 +70,14 @@ def result_document(
         "release": submission.release,
         "review": submission.review,
         "datetime": at.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "score": _number(sum(item.score for item in counted)),
-        "max-score": _number(sum(item.max_score for item in counted)),
+        "score": number(sum(item.score for item in counted)),
+        "max-score": number(sum(item.max_score for item in counted)),
         "tests": [
             {
                 "test-name": item.name,
                 "passed": item.score >= item.max_score,
-                "score": _number(item.score),
-                "max-score": _number(item.max_score),
+                "score": number(item.score),
+                "max-score": number(item.max_score),
             }
             for item in counted
         ],
@@ -82,5 +89,44 @@ def to_json(document: dict[str, Any]) -> str:
     return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
 
 
-def _number(value: float) -> float | int:
-    return int(value) if value == int(value) else round(value, 6)
+def files(view: Results, people: People | None) -> Iterator[tuple[str, bytes]]:
+    """``NAME/result.json`` for each learner whose submission is known: from the list of people, which has columns
+    classroom, assignment, submission, commit, release and review, or for a single learner from the environment.
+
+    Raises ExportError where neither tells.
+    """
+    by_row = people.matched(view.cards) if people else {}
+    if people and not people.has("classroom", "assignment", "submission", "commit", "release"):
+        raise ExportError(f"{people.path}:1: needs columns classroom, assignment, submission, commit, release (and review)")
+    for learner in view.cards:
+        if people and learner not in by_row:
+            continue
+        submission = _of_row(by_row[learner]) if people else _of_environment(len(view.cards))
+        document = result_document(view.lines(learner), submission, at=_graded_at(view, learner))
+        yield f"{folder_of(learner)}/result.json", to_json(document).encode()
+
+
+def _of_row(row: Person) -> Submission:
+    values = [row.get(name) for name in ("classroom", "assignment", "submission", "commit", "release")]
+    return Submission(*values, review=row.get("review") or row.get("commit"))
+
+
+def _of_environment(learners: int) -> Submission:
+    try:
+        submission = submission_of(os.environ) if learners == 1 else None
+    except ValueError as error:
+        raise ExportError(str(error)) from None
+    if submission is None:
+        raise ExportError(
+            "Classroom 50 wants to know which commit was graded: give a CSV file as --people with columns learner, "
+            "classroom, assignment, submission, commit, release, review; or set the variables of its runner and --learner"
+        )
+    return submission
+
+
+def _graded_at(view: Results, learner: str) -> datetime.datetime | None:
+    try:
+        at = datetime.datetime.fromisoformat(view.cards[learner].graded_at)
+    except ValueError:
+        return None
+    return at if at.tzinfo else at.replace(tzinfo=datetime.UTC)

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from .items import FailOn, Item, merged, verdict
+from .layout import folder_of, number
+
+if TYPE_CHECKING:
+    from .people import People
+    from .results import Results
 
 VERSION = 1
 #: Linux passes a process no environment variable above 128 KiB, and the reporter gets the result as one.
@@ -27,7 +32,7 @@ def reporter_document(
     return {
         "version": VERSION,
         "status": verdict(lines, fail_on),
-        "max_score": _number(sum(item.max_score for item in lines)),
+        "max_score": number(sum(item.max_score for item in lines)),
         "tests": [_test(item, most_text) for item in lines],
     }
 
@@ -72,10 +77,15 @@ def _test(item: Item, most_text: int) -> dict[str, Any]:
         "filename": item.file,
         "line_no": item.line,
         "duration": round(item.seconds, 3),
-        "score": _number(item.score),
+        "score": number(item.score),
     }
     return test | ({"task_id": item.task} if item.task else {})
 
 
-def _number(value: float) -> float | int:
-    return int(value) if value == int(value) else round(value, 6)
+def files(view: Results, people: People | None) -> Iterator[tuple[str, bytes]]:
+    """``NAME/result.json``, and ``NAME/result.txt`` with the base64 that a step gives out as ``result``."""
+    fail_on = view.course.policy.ci.fail_on
+    for learner in view.cards:
+        lines = view.lines(learner)
+        yield f"{folder_of(learner)}/result.json", to_json(reporter_document(lines, fail_on=fail_on)).encode()
+        yield f"{folder_of(learner)}/result.txt", step_output(lines, fail_on=fail_on).encode()

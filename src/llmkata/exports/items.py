@@ -49,6 +49,8 @@ class Item:
     line: int = 0
     task: int = 0
     seconds: float = 0.0
+    #: The check behind the line, where it is of one check.
+    check: CheckCard | None = None
 
 
 def items(
@@ -117,6 +119,7 @@ def _merged(group: list[Item], by_task: bool) -> Item:
         score=sum(item.score for item in group),
         max_score=sum(item.max_score for item in group),
         begun=any(item.begun for item in group),
+        check=None,
         seconds=sum(item.seconds for item in group),
     )
 
@@ -209,6 +212,7 @@ def _of_check(
         line=check_line(check, file, source),
         task=task.number,
         seconds=seconds.get((card.id, check.id), 0.0),
+        check=check,
     )
 
 

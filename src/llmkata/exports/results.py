@@ -1,0 +1,96 @@
+"""A graded class as exports see it: what learners are told, and what each exercise counts for.
+
+Every format is written from this view. It holds learners' scorecards, so the feedback policy has been applied, texts are
+plain, and what is for staff only is not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from llmkata.gradebook.standing import Standing
+from llmkata.records import latest
+from llmkata.reports.view import ExerciseCard, Scorecard, scorecard
+
+from .items import Item, items
+
+if TYPE_CHECKING:
+    from llmkata.course import Course, Exercise
+    from llmkata.records import ExerciseRecord
+
+
+@dataclass(frozen=True)
+class Results:
+    """The learners of a class and their cards, in alphabetical order. ``course`` is narrowed to what is exported."""
+
+    course: Course
+    cards: Mapping[str, Scorecard]
+    #: Exercise id -> points to be had: the most that any record says.
+    maxima: Mapping[str, float]
+    records: tuple[ExerciseRecord, ...]
+
+    @property
+    def exercises(self) -> tuple[Exercise, ...]:
+        """What is exported."""
+        return self.course.available
+
+    @cached_property
+    def _by_learner(self) -> dict[str, list[ExerciseRecord]]:
+        found: dict[str, list[ExerciseRecord]] = {}
+        for record in self.records:
+            found.setdefault(record.learner, []).append(record)
+        return found
+
+    def card(self, learner: str, exercise: Exercise) -> ExerciseCard:
+        """The card of one exercise; every exercise that is exported has one."""
+        return next(card for card in self.cards[learner].exercises if card.id == exercise.id)
+
+    def score(self, learner: str, exercise: Exercise) -> float | None:
+        """Points as they count in the total, out of ``maxima``; None where the grader failed."""
+        percent = self.card(learner, exercise).percent
+        return None if percent is None else round(percent / 100 * self.maxima[exercise.id], 6)
+
+    def lines(self, learner: str, exercise: Exercise | None = None) -> list[Item]:
+        """One line a check; for an exercise without graded checks, a line for the whole."""
+        wanted = {exercise.id} if exercise else {e.id for e in self.exercises}
+        mine = self._by_learner.get(learner, ())
+        maxima = self.maxima if any(self.maxima.values()) else None
+        return items(mine, self.course, learner, exercises=wanted, maxima=maxima)
+
+
+def results(
+    course: Course,
+    records: Iterable[ExerciseRecord],
+    *,
+    learners: Collection[str] | None = None,
+    maxima: Mapping[str, float] | None = None,
+) -> Results:
+    """The view of these records (several per learner and exercise may be there: the one that stands counts).
+
+    ``learners``: only these. ``maxima``: exercise id -> points to be had, where no record says it.
+    """
+    counted = {exercise.id for exercise in course.available}
+    standing = [r for r in latest(records).values() if r.exercise in counted]
+    most = {e: max((r.max_points for r in standing if r.exercise == e), default=0.0) for e in counted}
+    kept = tuple(r for r in standing if learners is None or r.learner in learners)
+    names = sorted({r.learner for r in kept}, key=lambda name: (name.casefold(), name))
+    mine = {name: [r for r in kept if r.learner == name] for name in names}
+    return Results(
+        course,
+        {name: scorecard(name, mine[name], course) for name in names},
+        {e: points or (maxima or {}).get(e, 0.0) for e, points in most.items()},
+        kept,
+    )
+
+
+def unjudged(view: Results) -> list[str]:
+    """``learner: exercise`` wherever the grader failed: nothing is said of these to anybody's gradebook."""
+    return [
+        f"{card.learner}: {exercise.number} {exercise.title}"
+        for card in view.cards.values()
+        for exercise in card.exercises
+        if exercise.standing is Standing.infrastructure
+    ]

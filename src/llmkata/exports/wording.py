@@ -1,0 +1,57 @@
+"""What a learner is told of a check, as plain text of several lines: for systems that show a text beside each test."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmkata.gradebook.standing import Standing
+from llmkata.reports.figures import verdict
+from llmkata.reports.text import amount, percent, points
+
+if TYPE_CHECKING:
+    from llmkata.reports.view import CheckCard, ExerciseCard, Scorecard
+
+    from .items import Item
+
+
+def explained(item: Item) -> str:
+    """Cause, recognised mistake, input, first hint, budgets, the command that runs it again. Empty where it passed and
+    nothing was measured.
+    """
+    parts = _of_check(item.check) if item.check else [item.message]
+    if item.status != "pass":
+        parts.append(f"Again: {item.command}")
+    return "\n".join(part for part in parts if part)
+
+
+def _of_check(check: CheckCard) -> list[str]:
+    parts = [] if check.outcome == "passed" else [check.cause]
+    if check.diagnosis:
+        parts.append(check.diagnosis.feedback)
+    elif check.hints:
+        parts.append(f"Hint: {check.hints[0]}")
+    if check.evidence:
+        rows = {"Input": check.evidence.call, "Expected": check.evidence.expected, "Got": check.evidence.got}
+        parts += [f"{name}: {text}" for name, text in rows.items() if text]
+    return parts + [f"{m.name}: {amount(m.value, m.unit)}, {verdict(m)}" for m in check.measures]
+
+
+def summary(card: ExerciseCard) -> str:
+    """One exercise in a sentence or two."""
+    head = f"{card.number} {card.title}: {card.standing.value}"
+    if card.standing in (Standing.infrastructure, Standing.missing, Standing.unreadable, Standing.not_started):
+        return f"{head}. {card.cause}".rstrip(". ") + "."
+    return f"{head}, {points(card.points)} of {points(card.max_points)} points, {card.tasks_done} of {card.tasks_total} tasks."
+
+
+def comment(card: Scorecard) -> str:
+    """A learner's result as a comment: the total, then a line an exercise that counts with what to look at first."""
+    lines = [f"{card.course}: {percent(card.total.percent)}"]
+    for exercise in card.exercises:
+        if not exercise.counted:
+            continue
+        lines.append(summary(exercise))
+        first = next((c for t in exercise.tasks for c in t.checks if c.id == exercise.next_check), None)
+        if first is not None:
+            lines.append(f"    Look first at: {first.title} {first.diagnosis.feedback if first.diagnosis else first.cause}")
+    return "\n".join(lines)
