@@ -269,6 +269,30 @@ def answer_loss(model, batch):
 
 
 @misconception(
+    "gradients_pile_up",
+    replaces="finetune",
+    caught_by="test_finetune_steps",
+    feedback="Losses are right for the first step only: you never set gradients to zero, so each step goes along the sum of "
+    "all earlier ones.",
+)
+def finetune(model, tokenizer, examples, spec, *, steps, lr, batch_size, seed, max_length):
+    items = [encode_example(ex, tokenizer, max_length) for ex in examples]
+    losses = []
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if not lora_layers(model):
+            inject_lora(model, spec)
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=0.0)
+        with mode(model, training=True):
+            for indices in batches(len(items), batch_size, steps, seed):
+                loss = answer_loss(model, collate([items[i] for i in indices], pad_token(tokenizer)))
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+    return losses
+
+
+@misconception(
     "left_in_training_mode",
     replaces="finetune",
     caught_by="test_finetune_contract",

@@ -560,6 +560,17 @@ def loss_and_gradient(module, model, batch):
     return loss.detach(), model.lm_head.weight.grad.clone()
 
 
+@probe
+def loss_in_half(module, model, batch):
+    """The loss of a bfloat16 model, and that of its logits taken in float32."""
+    import torch
+
+    model.bfloat16()
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.detach()[:, :-1].float()
+    want = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten())
+    return module.answer_loss(model, batch).detach(), want
+
+
 def oracle_loss(reference, weights, config, rows):
     """Mean over all answer tokens of -log p, sequence by sequence, in float64."""
     terms = []
@@ -602,18 +613,23 @@ def test_answer_only_loss(submission, reference, torch_rng):
         loss, grad = submission.run(loss_and_gradient, model, batch)
         same(loss, want.detach(), dtype=None, atol=2e-5, rtol=1e-5, what="loss")
         close(grad, want_grad, 2e-5, "gradient of the unembedding")
+    loss, want = submission.run(loss_in_half, model, batch)
+    same(loss, want, dtype=F32, atol=2e-4, rtol=0.0, what="loss of a bfloat16 model, in float32")
 
 
 @probe
 def training_run(module, model, tokenizer, rows, spec, options):
     """Losses of finetune, and what it left behind."""
     import torch
+    from torch.optim.optimizer import register_optimizer_step_post_hook
 
     examples = [module.PubMedQAExample(*row[:2], tuple(row[2]), (), "", row[3]) for row in rows]
     before = {n: p.detach().clone() for n, p in model.named_parameters() if "lora_" not in n}
     flags = [m.training for m in model.modules()]
-    state = torch.get_rng_state()
+    state, decays = torch.get_rng_state(), set()
+    hook = register_optimizer_step_post_hook(lambda o, *_: decays.update(g["weight_decay"] for g in o.param_groups))
     losses = module.finetune(model, tokenizer, examples, module.LoraSpec(**spec), **options)
+    hook.remove()
     after = {n.replace(".base.", "."): p for n, p in model.named_parameters() if "lora_" not in n}
     before = {n.replace(".base.", "."): p for n, p in before.items()}
     moved = [n for n in before if not torch.equal(before[n], after[n])]
@@ -625,6 +641,7 @@ def training_run(module, model, tokenizer, rows, spec, options):
         "training": sorted({m.training for m in model.modules()}),
         "flags": flags,
         "layers": len(layers),
+        "decays": sorted(decays),
         "A": layers[0].lora_A.detach().clone(),
     }
 
@@ -634,7 +651,7 @@ def plain_rows(rows):
 
 
 @task(4)
-@points(3)
+@points(2)
 @needs("test_matches_peft", "test_answer_only_loss")
 @hint(
     "torch.random.fork_rng(), then torch.manual_seed(seed), then inject; batches(len(examples), ...) says who is in.",
@@ -658,6 +675,7 @@ def test_finetune_contract(submission, reference):
             "The model came in evaluation mode, and must leave in it, adapters and all.",
             got=run["training"],
         )
+        check(run["decays"] in ([], [0.0]), "No weight decay.", got=run["decays"])
         check(run["rng"], "torch's global random generator must be as it was before.")
     check(
         runs[0]["losses"] == runs[1]["losses"],
@@ -678,20 +696,69 @@ def test_finetune_contract(submission, reference):
         rtol=0.0,
         what="first loss",
     )
-    more = submission.run(training_run, model, tok, rows, spec, options | {"steps": 1})
+
+
+def adam(factors, lr):
+    """Adam with its defaults, written out: a function that takes one step along gradients."""
+    first, second = ({k: torch.zeros_like(v) for k, v in factors.items()} for _ in range(2))
+    count = 0
+
+    def step(grads):
+        nonlocal count
+        count += 1
+        for k, g in grads.items():
+            first[k] = 0.9 * first[k] + 0.1 * g
+            second[k] = 0.999 * second[k] + 0.001 * g * g
+            mean, square = first[k] / (1 - 0.9**count), second[k] / (1 - 0.999**count)
+            factors[k] = factors[k] - lr * mean / (square.sqrt() + 1e-8)
+
+    return step
+
+
+@task(4)
+@points(3)
+@needs("test_finetune_contract")
+@hint(
+    "One step: the indices of `batches`, the loss, zero_grad, backward, step; AdamW's defaults but for lr and decay.",
+    "Losses drift from the second step on: gradients of earlier steps are still there, or the factors were made anew.",
+)
+def test_finetune_steps(submission, reference):
+    """From given factors, the losses of four steps are those of Adam in float64 on the same batches."""
+    model, tok = submission.run(load_model, str(TINY)), submission.run(load_tokenizer, str(TINY))
+    spec = {"r": 2, "alpha": 4.0}
+    names = list(submission.inject_lora(model, submission.LoraSpec(**spec)))
+    shapes = {f"{n}.{f}": shape for n in names for f, shape in (("lora_A", (2, 64)), ("lora_B", (64, 2)))}
+    factors = {key: 0.3 * noise(i, shape) for i, (key, shape) in enumerate(shapes.items())}
+    submission.run(set_factors, model, factors)
+    rows = plain_rows(records("medical", 6, seed=43))
+    options = {"steps": 4, "lr": 0.02, "batch_size": 4, "seed": 5, "max_length": 40}
+    run = submission.run(training_run, model, tok, rows, spec, options)
     check(
-        more["layers"] == 4 and more["moved"] == [],
+        run["layers"] == 4 and run["moved"] == [],
         "A model that has adapters is trained as it is.",
-        got=more["layers"],
+        got=run["layers"],
         want=4,
     )
+
+    weights, config = reference.read_model(TINY)
+    mine = reference.read_tokenizer(TINY)
+    pairs = [(reference.prompt(q, c, mine, 40), reference.text_ids(mine, d)) for _, q, c, d in rows]
+    step, want = adam(factors, 0.02), []
+    for indices in submission.batches(6, 4, 4, 5):
+        leaves = {k: v.detach().requires_grad_() for k, v in factors.items()}
+        adapted = reference.adapted(weights, {n: (leaves[f"{n}.lora_A"], leaves[f"{n}.lora_B"]) for n in names}, 2.0)
+        loss = oracle_loss(reference, adapted, config, [pairs[i] for i in indices])
+        step(dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True)))
+        want.append(loss.item())
+    got = [float(x) for x in run["losses"]]
+    same(torch.tensor(got), torch.tensor(want), atol=5e-4, rtol=5e-4, what="losses")
 
 
 MEANING = {"yes": "no", "no": "maybe", "maybe": "yes"}
 
 
 @task(4)
-@points(5)
+@points(3)
 @needs("test_finetune_contract", "test_score_options")
 @hint(
     "Does the loss fall below 0.3 nats? If not: is the learning rate handed on, are the factors in the optimiser?",
@@ -740,6 +807,19 @@ def score_facts(module, model, tokenizer, prompts):
     return scores.requires_grad, str(scores.dtype), model.training, model.model.layers[0].training
 
 
+@probe
+def scores_in_half(module, model, tokenizer, prompt, ids):
+    """Scores of one prompt by a bfloat16 model, and the float32 log-softmax of its own logits."""
+    import copy
+
+    import torch
+
+    half = copy.deepcopy(model).bfloat16()
+    with torch.no_grad():
+        want = half(input_ids=torch.tensor([prompt])).logits[0, -1].float().log_softmax(-1)[ids]
+    return module.score_options(half, tokenizer, [prompt], batch_size=1)[0], want
+
+
 @task(5)
 @points(6)
 @hint(
@@ -777,6 +857,11 @@ def test_score_options(submission, reference, torch_rng):
         "No gradients, float32, and every module's mode as it was.",
         got=facts,
     )
+    ids = [reference.text_ids(mine, o)[0] for o in single]
+    half, expected = submission.run(scores_in_half, model, tok, prompts[0], ids)
+    same(half, expected, dtype=F32, atol=1e-3, rtol=0.0, what="scores of a bfloat16 model, in float32")
+    shape = tuple(submission.score_options(model, tok, []).shape)
+    check(shape == (0, 3), "No prompts, no rows.", got=shape, want=(0, 3))
     # Logits thirty times as large: probabilities far below what float32 holds, log-probabilities that are fine.
     submission.run(scaled_head, model, 30.0)
     weights["lm_head.weight"] = weights["lm_head.weight"] * 30
@@ -850,7 +935,13 @@ def test_evaluate(submission, reference):
         got=got["confusion"],
         want=metrics["confusion"],
     )
+    submission.run(scaled_head, model, 0.0)
     blind = submission.evaluate(model, tok, examples(submission, {p: rows[p] for p in hidden}), max_length=22)
+    check(
+        set(blind["predictions"].values()) == {"yes"},
+        "Of equal scores the first option wins.",
+        got=blind["predictions"],
+    )
     nothing = [math.isnan(blind["accuracy"]), math.isnan(blind["macro_f1"]), sum(map(sum, blind["confusion"]))]
     check(nothing == [True, True, 0], "Without a known decision both numbers are NaN.", got=blind)
 
@@ -859,7 +950,7 @@ def test_evaluate(submission, reference):
 
 
 @probe
-def merged_layer(module, base, spec, a, b, x):
+def merged_layer(module, base, spec, a, b, x, trained=False):
     """The layer's outputs before, during and after a merge, its weights, and the weight of a module that shares it."""
     import torch
 
@@ -867,7 +958,7 @@ def merged_layer(module, base, spec, a, b, x):
     shared.weight = base.weight
     weight = base.weight.detach().clone()
     layer = module.LoRALinear(base, spec)
-    layer.requires_grad_(False)
+    layer.requires_grad_(trained)
     with torch.no_grad():
         layer.lora_A.copy_(a)
         layer.lora_B.copy_(b)
@@ -877,6 +968,7 @@ def merged_layer(module, base, spec, a, b, x):
         layer.merge()
         found["merged"], found["weight"] = layer(x), base.weight.detach().clone()
         found["flags"].append(layer.merged)
+        found["grad"] = [base.weight.requires_grad]
         layer.merge()
         found["twice"] = torch.equal(base.weight, found["weight"])
         found["shared"] = torch.equal(shared.weight, weight)
@@ -885,7 +977,7 @@ def merged_layer(module, base, spec, a, b, x):
         found["after"], found["restored"] = layer(x), torch.equal(base.weight, weight)
         layer.unmerge()
         found["again"] = torch.equal(base.weight, weight)
-    found["grad"] = base.weight.requires_grad
+    found["grad"].append(base.weight.requires_grad)
     return found
 
 
@@ -906,7 +998,8 @@ def test_merge(submission, reference, case):
     )
     s = reference.scaling(case["r"], case["alpha"], case["rslora"])
     spec = submission.LoraSpec(case["r"], case["alpha"], use_rslora=case["rslora"])
-    got = submission.run(merged_layer, submission.run(linear, w, None), spec, a, b, x)
+    trained = case["seed"] % 2 == 1
+    got = submission.run(merged_layer, submission.run(linear, w, None), spec, a, b, x, trained)
     want = reference.lora_linear(x, w, None, a, b, s)
     tolerance = 1e-10 if case["dtype"] == F64 else 1e-5
     close(got["merged"], want, tolerance, "output of the merged layer")
@@ -917,7 +1010,7 @@ def test_merge(submission, reference, case):
     check(got["restored"], "After unmerge the base weight is what it was, bit for bit.")
     same(got["after"], got["before"], atol=0.0, rtol=0.0, what="output after unmerge")
     check(got["shared"], "A weight that another module shares must not change there.")
-    check(not got["grad"], "The merged weight requires grad as the old one did: here it does not.")
+    check(got["grad"] == [trained] * 2, "The weight requires grad as before, merged and unmerged.", got=got["grad"])
 
 
 def noise(seed, shape):
@@ -1088,6 +1181,10 @@ def test_save_adapter(submission):
             got=config.get("base_model_name_or_path"),
         )
         # Numbers, and a header of about 130 bytes a tensor: weights of the base would be 20 kB more.
+        model.bfloat16()
+        half = submission.run(saved_files, model, handle)[2]
+        kept = all(t.dtype == torch.bfloat16 for t in half.values())
+        check(kept, "Factors are written in their dtype.", got=sorted({str(t.dtype) for t in half.values()}))
         numbers = sum(v.numel() * 4 for v in want.values())
         check(size <= numbers + 8192, "Size of adapter_model.safetensors in bytes.", got=size, want=numbers + 8192)
 
@@ -1157,6 +1254,10 @@ def test_load_adapter(submission):
         _, _, merged, _, _ = submission.run(load_changed, model, str(PEFT / name), "")
         check(all(merged), "A merged model is merged afterwards too.", got=merged)
         close(submission.run(logits_of, model, ids), logits, 4e-5, f"logits of a merged model ({name})")
+
+    model = submission.run(load_model, str(PEFT)).bfloat16()
+    _, loaded, *_ = submission.run(load_changed, model, str(PEFT / "two"), "")
+    check(all(f.dtype == torch.bfloat16 for f in loaded), "Factors get the dtype of the model's.", got=loaded[0].dtype)
 
     for change in ("missing", "unknown", "shape"):
         model = submission.run(load_model, str(PEFT))
