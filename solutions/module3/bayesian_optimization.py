@@ -420,7 +420,8 @@ class BayesianOptimizer:
         then 2 of the model. Of the model: maximise log-EI over n_candidates random points and what local search you
         like, on canonical points. A diverged run (not finite) counts as the worst finite loss. Losses are standardised:
         4y + 256 in place of y changes nothing. Points of the same ask are pending: each is added to the data with the
-        posterior mean as its loss before the next is chosen (kriging believer).
+        posterior mean as its loss, which `best` of log-EI then
+        counts as reached, before the next is chosen (kriging believer); hyperparameters stay.
 
         Raises RuntimeError "exhausted" where a finite space (no Float, at most 100,000 configurations) has fewer than n
         feasible configurations left.
@@ -439,13 +440,13 @@ class BayesianOptimizer:
         y = np.where(np.isfinite(values), values, finite.max())
         y = torch.from_numpy((y - y.mean()) / (y.std() or 1.0))
         X = torch.stack([self.space.encode(config) for config, _ in self.history])
-        best = float(y.min())
         gp = self._model(X, y)
         for config in picked:
             X, y, gp = self._believe(gp, X, y, config)
         while len(picked) < n:
             rng = np.random.default_rng([self.seed, len(values), len(picked)])
-            config = self._best_candidate(gp, best, X[y.argmin()], rng, taken)
+            # What is believed counts as reached: only what would be better still is an improvement.
+            config = self._best_candidate(gp, float(y.min()), X[y.argmin()], rng, taken)
             taken.add(self._key(config))
             picked.append(config)
             if len(picked) < n:

@@ -77,12 +77,12 @@ def test_regret_branin(submission, reference, budget, seed):
     "Without a prior on the hyperparameters eight points make an over-confident model.",
 )
 def test_regret_hartmann6(submission, reference, budget, seed):
-    """32 evaluations of Hartmann's function of six variables come close to its minimum."""
+    """36 evaluations of Hartmann's function of six variables come close to its minimum."""
     params = {f"x{i}": submission.Float(0.0, 1.0) for i in range(6)}
     surfaces = [(lambda c: reference.hartmann6([c[f"x{i}"] for i in range(6)]), reference.HARTMANN_MIN)] * 3
     # Median of 3; HARTMANN_FIGURES
-    gap = regret(submission, params, surfaces, 32, seed)
-    budget.require("regret on Hartmann-6", gap, at_most=0.75, reference=0.1, unit="loss", trust="handed in")
+    gap = regret(submission, params, surfaces, 36, seed)
+    budget.require("regret on Hartmann-6", gap, at_most=1.0, reference=0.1, unit="loss", trust="handed in")
 
 
 @task(9)
@@ -94,7 +94,7 @@ def test_regret_hartmann6(submission, reference, budget, seed):
     "Look at the fitted lengthscales: in the encoding of the brief none of the six should end at a bound.",
 )
 def test_regret_llm(submission, reference, budget, seed, rng):
-    """30 training runs of an LLM-shaped loss, its optimum shifted, find a configuration that is nearly the best."""
+    """34 training runs of an LLM-shaped loss, its optimum shifted, find a configuration that is nearly the best."""
     params = {
         "lr": submission.Float(1e-5, 3e-2, True),
         "batch_tokens": submission.Int(2**13, 2**21, True),
@@ -106,8 +106,8 @@ def test_regret_llm(submission, reference, budget, seed, rng):
     shifts = rng.uniform(-1, 1, (3, 5)) * [1.0, 1.0, 0.7, 0.05, 0.08]
     surfaces = [(surface, surface.minimum) for surface in map(reference.LlmSurface, shifts)]
     # Median of 3; LLM_FIGURES
-    gap = regret(submission, params, surfaces, 30, seed)
-    budget.require("gap on the LLM surface", gap, at_most=0.05, reference=0.012, unit="loss", trust="handed in")
+    gap = regret(submission, params, surfaces, 34, seed)
+    budget.require("gap on the LLM surface", gap, at_most=0.06, reference=0.012, unit="loss", trust="handed in")
 
 
 @probe
