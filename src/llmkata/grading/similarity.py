@@ -1,0 +1,178 @@
+"""Pairs of submissions that are suspiciously alike, for staff: a reason to look, never a verdict.
+
+copydetect reduces a source to its tokens, with names and comments gone, and fingerprints it by winnowing (Schleimer,
+Wilkerson and Aiken, SIGMOD 2003); what the stub has too is not compared. The sources are hostile and the fingerprints
+hang on the hash seed of the process, so this is done in a process of its own, with a deadline and a fixed seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from llmkata.records.pairs import Pair, Side
+
+if TYPE_CHECKING:
+    from llmkata.course import Course
+    from llmkata.grading.intake import Submission
+
+#: Matches shorter than this many characters of reduced code are noise; any of ``_SURE`` characters is found.
+_NOISE, _SURE = 35, 45
+#: A pair is shown from this share of common code on, and from this much of it (characters of reduced code). Complete
+#: solutions written independently for this course have up to 17 % in common.
+SHARE, COMMON = 0.4, 200
+#: Seconds for the submissions of one exercise.
+_SECONDS = 900.0
+
+
+class SimilarityFault(RuntimeError):
+    """Similarity cannot be computed; the message says why and what to do."""
+
+
+class _Question(msgspec.Struct):
+    stub: str
+    sources: dict[str, str]
+    apart: list[tuple[str, str]] = []
+
+
+def similar(
+    sources: Mapping[str, str], stub: str, groups: Mapping[str, str] | None = None, *, exercise: str = ""
+) -> list[Pair]:
+    """The pairs among ``sources`` (learner -> Python source), the most alike first.
+
+    Args:
+        sources: what was handed in for one exercise.
+        stub: what was given out; code of it is nobody's own.
+        groups: learner -> group; members of one group hand in the same work and are not a pair.
+        exercise: written into the pairs.
+
+    Raises:
+        SimilarityFault: copydetect is not installed, or the sources take too much time.
+    """
+    of = groups or {}
+    members: dict[str, list[str]] = {}
+    for learner in sources:
+        if of.get(learner):
+            members.setdefault(of[learner], []).append(learner)
+    apart = [pair for group in members.values() for pair in combinations(sorted(group), 2)]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "llmkata.grading.similarity"],
+            input=msgspec.json.encode(_Question(stub, dict(sources), apart)), capture_output=True, timeout=_SECONDS,
+            env=os.environ | {"PYTHONHASHSEED": "0", "MPLBACKEND": "agg"}, check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise SimilarityFault(f"{exercise}: comparing the submissions takes more than {_SECONDS:.0f} s") from None
+    if done.returncode:
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        if said and said[-1].startswith("ModuleNotFoundError"):
+            raise SimilarityFault("similarity needs copydetect: pip install 'llmkata[instructor]'")
+        raise SimilarityFault(f"{exercise}: comparing the submissions failed: {said[-1] if said else 'no message'}")
+    found = msgspec.json.decode(done.stdout, type=list[tuple[Side, Side]])
+    return [Pair(exercise, *pair) for pair in found]
+
+
+def similar_submissions(
+    submissions: Iterable[Submission], course: Course, groups: Mapping[str, str] | None = None,
+    told: Callable[[str], None] = lambda exercise: None,
+) -> list[Pair]:
+    """:func:`similar` over every exercise that at least two handed in; ``told`` hears of each exercise before."""
+    from llmkata.authoring.stub import pristine_stub
+
+    by_exercise: dict[str, dict[str, bytes]] = {}
+    for s in submissions:
+        if s.source is not None:
+            by_exercise.setdefault(s.exercise_id, {})[s.learner] = s.source
+    pairs: list[Pair] = []
+    for name, handed_in in by_exercise.items():
+        if len(handed_in) < 2:
+            continue
+        told(name)
+        texts = {learner: source.decode("utf-8", "replace") for learner, source in handed_in.items()}
+        for pair in similar(texts, pristine_stub(course.exercise(name)) or "", groups, exercise=name):
+            signed = [
+                msgspec.structs.replace(side, sha=hashlib.sha256(handed_in[side.learner]).hexdigest())
+                for side in (pair.left, pair.right)
+            ]
+            pairs.append(Pair(name, *signed))
+    return sorted(pairs, key=lambda pair: -pair.share)
+
+
+def _compare(question: _Question) -> list[tuple[Side, Side]]:
+    """In the child: fingerprints of all, then every pair that shares enough of them."""
+    from copydetect.utils import get_token_coverage
+
+    given = _fingerprint(question.stub, window=1).hashes
+    prints = {}
+    for learner, source in sorted(question.sources.items()):
+        made = _fingerprint(source, window=_SURE - _NOISE + 1)
+        # copydetect's own removal of given code goes wrong where a fingerprint occurs twice.
+        made.hashes = made.hashes - given
+        made.hash_idx = {key: places for key, places in made.hash_idx.items() if key in made.hashes}
+        made.token_coverage = get_token_coverage(made.hash_idx, made.k, len(made.filtered_code))
+        if made.token_coverage >= COMMON:
+            prints[learner] = made
+    apart = set(question.apart)
+    pairs = []
+    for (one, a), (other, b) in combinations(prints.items(), 2):
+        # Cheap, and enough for nearly all pairs: a share of the code is about that share of the fingerprints.
+        few = min(len(a.hashes), len(b.hashes))
+        if (one, other) in apart or len(a.hashes & b.hashes) < SHARE / 2 * few:
+            continue
+        pair = _pair(one, a, other, b)
+        if pair is not None:
+            pairs.append(pair)
+    return sorted(pairs, key=lambda pair: (-pair[0].share, pair[0].learner, pair[1].learner))
+
+
+def _pair(one: str, a: Any, other: str, b: Any) -> tuple[Side, Side] | None:
+    from copydetect.detector import compare_files
+
+    common, shares, slices = compare_files(a, b)
+    if common < COMMON or max(shares) < SHARE:
+        return None
+    # A stretch of several fingerprints may reach over code of the stub, so a share can pass 1 by a little.
+    sides = [
+        Side(learner, min(1.0, float(share)), _lines(made.raw_code, found))
+        for learner, share, made, found in zip((one, other), shares, (a, b), slices, strict=True)
+    ]
+    return (sides[0], sides[1]) if sides[0].share >= sides[1].share else (sides[1], sides[0])
+
+
+def _fingerprint(source: str, window: int) -> Any:
+    import numpy as np
+    from copydetect.detector import CodeFingerprint
+
+    # Pygments drops empty lines at the start and carriage returns, which would shift every place; a blank stays.
+    lines = source.replace("\r\n", "\n").replace("\r", "\n")
+    if lines.startswith("\n"):
+        lines = " " + lines
+    made = CodeFingerprint("submission.py", _NOISE, window, fp=io.StringIO(lines))
+    # The offset it notes at the name of a class is not summed up, as all others are.
+    made.offsets[:, 1] = np.maximum.accumulate(made.offsets[:, 1])
+    return made
+
+
+def _lines(source: str, slices: Any) -> list[tuple[int, int]]:
+    """Character ranges (starts, ends) as ranges of lines, those that touch made one."""
+    ranges: list[tuple[int, int]] = []
+    for start, end in sorted(zip(*(map(int, row) for row in slices), strict=True)):
+        first, last = source.count("\n", 0, start) + 1, source.count("\n", 0, max(start, end - 1)) + 1
+        if ranges and first <= ranges[-1][1] + 1:
+            ranges[-1] = (ranges[-1][0], max(last, ranges[-1][1]))
+        else:
+            ranges.append((first, last))
+    return ranges
+
+
+if __name__ == "__main__":
+    asked = msgspec.json.decode(sys.stdin.buffer.read(), type=_Question)
+    sys.stdout.buffer.write(msgspec.json.encode(_compare(asked)))

@@ -1,0 +1,144 @@
+"""Who is found to have copied, and who is not."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+from pathlib import Path
+
+import pytest
+
+from llmkata.authoring.stub import cut_stub
+from llmkata.course import load_course
+from llmkata.grading.intake import Submission
+from llmkata.grading.similarity import SHARE, similar, similar_submissions
+from llmkata.records import ExerciseRecord, State
+from llmkata.records.pairs import read_pairs, write_pairs
+
+pytest.importorskip("copydetect")
+
+ROOT = Path(__file__).resolve().parents[2]
+ANSWER = ROOT / "solutions/module2/self_attention.py"
+OTHERS = sorted((ROOT / "graders/module2/self_attention/alternatives").glob("*.py"))
+STUB = cut_stub(ANSWER.read_text(encoding="utf-8"))
+
+
+class Renamed(ast.NodeTransformer):
+    """Every local name, argument and private function under another name; docstrings and comments gone."""
+
+    def __init__(self, tree: ast.AST) -> None:
+        stored = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        given = {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}
+        private = {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name.startswith("_")}
+        self.names = {name: f"thing_{i}" for i, name in enumerate(sorted(stored | given | private - {"__init__"}))
+                      if not hasattr(builtins, name) and name != "self"}
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        node.id = self.names.get(node.id, node.id)
+        return node
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.arg = self.names.get(node.arg, node.arg)
+        return self.generic_visit(node)
+
+
+def renamed(source: str) -> str:
+    tree = ast.parse(source)
+    made = ast.unparse(Renamed(tree).visit(tree))
+    assert made.count("thing_") > 50
+    return made
+
+
+def test_a_copy_with_other_names_is_found_and_independent_work_is_not() -> None:
+    answer = ANSWER.read_text(encoding="utf-8")
+    assert len(OTHERS) >= 2
+    class_ = {"ada": answer, "bob": renamed(answer), "cyd": STUB, "dan": STUB + "\n# mine\n"}
+    class_ |= {path.stem: path.read_text(encoding="utf-8") for path in OTHERS}
+    (pair,) = similar(class_, STUB, exercise="module2/self_attention")
+    assert {pair.left.learner, pair.right.learner} == {"ada", "bob"}
+    assert pair.exercise == "module2/self_attention"
+    assert pair.share > 0.7
+    assert similar(class_, STUB, {"ada": "g1", "bob": "g1", "cyd": "g2"}) == []
+    assert len(similar(class_, STUB, {"ada": "g1", "bob": "g2"})) == 1
+
+
+def test_without_the_stub_taken_out_those_who_did_nothing_would_be_pairs() -> None:
+    assert similar({"ada": STUB, "bob": STUB}, STUB) == []
+    assert len(similar({"ada": STUB, "bob": STUB}, "")) == 1
+
+
+OWN = """\
+def {0}(values, limit):
+    kept = []
+    for position, value in enumerate(values):
+        if value > limit and position % 2 == 0:
+            kept.append((value - limit) * (position + 1))
+        elif value < -limit:
+            kept.extend([value ** 2, value // 3])
+    while len(kept) > 10:
+        kept.pop(len(kept) // 2)
+    for low, high in zip(kept[:-1], kept[1:]):
+        assert isinstance(low, int) or high is not None, (low, high)
+    return sorted(kept, reverse=True)[:limit] if kept else None
+"""
+ELSE = """\
+class Pile:
+    def __init__(self):
+        self.rows = dict()
+    def put(self, key):
+        try:
+            self.rows[key] += 1
+        except KeyError:
+            self.rows[key] = 1
+        finally:
+            print(f"{key} of {sum(self.rows.values()):d}")
+    @property
+    def top(self):
+        return max(self.rows, key=lambda name: self.rows[name])
+"""
+
+
+def test_the_lines_are_those_that_are_alike() -> None:
+    one = "\n\n\r\n" + ELSE.replace("Pile", "AVeryLongNameOfAClass") + OWN.format("first")
+    first = one.replace("\r\n", "\n").split("\n").index("def first(values, limit):") + 1
+    other = OWN.format("second") + "import json\n" * 3 + "class Q:\n    '''Text.'''\n    data: dict[str, int] = {}\n"
+    (pair,) = similar({"ada": one, "bob": other}, "")
+    sides = {side.learner: side for side in (pair.left, pair.right)}
+    assert pair.left.learner == "bob", "who has less of their own comes first"
+    ((start, end),) = sides["bob"].lines
+    assert start <= 2
+    assert 11 <= end <= 13
+    ((start, end),) = sides["ada"].lines
+    assert first - 1 <= start <= first + 1
+    assert first + 10 <= end <= first + 12
+    assert SHARE <= sides["ada"].share < sides["bob"].share <= 1
+
+
+def test_what_cannot_be_python_stops_nobody() -> None:
+    class_ = {"ada": OWN.format("a"), "bob": OWN.format("b"), "cyd": "", "dan": "\0'''(((\n", "eve": "é" * 5000}
+    assert [(pair.left.learner, pair.right.learner) for pair in similar(class_, "")] == [("ada", "bob")]
+
+
+def test_equal_questions_have_equal_answers() -> None:
+    class_ = {f"l{i}": OWN.format("f") + ELSE[: 40 * i] for i in range(6)}
+    assert similar(class_, "") == similar(class_, "")
+
+
+def test_pairs_of_a_course_are_kept_until_one_hands_in_again(tmp_path: Path) -> None:
+    course = load_course(ROOT)
+    name = "module2/self_attention"
+    answer = ANSWER.read_bytes()
+    handed_in = [Submission("ada", name, answer), Submission("bob", name, renamed(answer.decode()).encode()),
+                 Submission("cyd", name), Submission("ada", "module6/kv_cache", answer)]
+    heard: list[str] = []
+    pairs = similar_submissions(handed_in, course, told=heard.append)
+    assert heard == [name]
+    (pair,) = pairs
+    records = [ExerciseRecord(side.learner, name, State.graded, submission_sha=side.sha)
+               for side in (pair.left, pair.right)]
+    path = tmp_path / "similarity.json"
+    assert read_pairs(path, records) is None
+    write_pairs(path, pairs)
+    assert read_pairs(path, records) == pairs
+    records[0].submission_sha = "another"
+    assert read_pairs(path, records) == []
