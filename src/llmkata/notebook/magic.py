@@ -3,6 +3,7 @@
     %kata use EXERCISE      what the cells of this notebook are about
     %kata check [EXERCISE]  judge what was run, by all visible checks
     %kata hint [EXERCISE]   open the next hint for the check that failed first
+    %kata points TASK       judge a task; its points where the hidden checks are here (cells graded by nbgrader)
     %%kata checks           (a cell) what the checks below share
     %%kata check NAME       (a cell) judge by the check in this cell; raises where it fails
 
@@ -15,7 +16,9 @@ from __future__ import annotations
 import ast
 import atexit
 import base64
+import os
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,9 +27,10 @@ from llmkata.records import ExerciseRecord, Outcome, State
 from llmkata.watch.judge import Judge, first_failure
 from llmkata.watch.warm import Request
 
+from .points import NotJudged, Points, for_a_grade, has_graders, of_task
 from .source import module_source
 
-_USAGE = "%kata use EXERCISE | %kata check [EXERCISE] | %kata hint [EXERCISE]"
+_USAGE = "%kata use EXERCISE | %kata check [EXERCISE] | %kata hint [EXERCISE] | %kata points TASK"
 
 
 class CheckFailed(AssertionError):
@@ -53,9 +57,10 @@ class Kata:
         self._judges: dict[str, Judge] = {}
         self._shared = ""
         self._last: ExerciseRecord | None = None
+        self._points = Points()
 
-    def line(self, text: str) -> None:
-        """A line magic."""
+    def line(self, text: str) -> float | None:
+        """A line magic. What it returns is the result of its cell."""
         word, *rest = shlex.split(text) or [""]
         if word == "use" and len(rest) == 1:
             self._exercise = self._found(rest[0])
@@ -65,8 +70,11 @@ class Kata:
             print(_report(self._judged(exercise, Request()), self._course))
         elif word == "hint" and len(rest) <= 1:
             print(self._hint(self._found(*rest)))
+        elif word == "points" and len(rest) == 1 and rest[0].isdecimal():
+            return self._task(self._found(), int(rest[0]))
         else:
             raise KataFault(_USAGE)
+        return None
 
     def cell(self, text: str, body: str) -> None:
         """A cell magic."""
@@ -110,11 +118,32 @@ class Kata:
             raise KataFault(f"{exercise.id} is planned: it is not written yet")
         return exercise
 
-    def _judged(self, exercise: Any, request: Request) -> ExerciseRecord:
+    def _task(self, exercise: Any, task: int) -> float | None:
+        """The points of a task; without hidden checks None, or CheckFailed."""
+        if has_graders(exercise):
+            try:
+                record = of_task(self._points.record(exercise, self._source(exercise)), task)
+            except NotJudged as fault:
+                return _without_a_grade(f"not judged: {fault}")
+            print(_report(record, self._course))
+            return float(record.points)
+        if for_a_grade():
+            return _without_a_grade(f"no graders in {exercise.root}: set KATA_COURSE to the folder of the course")
+        record = of_task(self._judged(exercise, Request()), task)
+        if record.state is not State.graded or Outcome.failed in {c.outcome for c in record.checks}:
+            raise CheckFailed(_report(record, self._course))
+        print(_report(record, self._course) if record.checks else f"task {task} has no visible checks")
+        return None
+
+    def _source(self, exercise: Any) -> str:
+        """The learner's file, from what was run."""
         from llmkata.authoring.stub import pristine_stub
 
         stub = pristine_stub(exercise) or exercise.stub.read_text("utf-8")
-        request.source = base64.b64encode(module_source(stub, self._cells()).encode()).decode()
+        return module_source(stub, self._cells())
+
+    def _judged(self, exercise: Any, request: Request) -> ExerciseRecord:
+        request.source = base64.b64encode(self._source(exercise).encode()).decode()
         judge = self._judges.setdefault(exercise.id, Judge(exercise))
         self._last = judge.verdict(request)
         return self._last
@@ -142,11 +171,8 @@ def load(shell: Any) -> Kata:
     """Register the magics with an IPython shell."""
     kata = Kata(lambda: [cell for cell in shell.history_manager.input_hist_raw if cell.strip()])
 
-    def magic(line: str, cell: str | None = None) -> None:
-        if cell is None:
-            kata.line(line)
-        else:
-            kata.cell(line, cell)
+    def magic(line: str, cell: str | None = None) -> float | None:
+        return kata.line(line) if cell is None else kata.cell(line, cell)
 
     shell.register_magic_function(magic, magic_kind="line_cell", magic_name="kata")
     atexit.register(kata.close)
@@ -154,12 +180,25 @@ def load(shell: Any) -> Kata:
 
 
 def _root() -> Path:
-    """The course of the nearest folder upwards, else the one this package lies in."""
+    """The course of KATA_COURSE, else of the nearest folder upwards, else the one this package lies in."""
     here = Path.cwd()
+    if given := os.environ.get("KATA_COURSE"):
+        return Path(given)
     for folder in (here, *here.parents, Path(__file__).resolve().parents[3]):
         if (folder / "course.yaml").is_file():
             return folder
     raise KataFault(f"no course.yaml in {here} or above it: start Jupyter in the course's folder")
+
+
+def _without_a_grade(why: str) -> None:
+    """No verdict is no zero: an error in the cell, but where nbgrader grades that would be zero points, so there the
+    kernel ends and nbgrader says that the notebook could not be graded.
+    """
+    if for_a_grade():
+        sys.__stderr__.write(f"kata: {why}\n")
+        sys.__stderr__.flush()
+        os._exit(1)
+    raise KataFault(why)
 
 
 def _tasks(exercise: Any) -> str:
