@@ -64,7 +64,8 @@ def test_regret_branin(submission, reference, budget, seed):
     """25 evaluations of Branin's function come close to its minimum."""
     params = {"x": submission.Float(-5.0, 10.0), "y": submission.Float(0.0, 15.0)}
     surfaces = [(lambda c: reference.branin(c["x"], c["y"]), reference.BRANIN_MIN)] * 3
-    # Median of 3; BRANIN_FIGURES
+    # Median of 3 seeds. Single runs of the model answer, 12 seeds: 0.003 to 0.18, median 0.037; random search: 10 % of runs
+    # below 0.17, median 1.34. The function ranges over 308.
     gap = regret(submission, params, surfaces, 25, seed)
     budget.require("regret on Branin", gap, at_most=0.3, reference=0.02, unit="loss", trust="handed in")
 
@@ -80,7 +81,8 @@ def test_regret_hartmann6(submission, reference, budget, seed):
     """36 evaluations of Hartmann's function of six variables come close to its minimum."""
     params = {f"x{i}": submission.Float(0.0, 1.0) for i in range(6)}
     surfaces = [(lambda c: reference.hartmann6([c[f"x{i}"] for i in range(6)]), reference.HARTMANN_MIN)] * 3
-    # Median of 3; HARTMANN_FIGURES
+    # Median of 3 seeds. Single runs, 12 seeds: median 0.16, second worst 0.54, worst 1.62 (a local minimum); random search:
+    # 10 % of runs below 1.06, median 1.79. The function ranges over 3.3.
     gap = regret(submission, params, surfaces, 36, seed)
     budget.require("regret on Hartmann-6", gap, at_most=1.0, reference=0.1, unit="loss", trust="handed in")
 
@@ -105,7 +107,8 @@ def test_regret_llm(submission, reference, budget, seed, rng):
     }
     shifts = rng.uniform(-1, 1, (3, 5)) * [1.0, 1.0, 0.7, 0.05, 0.08]
     surfaces = [(surface, surface.minimum) for surface in map(reference.LlmSurface, shifts)]
-    # Median of 3; LLM_FIGURES
+    # Median of 3 seeds. Single runs, 12 seeds: 0.002 to 0.036, median 0.014; random search: 10 % of runs below 0.051,
+    # median 0.095.
     gap = regret(submission, params, surfaces, 34, seed)
     budget.require("gap on the LLM surface", gap, at_most=0.06, reference=0.012, unit="loss", trust="handed in")
 
@@ -167,7 +170,7 @@ def test_predict_bytes(submission, reference, budget, torch_rng):
         return mean, std
 
     run = budget.replay(scenario, X, y, Z, expect=expect, tol=1e-6)
-    # One array n m of float64 is 64·4096·8 B = 2 MiB; limit 8 of them = 16.8 MB. The expanded square needs PEAK, the
+    # One array n m of float64 is 64·4096·8 B = 2 MiB; limit 8 of them = 16.8 MB. The expanded square needs 5.1, the
     # differences (n, m, d) twice 8 = 16, a full covariance 2·4096/64 = 128 and more.
     array = 8 * n * m
     budget.require(
