@@ -19,6 +19,7 @@ import base64
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from llmkata.records import ExerciseRecord, Outcome, State
 from llmkata.watch.judge import Judge, first_failure
 from llmkata.watch.warm import Request
 
-from .points import NotJudged, Points, for_a_grade, has_graders, of_task
+from .points import NotJudged, Points, for_a_grade, has_graders, of_task, only_task
 from .source import module_source
 
 _USAGE = "%kata use EXERCISE | %kata check [EXERCISE] | %kata hint [EXERCISE] | %kata points TASK"
@@ -120,19 +121,20 @@ class Kata:
 
     def _task(self, exercise: Any, task: int) -> float | None:
         """The points of a task; without hidden checks None, or CheckFailed."""
+        course = only_task(self._course, exercise, task)
         if has_graders(exercise):
             try:
                 record = of_task(self._points.record(exercise, self._source(exercise)), task)
             except NotJudged as fault:
                 return _without_a_grade(f"not judged: {fault}")
-            print(_report(record, self._course))
+            print(_report(record, course))
             return float(record.points)
         if for_a_grade():
             return _without_a_grade(f"no graders in {exercise.root}: set KATA_COURSE to the folder of the course")
         record = of_task(self._judged(exercise, Request()), task)
         if record.state is not State.graded or Outcome.failed in {c.outcome for c in record.checks}:
-            raise CheckFailed(_report(record, self._course))
-        print(_report(record, self._course) if record.checks else f"task {task} has no visible checks")
+            raise CheckFailed(_report(record, course))
+        print(_report(record, course) if record.checks else f"task {task} has no visible checks")
         return None
 
     def _source(self, exercise: Any) -> str:
@@ -197,6 +199,7 @@ def _without_a_grade(why: str) -> None:
     if for_a_grade():
         sys.__stderr__.write(f"kata: {why}\n")
         sys.__stderr__.flush()
+        time.sleep(0.5)  # a thread of the kernel carries it on
         os._exit(1)
     raise KataFault(why)
 

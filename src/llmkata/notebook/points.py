@@ -11,11 +11,14 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from llmkata.records import ExerciseRecord, State
+
+if TYPE_CHECKING:
+    from llmkata.course import Course, Exercise
 
 
 class NotJudged(Exception):
@@ -28,7 +31,7 @@ class Points:
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], ExerciseRecord] = {}
 
-    def record(self, exercise: Any, source: str) -> ExerciseRecord:
+    def record(self, exercise: Exercise, source: str) -> ExerciseRecord:
         """What ``kata check`` says of a source, hidden checks included. Raises NotJudged."""
         key = (exercise.id, source)
         if key not in self._known:
@@ -36,7 +39,7 @@ class Points:
         return self._known[key]
 
 
-def has_graders(exercise: Any) -> bool:
+def has_graders(exercise: Exercise) -> bool:
     """Whether the hidden checks are here: on the instructor's machine."""
     return exercise.graders_dir.is_dir()
 
@@ -46,7 +49,7 @@ def for_a_grade() -> bool:
     return os.environ.get("NBGRADER_EXECUTION") == "autograde"
 
 
-def checked(exercise: Any, source: str) -> ExerciseRecord:
+def checked(exercise: Exercise, source: str) -> ExerciseRecord:
     """Run ``kata check --json`` on a source in a process of its own. Raises NotJudged where it gives no verdict."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{exercise.slug}.py"
@@ -55,7 +58,8 @@ def checked(exercise: Any, source: str) -> ExerciseRecord:
             sys.executable, "-m", "llmkata.cli.main", "--course", str(exercise.root), "check", exercise.id,
             "--submission", str(file), "--json", "--isolation", os.environ.get("KATA_ISOLATION", "sandbox"),
         ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False)
+        # What a check leaves in the current folder would be handed back with the feedback.
+        done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, cwd=folder, check=False)
     try:
         record = msgspec.json.decode(done.stdout, type=ExerciseRecord)
     except msgspec.DecodeError:
@@ -69,3 +73,14 @@ def checked(exercise: Any, source: str) -> ExerciseRecord:
 def of_task(record: ExerciseRecord, task: int) -> ExerciseRecord:
     """The part of a record that is about one task."""
     return msgspec.structs.replace(record, checks=[check for check in record.checks if check.task == task])
+
+
+def only_task(course: Course, exercise: Exercise, task: int) -> Course:
+    """The course as if the exercise had no other task: for a report on one."""
+    changed = msgspec.structs.replace
+    tasks = tuple(t for t in exercise.tasks if t.number == task)
+    modules = tuple(
+        changed(m, exercises=tuple(changed(e, tasks=tasks) if e.id == exercise.id else e for e in m.exercises))
+        for m in course.modules
+    )
+    return changed(course, modules=modules)
