@@ -1136,7 +1136,8 @@ def saved_files(module, model, spec):
 
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "new" / "adapter"
-        module.save_adapter(model, spec, directory, "some/base")
+        for name in ("an/earlier/one", "some/base"):
+            module.save_adapter(model, spec, directory, name)
         config = json.loads((directory / "adapter_config.json").read_text())
         tensors = {k: v.clone() for k, v in load_file(directory / "adapter_model.safetensors").items()}
         return (directory / "adapter_model.safetensors").stat().st_size, config, tensors
@@ -1223,6 +1224,18 @@ def load_changed(module, model, folder, change):
 
 
 @probe
+def unmerged_in_training(module, model, ids):
+    """Logits in training mode, of a model whose layers are not merged (any more)."""
+    import torch
+
+    for layer in model.modules():
+        if isinstance(layer, module.LoRALinear):
+            layer.unmerge()
+    with torch.no_grad():
+        return model.train()(input_ids=ids).logits
+
+
+@probe
 def merge_all(module, model):
     for layer in model.modules():
         if isinstance(layer, module.LoRALinear):
@@ -1254,6 +1267,9 @@ def test_load_adapter(submission):
         _, _, merged, _, _ = submission.run(load_changed, model, str(PEFT / name), "")
         check(all(merged), "A merged model is merged afterwards too.", got=merged)
         close(submission.run(logits_of, model, ids), logits, 4e-5, f"logits of a merged model ({name})")
+        if name == "two":  # its file says no dropout
+            got = submission.run(unmerged_in_training, model, ids)
+            close(got, logits, 4e-5, "logits in training mode, by the dropout of the file")
 
     model = submission.run(load_model, str(PEFT)).bfloat16()
     _, loaded, *_ = submission.run(load_changed, model, str(PEFT / "two"), "")
