@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
 from llmkata.records import RecordFile, State
@@ -52,3 +54,39 @@ def test_records_that_cannot_be_read(kata, run) -> None:
     done = kata("report", "report")
     assert done.status == 2 and "holds no record that can be read" in done.err
     assert not (run / "index.html").exists()
+
+
+ANSWER = "def add(x):\n" + "".join(
+    f"    if x > {n} and x % {n + 2} == {n % 2}:\n        x = (x - {n}) * {n + 3} // (x + {n})\n" for n in range(12)
+) + "    return x\n"
+
+
+def test_submissions_that_are_alike(kata, toy, run, make_record) -> None:
+    pytest.importorskip("copydetect")
+    file = RecordFile(run / "records.jsonl")
+    for learner, text in {"ada": ANSWER, "bob": ANSWER.replace("x", "value"), "cyd": "def add(x):\n    return 1\n"}.items():
+        (toy / "submissions" / learner / "module0").mkdir(parents=True)
+        (toy / "submissions" / learner / "module0" / "sums.py").write_text(text)
+        sha = hashlib.sha256(text.encode()).hexdigest()
+        file.append(make_record("module0/sums", "pass 1", learner=learner, submission_sha=sha,
+                                graded_at="2026-02-01T00:00:00+00:00"))  # fmt: skip
+    done = kata("report", "report", "--similarity", "submissions")
+    assert done.status == 0, done.err
+    assert "1 pair of submissions suspiciously alike" in done.out
+    assert "Similar submissions" in (run / "index.html").read_text()
+    kata("report", "report")
+    assert "ada</bdi>" in (run / "index.html").read_text().partition("Similar submissions")[2], "pairs are kept"
+    (toy / "groups.csv").write_text("id,group\nada,g1\nbob,g1\ncyd,\n")
+    done = kata("report", "report", "--similarity", "submissions", "--groups", "groups.csv")
+    assert "no two submissions suspiciously alike" in done.out
+
+
+def test_what_similarity_needs(kata, toy, run) -> None:
+    done = kata("report", "report", "--groups", "groups.csv")
+    assert done.status == 2 and "--similarity" in done.err
+    done = kata("report", "report", "--similarity", "nowhere")
+    assert done.status == 2 and "nowhere" in done.err
+    (toy / "submissions" / "ada" / "module0").mkdir(parents=True)
+    (toy / "groups.csv").write_text("name\nada\n")
+    done = kata("report", "report", "--similarity", "submissions", "--groups", "groups.csv")
+    assert done.status == 2 and "groups.csv:1: no column id and no column group" in done.err

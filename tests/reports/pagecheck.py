@@ -97,7 +97,7 @@ def check_page(html: str) -> Node:
             svg.attrs
         )
     labels = {n.attrs.get("for") for n in page.all("label")}
-    assert all(n.attrs["id"] in labels for n in page.all("input"))
+    assert all(n.attrs["id"] in labels for tag in ("input", "select") for n in page.all(tag))
     assert all(n.attrs.get("scope") in ("col", "row") for n in page.all("th"))
     assert all(n.text() for tag in ("a", "button", "summary") for n in page.all(tag)), "a control without a name"
     assert all(n.text() for n in page.all(cls="badge")), "a state told by colour alone"
@@ -163,6 +163,8 @@ def _check_inert(page: Node) -> None:
         "button",
         "label",
         "input",
+        "select",
+        "option",
     }
     tags = {n.tag for n in page.walk()}
     assert tags <= allowed, tags - allowed

@@ -14,6 +14,7 @@ import pytest
 
 from llmkata.gradebook import Gradebook
 from llmkata.records import ExerciseRecord, Measure, RecordFile, State
+from llmkata.records.pairs import Pair, Side
 from llmkata.reports import classpage, grades, pages
 from llmkata.reports.site import write_card, write_report
 from llmkata.reports.text import slug
@@ -148,9 +149,9 @@ def test_hardest_checks_misconceptions_and_faults(tmp_path: Path) -> None:
     assert found[0] == "2"
     assert found[1].startswith("scale_by_d Your output is exactly")
     assert found[3] == "Names ada bob"
-    unjudged = rows_of(section(page, "Not judged"))
-    assert unjudged[0] == ["cyd", "6.1 whole exercise", "Out of memory on the host."]
-    assert len(unjudged) == 3
+    assert rows_of(section(page, "Faults of the grader")) == [["cyd", "6.1", "Out of memory on the host."]]
+    (doubt,) = rows_of(section(page, "Checks not judged"))
+    assert (doubt[0], doubt[3]) == ("2", "Names ada bob"), "one row for all who share a cause"
     facts = [div.text() for div in page.all("dl", "facts")[0].all("div")]
     assert "not judged 1" in facts, "single checks are not counted as exercises"
     assert rows_of(section(page, "Unreadable submissions"))[0][0] == "dan"
@@ -177,9 +178,53 @@ def test_budgets_near_the_limit_come_first(tmp_path: Path) -> None:
 
     page = page_of([with_budgets("ada", 95, 500), with_budgets("bob", 99, 10), with_budgets("cyd", 104, 20)], tmp_path)
     rows = rows_of(section(page, "Budgets near the limit"))
-    assert [(row[0].split()[0], row[3], row[4]) for row in rows] == [("close", "3", "1"), ("far", "0", "1")]
+    assert [(row[0].split()[0], row[3], row[4]) for row in rows] == [("close", "3 ada bob cyd", "1"), ("far", "0", "1")]
     strip = section(page, "Budgets near the limit").all("svg")[0]
     assert [c.attrs["class"] for c in strip.all("circle")] == ["ok", "ok", "over"]
+
+
+def test_learners_at_one_place_are_one_dot(tmp_path: Path) -> None:
+    def of(i: int) -> ExerciseRecord:
+        value = 95.0 if i < 20 else 120.0
+        measure = Measure("close", value, "FLOP", at_most=100, ok=value <= 100)
+        return record(f"l{i:02}", checks=[check("test_b", 1, measures=[measure])])
+
+    strip = section(page_of([of(i) for i in range(22)], tmp_path), "Budgets near the limit").all("svg")[0]
+    within, beyond = strip.all("circle")
+    assert strip.attrs["aria-label"].startswith("22 measured, 20 near the limit, 2 failed")
+    assert float(within.attrs["r"]) > float(beyond.attrs["r"]) > 4.5
+    assert within.text().startswith("l00: 95 FLOP; l01") and within.text().endswith("and 8 more")
+
+
+def test_the_time_line_counts_submissions_by_day(tmp_path: Path) -> None:
+    def at(learner: str, moment: str) -> ExerciseRecord:
+        made = mastered(learner)
+        made.submitted_at = moment
+        return made
+
+    days = [at("ada", "2026-03-01T10:00:00Z"), at("bob", "2026-03-02T01:00:00+02:00"), at("cyd", "2026-03-09T00:00:00Z")]
+    page = page_of([*days, at("dan", ""), record("eve", state=State.missing)], tmp_path / "a")
+    line = section(page, "Time line")
+    assert line.all("svg")[0].attrs["aria-label"] == "1 Mar: 2, 9 Mar: 1"
+    assert "of 1 more no time is known" in line.text()
+    assert "Time line" not in page_of([at("ada", "")], tmp_path / "b").text()
+
+
+def test_similar_submissions_are_told_to_staff_only(tmp_path: Path) -> None:
+    records = [mastered("ada"), mastered("SECRET"), mastered("cyd")]
+    pair = Pair(MATRIX_CALCULUS, Side("ada", 0.91, [(3, 9), (12, 12)]), Side("SECRET", 0.5, [(40, 47)]))
+    with book_of(records, tmp_path) as book:
+        report = write_report(tmp_path / "some", course(), records, book, pairs=[pair])
+        none = write_report(tmp_path / "none", course(), records, book, pairs=[])
+        unknown = write_report(tmp_path / "unknown", course(), records, book)
+    found = section(check_page(report.index.read_text(encoding="utf-8")), "Similar submissions")
+    assert rows_of(found) == [["91 %", "0.1", "ada 91 % of it: lines 3–9, 12", "SECRET 50 % of it: lines 40–47"]]
+    for learner, card in report.cards.items():
+        for path in (card, card.with_suffix(".md"), card.with_suffix(".json")):
+            assert learner == "SECRET" or "SECRET" not in path.read_text(encoding="utf-8")
+            assert "imilar" not in path.read_text(encoding="utf-8")
+    assert "No two submissions" in none.index.read_text(encoding="utf-8")
+    assert "Similar submissions" not in unknown.index.read_text(encoding="utf-8"), "nobody looked"
 
 
 def test_flags_and_printed_output_are_for_staff_only(tmp_path: Path) -> None:

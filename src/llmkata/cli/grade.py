@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmkata.cli.common import FAILED, course_of, fail, prog, shown
-from llmkata.cli.options import Isolation, IsolationOption, seed_of
+from llmkata.cli.options import GroupsOption, Isolation, IsolationOption, seed_of
 
 if TYPE_CHECKING:
     from llmkata.course import Course
@@ -23,6 +23,8 @@ def grade(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of hidden inputs; keep it secret.", metavar="S", min=0)] = None,
     isolation: IsolationOption = Isolation.sandbox,
+    similarity: Annotated[bool, typer.Option("--similarity", help="Also look for submissions that are alike.")] = False,
+    groups: GroupsOption = None,
 ) -> None:
     """Grade a folder of submissions.
 
@@ -32,18 +34,22 @@ def grade(
     Exit status: 0 every submission was graded; 1 some could not be judged (see the report); 2 wrong usage.
     """
     course = course_of(context)
-    if grade_folder(course, folder, out, workers=workers, seed=seed_of(course, seed), isolation=isolation):
+    if groups is not None and not similarity:
+        fail("--groups says whose submissions are not compared", f"{prog()} grade {shown(folder)} --similarity")
+    given = {"workers": workers, "seed": seed_of(course, seed), "isolation": isolation}
+    if grade_folder(course, folder, out, **given, similarity=similarity, groups=groups):
         raise typer.Exit(FAILED)
 
 
 def grade_folder(
-    course: Course, folder: Path, out: Path, *, workers: int | None, seed: int | None, isolation: Isolation
+    course: Course, folder: Path, out: Path, *, workers: int | None, seed: int | None, isolation: Isolation,
+    similarity: bool = False, groups: Path | None = None,
 ) -> int:
     """Grade, write the report, print the table and where the pages are. Returns how many could not be judged."""
     import os
 
     from llmkata.cli.progress import Progress
-    from llmkata.cli.report import publish
+    from llmkata.cli.report import compare, publish
     from llmkata.grading.intake import IntakeError, read_submissions, strays
 
     try:
@@ -75,4 +81,6 @@ def grade_folder(
                 grade_spawned(course, submissions, **given)
     except TooLittleIsolation as error:
         fail(str(error))
+    if similarity:
+        compare(course, submissions, out, groups)
     return sum(r.state is State.infrastructure for r in publish(course, out))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,6 +31,12 @@ class Isolation(StrEnum):
 IsolationOption = Annotated[
     Isolation,
     typer.Option(help="sandbox: own process in the sandbox; process: own process only, for code you trust."),
+]
+
+
+GroupsOption = Annotated[
+    Path | None,
+    typer.Option(help="With --similarity: a CSV with id and group; members of a group are no pair.", metavar="CSV"),
 ]
 
 

@@ -7,6 +7,7 @@ hang on the hash seed of the process, so this is done in a process of its own, w
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import os
@@ -14,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -78,6 +80,18 @@ def similar(
         raise SimilarityFault(f"{exercise}: comparing the submissions failed: {said[-1] if said else 'no message'}")
     found = msgspec.json.decode(done.stdout, type=list[tuple[Side, Side]])
     return [Pair(exercise, *pair) for pair in found]
+
+
+def read_groups(path: Path) -> dict[str, str]:
+    """Learner -> group, from a CSV with a header and at least the columns ``id`` and ``group``; who has no group is left
+    out. Raises SimilarityFault, ``OSError``.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file)
+        missing = [name for name in ("id", "group") if name not in (rows.fieldnames or [])]
+        if missing:
+            raise SimilarityFault(f"{path}:1: no column {' and no column '.join(missing)}; the header is {rows.fieldnames}")
+        return {row["id"].strip(): row["group"].strip() for row in rows if (row["id"] or "").strip() and row["group"]}
 
 
 def similar_submissions(

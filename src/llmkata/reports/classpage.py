@@ -1,11 +1,12 @@
-"""The page of a class, for staff: heat map, distribution, hardest checks, misconceptions, budgets, faults.
+"""The page of a class, for staff: heat map, distribution, hardest checks, misconceptions, budgets, time line,
+submissions that are alike, faults.
 
 It asks the gradebook and holds no record itself. Names of learners link to their cards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from .text import amount, line, plain
 if TYPE_CHECKING:
     from llmkata.course import Course
     from llmkata.gradebook import Gradebook
+    from llmkata.records.pairs import Pair
 
 #: Rows that a list shows before the rest is folded away.
 SHOWN = 15
@@ -47,6 +49,16 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Doubt:
+    """A check that could not be judged for one reason, and whose."""
+
+    exercise: str
+    check_id: str
+    cause: str
+    learners: list[str]
+
+
+@dataclass(frozen=True)
 class BudgetRow:
     """One budget of the class."""
 
@@ -59,12 +71,21 @@ class BudgetRow:
     log: bool
 
 
-def to_html(course: Course, book: Gradebook, links: Mapping[str, str]) -> str:
-    """The page; ``links`` leads from a learner to the address of the card, relative to the page."""
+def to_html(
+    course: Course, book: Gradebook, links: Mapping[str, str], pairs: Sequence[Pair] | None = None
+) -> str:
+    """The page; ``links`` leads from a learner to the address of the card, relative to the page. ``pairs``: submissions
+    that are alike; None where nobody looked for them.
+    """
     entries = book.entries()
     rows = [_row(course, learner, known, links.get(learner, "")) for learner, known in entries.items()]
     totals = [row.total for row in rows if row.total is not None]
     numbers = {exercise.id: exercise.number for exercise in course.exercises}
+    unjudged = book.unjudged()
+    handed_in = [
+        entry for known in entries.values() for entry in known.values() if entry.standing is not Standing.missing
+    ]
+    stamps = [entry.submitted_at for entry in handed_in if entry.submitted_at]
     rates = [_clean_rate(rate) for rate in book.check_rates()]
     return pages.html().get_template("class.html").render(
         course=course, script="class.js", rows=rows, totals=totals, shown=SHOWN, numbers=numbers, links=links,
@@ -74,7 +95,10 @@ def to_html(course: Course, book: Gradebook, links: Mapping[str, str]) -> str:
         rates=[rate for rate in rates if rate.failed and rate.max_points],
         misconceptions=[_clean_misconception(found) for found in book.misconceptions()],
         budgets=_budgets(book.budgets()),
-        unjudged=[Unjudged(u.learner, line(u.exercise), line(u.check_id), line(u.cause)) for u in book.unjudged()],
+        faults=[Unjudged(u.learner, line(u.exercise), "", line(u.cause)) for u in unjudged if not u.check_id],
+        doubts=_doubts(unjudged), pairs=pairs,
+        timeline=figures.timeline(stamps), undated=len(handed_in) - len(stamps),
+        standings=[where.value for where in Standing],
         flags=[
             Flag(f.learner, line(f.exercise), line(f.check_id), [line(flag) for flag in f.flags], plain(f.output))
             for f in book.flags()
@@ -103,6 +127,16 @@ def _cell(course: Course, known: Entry | None) -> Cell:
 _NOTHING_THERE = {
     Standing.unreadable: -1.0, Standing.not_started: -2.0, Standing.missing: -3.0, Standing.infrastructure: -4.0,
 }
+
+
+def _doubts(unjudged: Iterable[Unjudged]) -> list[Doubt]:
+    """Checks that could not be judged, by check and cause, those of most learners first: a class shares its gates."""
+    found: dict[tuple[str, str, str], Doubt] = {}
+    for u in unjudged:
+        if u.check_id:
+            key = (line(u.exercise), line(u.check_id), line(u.cause))
+            found.setdefault(key, Doubt(*key, [])).learners.append(u.learner)
+    return sorted(found.values(), key=lambda doubt: (-len(doubt.learners), doubt.exercise, doubt.check_id))
 
 
 def _budgets(uses: list[BudgetUse]) -> list[BudgetRow]:

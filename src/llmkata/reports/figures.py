@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from llmkata.records import Measure
 
@@ -178,13 +179,63 @@ def histogram(percents: Iterable[float], bins: int = 10) -> list[Bin]:
 
 
 @dataclass(frozen=True)
+class Span:
+    """One column of a time line: what happened from a time on, up to the next column."""
+
+    label: str
+    count: int
+    #: Height in percent of the highest column.
+    height: float
+
+
+def timeline(moments: Iterable[str], most: int = 60) -> list[Span]:
+    """ISO 8601 times as columns of equal length: hours where all lie within three days, else days or several of them, at
+    most about ``most`` columns, in UTC. Times without an offset are taken as UTC; what is no time is passed over.
+    """
+    stamps = sorted(filter(None, map(_stamp, moments)))
+    if not stamps:
+        return []
+    hour = timedelta(hours=1)
+    fine = stamps[-1] - stamps[0] < timedelta(days=3)
+    start = stamps[0].replace(minute=0, second=0, microsecond=0)
+    start = start if fine else start.replace(hour=0)
+    unit = hour if fine else 24 * hour
+    step = unit * max(1, math.ceil((stamps[-1] - start) / unit / most))
+    counts = [0] * (int((stamps[-1] - start) / step) + 1)
+    for stamp in stamps:
+        counts[int((stamp - start) / step)] += 1
+    highest, form = max(counts), "%d %b %H:00" if fine else "%d %b"
+    return [
+        Span((start + i * step).strftime(form).lstrip("0"), n, round(100 * n / highest, 2)) for i, n in enumerate(counts)
+    ]
+
+
+def _stamp(text: str) -> datetime | None:
+    try:
+        stamp = datetime.fromisoformat(text)
+        return (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+@dataclass(frozen=True)
 class Dot:
-    """One learner on a strip: position in percent of the width."""
+    """Learners at one place on a strip: position in percent of the width."""
 
     at: float
-    learner: str
+    #: Whose, and each value: ``ada: 1.2 MFLOP``; what does not fit is counted.
     text: str
     ok: bool
+    count: int = 1
+
+    @property
+    def radius(self) -> float:
+        """In pixels; the area grows with the number of learners, within bounds."""
+        return round(min(12.0, 4.5 * math.sqrt(1 + 0.15 * (self.count - 1))), 1)
+
+
+#: Dots of a strip are drawn this many percent of the width apart, those closer as one; so many names stand on one.
+_APART, _NAMED = 0.5, 12
 
 
 def strip(uses: Sequence[tuple[str, float, str, bool]]) -> tuple[list[Dot], float, bool]:
@@ -198,4 +249,13 @@ def strip(uses: Sequence[tuple[str, float, str, bool]]) -> tuple[list[Dot], floa
         place = (math.log(share) if share > 0 else start) if log else share
         return round(100 * (place - start) / (end - start), 2)
 
-    return [Dot(at(share), learner, text, ok) for learner, share, text, ok in uses], at(1.0), log
+    places: dict[tuple[int, bool], list[tuple[float, str]]] = {}
+    for learner, share, text, ok in uses:
+        place = at(share)
+        places.setdefault((round(place / _APART), ok), []).append((place, f"{learner}: {text}"))
+    dots = []
+    for (_, ok), members in places.items():
+        more = [f"and {len(members) - _NAMED} more"] if len(members) > _NAMED else []
+        told = "; ".join([text for _, text in members[:_NAMED]] + more)
+        dots.append(Dot(members[0][0], told, ok, len(members)))
+    return dots, at(1.0), log

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from llmkata.gradebook import Gradebook
 from llmkata.records import ExerciseRecord, latest
+from llmkata.records.pairs import Pair
 
 from . import classpage, grades, scorecard
 from .policy import Audience, Level
@@ -42,12 +43,13 @@ class Report:
 
 def write_report(
     out: Path | str, course: Course, records: Iterable[ExerciseRecord], book: Gradebook, *,
-    feedback: Level | None = None,
+    feedback: Level | None = None, pairs: Sequence[Pair] | None = None,
 ) -> Report:
     """Write the report of a class into the folder ``out``, which is made where needed; files of that name are replaced.
 
     ``records`` are the records of the run (several per learner and exercise may be there: :func:`latest` decides) and
-    ``book`` their index. ``feedback``: level for hidden checks, by default the course's.
+    ``book`` their index. ``feedback``: level for hidden checks, by default the course's. ``pairs``: submissions that
+    are alike, for the class page alone; None where nobody looked for them.
     """
     out = Path(out)
     by_learner: dict[str, list[ExerciseRecord]] = {}
@@ -58,7 +60,7 @@ def write_report(
         for learner, mine in by_learner.items()
     }
     links = {learner: f"learners/{quote(path.name)}" for learner, path in cards.items()}
-    _write(out / "index.html", classpage.to_html(course, book, links))
+    _write(out / "index.html", classpage.to_html(course, book, links, pairs))
     _write(out / "grades.csv", grades.to_csv(course, book.entries()))
     return Report(out / "index.html", out / "grades.csv", cards)
 
