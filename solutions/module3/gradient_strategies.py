@@ -77,6 +77,7 @@ def gradients(params: Iterable[Tensor]) -> list[Tensor]:
 # END HIDDEN
 
 
+@torch.no_grad()
 def global_norm(grads: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
     """(Σ over all elements of all tensors |g|^p)^(1/p), p = `norm_type`; for p = inf the largest |g|.
 
@@ -96,7 +97,6 @@ def global_norm(grads: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
     # BEGIN SOLUTION task 1: norms per tensor in float64, then the norm of the norms
     if not norm_type > 0:
         raise ValueError(f"norm_type must lie in (0, inf], got {norm_type}")
-    grads = [g.detach() for g in grads]
     device = grads[0].device if grads else None
     norms: list[Tensor] = []
     for group in by_dtype_and_device(g for g in grads if g.numel()):
@@ -113,6 +113,7 @@ def global_norm(grads: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
 # --- clipping ---------------------------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
 def clip_grad_norm_(
     params: Iterable[Tensor], max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
 ) -> Tensor:
@@ -149,6 +150,7 @@ def clip_grad_norm_(
     # END SOLUTION
 
 
+@torch.no_grad()
 def clip_grad_value_(params: Iterable[Tensor], clip_value: float) -> None:
     """Clamp every element of every gradient to [-clip_value, clip_value], in place; NaN stays NaN.
 
@@ -163,6 +165,7 @@ def clip_grad_value_(params: Iterable[Tensor], clip_value: float) -> None:
     # END SOLUTION
 
 
+@torch.no_grad()
 def adaptive_clip_(params: Iterable[Tensor], clipping: float = 0.01, eps: float = 1e-3) -> None:
     """Adaptive gradient clipping (Brock et al. 2021): g <- g · min(1, clipping · max(||w||, eps) / max(||g||, 1e-6)).
 
@@ -177,7 +180,7 @@ def adaptive_clip_(params: Iterable[Tensor], clipping: float = 0.01, eps: float 
         axes = tuple(range(1, p.dim())) if p.dim() > 1 else tuple(range(p.dim()))
         weight_norm, grad_norm = (
             torch.linalg.vector_norm(t, dim=axes, keepdim=True, dtype=torch.float64) if axes else t.double().abs()
-            for t in (p.detach(), p.grad)
+            for t in (p, p.grad)
         )
         ratio = clipping * weight_norm.clamp(min=eps) / grad_norm.clamp(min=1e-6)
         ratio = torch.where(grad_norm < math.inf, ratio.clamp(max=1.0), 1.0)
@@ -280,7 +283,7 @@ class SpikeGuard:
     """Says which steps to skip, from the norms of their gradients.
 
     * A non-finite norm is always skipped, and nothing else changes.
-    * Once `warmup` norms have been accepted, a norm above factor · median(the last `window` accepted) is skipped; the
+    * Once `warmup` (1 or more) norms have been accepted, a norm above factor · median(the last `window` accepted) is skipped; the
       median of an even number is the mean of the middle two (`statistics.median`). A skipped norm is not remembered.
     * After `max_skips` finite skips in a row the next one is not skipped: the scale has changed. What is remembered is
       cleared, this norm is accepted as the first, and the warm-up begins again.
@@ -302,7 +305,7 @@ class SpikeGuard:
         if not math.isfinite(norm):
             self.skipped += 1
             return True
-        if self.accepted >= self.warmup and self.norms and norm > self.factor * statistics.median(self.norms):
+        if self.accepted >= self.warmup and norm > self.factor * statistics.median(self.norms):
             if self.streak < self.max_skips:
                 self.streak += 1
                 self.skipped += 1
@@ -329,7 +332,7 @@ class Trainer:
     def __init__(
         self, model: nn.Module, optimizer: Optimizer, strategy: Strategy, *, accumulation_steps: int = 1
     ) -> None:
-        # BEGIN SOLUTION task 7: keep the parts, make the guard
+        # BEGIN SOLUTION task 8: keep the parts, make the guard
         self.model, self.optimizer, self.strategy = model, optimizer, strategy
         self.accumulation_steps = accumulation_steps
         self.guard = SpikeGuard() if strategy.guard else None
@@ -349,7 +352,7 @@ class Trainer:
         Raises:
             ValueError: no tokens, as in `accumulate`.
         """
-        # BEGIN SOLUTION task 7: accumulate once, ask the guard, clip once, step
+        # BEGIN SOLUTION task 8: accumulate once, ask the guard, clip once, step
         if not hasattr(micro_batches, "__len__"):
             micro_batches = islice(micro_batches, self.accumulation_steps)
         self.optimizer.zero_grad()
@@ -395,7 +398,7 @@ def compare_strategies(
         losses, NaN where one of them is NaN), diverged (final_loss is not finite), max_norm (the largest finite
         grad_norm, 0 if there is none), skipped, updates (steps that called the optimizer).
     """
-    # BEGIN SOLUTION task 7: a run for each strategy and seed
+    # BEGIN SOLUTION task 8: a run for each strategy and seed
     table: dict[str, dict[str, list]] = {}
     for strategy in strategies:
         rows = []
