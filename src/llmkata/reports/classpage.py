@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 #: Rows that a list shows before the rest is folded away.
 SHOWN = 15
 
+#: The sign of a standing in the heat map, beside the shade and the number. Text, for a cell to be one node: a class of
+#: five hundred has many cells.
+SIGNS = {
+    Standing.mastered: "★", Standing.passed: "✓", Standing.in_progress: "◐", Standing.not_started: "○",
+    Standing.missing: "–", Standing.unreadable: "△", Standing.infrastructure: "‖",
+}
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -98,7 +105,7 @@ def to_html(
         faults=[Unjudged(u.learner, line(u.exercise), "", line(u.cause)) for u in unjudged if not u.check_id],
         doubts=_doubts(unjudged), pairs=pairs,
         timeline=figures.timeline(stamps), undated=len(handed_in) - len(stamps),
-        standings=[where.value for where in Standing],
+        standings=[where.value for where in Standing], signs=SIGNS,
         flags=[
             Flag(f.learner, line(f.exercise), line(f.check_id), [line(flag) for flag in f.flags], plain(f.output))
             for f in book.flags()
