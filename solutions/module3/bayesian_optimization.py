@@ -509,7 +509,7 @@ class BayesianOptimizer:
             return value + prior, grad + prior_grad
 
         d = X.shape[1]
-        theta = _climb(posterior, _default_start(d), 15)[1].exp()
+        theta = _climb(posterior, _default_start(d), 12)[1].exp()
         return GaussianProcess(theta[:d], float(theta[d]), float(theta[d + 1])).fit(X, y)
 
     def _believe(self, gp: GaussianProcess, X: Tensor, y: Tensor, config: dict) -> tuple[Tensor, Tensor, GaussianProcess]:
@@ -540,7 +540,7 @@ class BayesianOptimizer:
         found = first_new(self.space.canonical(torch.cat([cloud, near])), -math.inf)
         if found is None:
             return self._any_new(rng, taken)
-        for width in (0.1, 0.05, 0.02, 0.01):
+        for width in (0.1, 0.04, 0.015):
             step = width * torch.from_numpy(rng.standard_normal((100, self.space.dim)))
             # Move some coordinates only: where few matter, moving all at once hardly ever helps.
             step *= torch.from_numpy(rng.random((100, self.space.dim)) < 0.5)

@@ -1,22 +1,22 @@
 """Budgets of 3.4: 8 points on the core tasks, 19 on the stretch tasks.
 
 Training runs are what a search pays with, so regret is judged after a fixed number of them, counted here: the objective is
-handed in. Medians of three seeds, also on Hartmann's function, where the specification has one seed: among correct
-optimizers, one run in twenty there is far worse than the others.
+handed in. Among correct optimizers one run in twenty is far worse than the others, so no single run decides: the median of
+three counts on Branin's function, and in six dimensions, where a run costs more, the better of two.
 """
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 
 from llmkata.checks import check, hint, needs, points, probe, task
 
 
 def regret(submission, params, surfaces, trials, seed):
-    """Median over the surfaces (objective, minimum) of best loss found - minimum, after `trials` evaluations."""
+    """Median over three surfaces (objective, minimum), the better of two, of best loss found - minimum after `trials`
+    evaluations."""
     gaps = []
     for i, (objective, minimum) in enumerate(surfaces):
         values = []
@@ -28,7 +28,7 @@ def regret(submission, params, surfaces, trials, seed):
         submission.optimize(counted, submission.Space(params), trials, seed=(seed + i) % 2**31)
         check(len(values) == trials, "the objective is called n_trials times", got=len(values), want=trials)
         gaps.append(min(v for v in values if math.isfinite(v)) - minimum)
-    return float(np.median(gaps))
+    return sorted(gaps)[(len(gaps) - 1) // 2]
 
 
 @task(5)
@@ -78,13 +78,13 @@ def test_regret_branin(submission, reference, budget, seed):
     "Without a prior on the hyperparameters eight points make an over-confident model.",
 )
 def test_regret_hartmann6(submission, reference, budget, seed):
-    """36 evaluations of Hartmann's function of six variables come close to its minimum."""
+    """32 evaluations of Hartmann's function of six variables come close to its minimum."""
     params = {f"x{i}": submission.Float(0.0, 1.0) for i in range(6)}
-    surfaces = [(lambda c: reference.hartmann6([c[f"x{i}"] for i in range(6)]), reference.HARTMANN_MIN)] * 3
-    # Median of 3 seeds. Single runs, 12 seeds: median 0.16, second worst 0.54, worst 1.62 (a local minimum); random search:
+    surfaces = [(lambda c: reference.hartmann6([c[f"x{i}"] for i in range(6)]), reference.HARTMANN_MIN)] * 2
+    # The better of 2 seeds. Single runs, 12 seeds: median 0.2, second worst 0.54, worst 1.7 (a local minimum); random search:
     # 10 % of runs below 1.06, median 1.79. The function ranges over 3.3.
-    gap = regret(submission, params, surfaces, 36, seed)
-    budget.require("regret on Hartmann-6", gap, at_most=1.0, reference=0.1, unit="loss", trust="handed in")
+    gap = regret(submission, params, surfaces, 32, seed)
+    budget.require("regret on Hartmann-6", gap, at_most=0.6, reference=0.1, unit="loss", trust="handed in")
 
 
 @task(9)
@@ -105,12 +105,12 @@ def test_regret_llm(submission, reference, budget, seed, rng):
         "n_layers": submission.Int(4, 24),
         "d_model": submission.Int(256, 1024, True),
     }
-    shifts = rng.uniform(-1, 1, (3, 5)) * [1.0, 1.0, 0.7, 0.05, 0.08]
+    shifts = rng.uniform(-1, 1, (2, 5)) * [1.0, 1.0, 0.7, 0.05, 0.08]
     surfaces = [(surface, surface.minimum) for surface in map(reference.LlmSurface, shifts)]
-    # Median of 3 seeds. Single runs, 12 seeds: 0.002 to 0.036, median 0.014; random search: 10 % of runs below 0.051,
+    # The better of 2 seeds. Single runs, 12 seeds: 0.002 to 0.036, median 0.014; random search: 10 % of runs below 0.051,
     # median 0.095.
     gap = regret(submission, params, surfaces, 34, seed)
-    budget.require("gap on the LLM surface", gap, at_most=0.06, reference=0.012, unit="loss", trust="handed in")
+    budget.require("gap on the LLM surface", gap, at_most=0.045, reference=0.012, unit="loss", trust="handed in")
 
 
 @probe
