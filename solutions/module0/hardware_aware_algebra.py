@@ -1,11 +1,11 @@
 """Exercise 0.3: hardware-aware algebra. What an operation must cost, what it does cost, and why.
 
 A cost model (FLOPs and bytes), the cheapest order of a chain of products, a benchmark that is right on asynchronous
-devices, operations that run on NumPy, torch and CuPy unchanged, the roofline, and a tiled CUDA kernel. Without a GPU the
-kernel runs in Numba's CUDA simulator.
+devices, operations that run on NumPy, torch and CuPy unchanged, the roofline, and a tiled CUDA kernel. Without a GPU
+the kernel runs in Numba's CUDA simulator.
 
-Units: FLOPs, bytes, seconds, FLOP/s, byte/s. One multiply-add is 2 FLOPs. Sizes are those of arrays, `itemsize` is bytes
-per element.
+Units: FLOPs, bytes, seconds, FLOP/s, byte/s. One multiply-add is 2 FLOPs. Sizes are those of arrays, `itemsize` is
+bytes per element.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 # Numba decides between the GPU and its simulator when it is imported. Say NUMBA_ENABLE_CUDASIM yourself to choose.
 if "NUMBA_ENABLE_CUDASIM" not in os.environ:
     os.environ["NUMBA_ENABLE_CUDASIM"] = "0" if os.path.exists("/dev/nvidiactl") else "1"
-from numba import cuda, float32  # noqa: E402
+from numba import cuda, float32
 
 #: Side of a thread block and of a shared tile.
 TILE = 8
@@ -108,7 +108,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Case:
-    """An operation to be timed: `matmul` and `add` on two arrays, `softmax` and `layernorm` on one, `attention` on q, k, v."""
+    """An operation to be timed: `matmul`, `add` on two arrays, `softmax`, `layernorm` on one, `attention` on three."""
 
     name: str
     op: Literal["matmul", "add", "softmax", "layernorm", "attention"]
@@ -214,7 +214,7 @@ def cost_softmax(shape: tuple[int, ...], itemsize: int, *, fused: bool) -> Cost:
 
 
 def cost_attention(B: int, H: int, T: int, S: int, d: int, itemsize: int, *, fused: bool) -> Cost:
-    """Cost of softmax(q·kᵀ)·v for B·H heads, q [T, d], k and v [S, d] each: two products and a softmax of 5 FLOPs per score.
+    """Cost of softmax(q·kᵀ)·v for B·H heads, q [T, d], k and v [S, d] each: two products, and 5 FLOPs per score.
 
     The scale is not counted. `fused`: one kernel reads q, k and v and writes the result. Otherwise three kernels, a
     product, a fused softmax and a product, so the scores are written, read, written as weights, and read again.
@@ -415,8 +415,9 @@ def softmax_xp(x: Any) -> Any:
 
 
 def layernorm_xp(x: Any, eps: float = 1e-5) -> Any:
-    """(x - mean) / sqrt(var + eps) along the last axis, var divided by N, for any array-API library; same library, shape
-    and dtype."""
+    """(x - mean) / sqrt(var + eps) along the last axis, var divided by N, for any array-API library; same library,
+    shape and dtype.
+    """
     # BEGIN SOLUTION task 5: layer normalisation in the namespace of x
     xp = array_api_compat.array_namespace(x)
     centred = x - xp.mean(x, axis=-1, keepdims=True)
@@ -426,7 +427,7 @@ def layernorm_xp(x: Any, eps: float = 1e-5) -> Any:
 
 
 def attention_xp(q: Any, k: Any, v: Any) -> Any:
-    """softmax(q·kᵀ / sqrt(d))·v for q [..., T, d], k [..., S, d], v [..., S, dv] of any array-API library -> [..., T, dv].
+    """softmax(q·kᵀ / sqrt(d))·v for q [..., T, d], k [..., S, d], v [..., S, dv] of any array library -> [..., T, dv].
 
     Batch axes are equal. No mask. Same library and dtype.
     """
@@ -444,7 +445,7 @@ def attention_xp(q: Any, k: Any, v: Any) -> Any:
 
 @cuda.jit
 def matmul_naive_kernel(a, b, c):
-    """Given, to compare with: every thread reads a row of `a` and a column of `b` from global memory, 2·k loads each."""
+    """Given, to compare with: every thread reads a row of `a` and a column of `b` from global memory: 2·k loads."""
     col, row = cuda.grid(2)
     if row < c.shape[0] and col < c.shape[1]:
         total = float32(0)
@@ -465,12 +466,12 @@ def launch_config(n: int, m: int, tile: int = TILE) -> tuple[tuple[int, int], tu
 
 @cuda.jit
 def matmul_tiled_kernel(a, b, c):
-    """c[n, m] = a[n, k] · b[k, m], float32, any sizes >= 1. Launched with `launch_config(n, m)`: TILE × TILE threads a block.
+    """c[n, m] = a[n, k] · b[k, m], float32, any sizes >= 1. Launched with `launch_config(n, m)`.
 
-    A block computes a TILE × TILE piece of `c`, in steps along k. In each step every thread copies at most one element of
-    `a` and at most one of `b` from global to shared memory, and the block computes from there. Global arrays are read as
-    `a[i, j]`, within their bounds; each element of `c` is written once, as `c[i, j] = value`. Neighbouring threads (x)
-    read neighbouring addresses.
+    A block of TILE × TILE threads computes such a piece of `c`, in steps along k. In each step every thread copies at
+    most one element of `a` and at most one of `b` from global to shared memory, and the block computes from there.
+    Global arrays are read as `a[i, j]`, within their bounds; each element of `c` is written once, as `c[i, j] =
+    value`. Neighbouring threads (x) read neighbouring addresses.
     """
     # Shared arrays are told apart by the line they stand on: keep these two lines apart.
     a_tile = cuda.shared.array((TILE, TILE), float32)
@@ -527,8 +528,8 @@ def matmul_gpu(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def get_backend(name: Literal["numpy", "torch", "torch:cuda", "cupy"]) -> Backend:
     """The backend of that name. Libraries are imported when they are asked for.
 
-    Raises BackendUnavailable if a module is missing (the message names it) or there is no GPU for "torch:cuda" or "cupy"
-    (the message says "no CUDA device"), ValueError for another name.
+    Raises BackendUnavailable if a module is missing (the message names it) or there is no GPU for "torch:cuda" or
+    "cupy" (the message says "no CUDA device"), ValueError for another name.
 
     `synchronize` waits for the device: torch.cuda.synchronize(), cupy.cuda.Device().synchronize(). On a CPU there is
     nothing to wait for. `device_name` is any text.
@@ -575,8 +576,8 @@ def measure_machine(
 ) -> Machine:
     """What this machine reaches, both from the best time that `benchmark` finds with this clock.
 
-    `peak_flops` from the product of two n × n float32 matrices; `bandwidth` from a copy of `stream_mib` MiB, which reads
-    and writes as many bytes.
+    `peak_flops` from the product of two n × n float32 matrices; `bandwidth` from a copy of `stream_mib` MiB, which
+    reads and writes as many bytes.
     """
     # BEGIN SOLUTION task 7: peak from a product, bandwidth from a copy
     square = b.asarray(np.random.default_rng(0).standard_normal((n, n)).astype(np.float32))
@@ -602,14 +603,15 @@ def run_suite(
 ) -> list[Row]:
     """Time the cases in order by `benchmark` (with this clock, its defaults otherwise) -> a `Row` for each.
 
-    Inputs of a case: a fresh `np.random.default_rng(seed)` draws `standard_normal(shape)` for each of its shapes in order;
-    they are cast to `case.dtype` and moved by `b.asarray`, before the clock is first read for that case.
+    Inputs of a case: a fresh `np.random.default_rng(seed)` draws `standard_normal(shape)` for each of its shapes in
+    order; they are cast to `case.dtype` and moved by `b.asarray`, before the clock is first read for that case.
 
-    Costs are compulsory: `cost_matmul`; `cost_elementwise` for add; fused softmax; LayerNorm reads N and writes N elements
-    and takes 7 FLOPs for each; fused attention, whose heads are the product of the leading axes of q.
+    Costs are compulsory: `cost_matmul`; `cost_elementwise` for add; fused softmax; LayerNorm reads N and writes N
+    elements and takes 7 FLOPs for each; fused attention, whose heads are the product of the leading axes of q.
 
     Raises ValueError naming the operation if a case has an unknown `op`.
     """
+
     # BEGIN SOLUTION task 7: inputs, cost, time, roof, efficiency
     def matmul(x: Any, y: Any) -> Any:
         return b.xp.matmul(x, y)

@@ -1,11 +1,11 @@
 """Budgets of 0.3: calls, interpreter steps, and what a kernel loads. The kernel's check of correctness stands here too:
 it needs the same launcher.
 
-The kernel runs in Numba's simulator with one change: the threads of a block take turns, each running to its next barrier
-or its end before the next one begins. That is an order which a GPU may choose, it makes every missing barrier show, and
-two runs are alike. Shared memory holds NaN at first, where a GPU has what was left there. Global arrays are the grader's:
-every load and store of the budgets is a call of a function handed in, which is where they are counted; the arrays do not
-exist beside the submission.
+The kernel runs in Numba's simulator with one change: the threads of a block take turns, each running to its next
+barrier or its end before the next one begins. That is an order which a GPU may choose, it makes every missing barrier
+show, and two runs are alike. Shared memory holds NaN at first, where a GPU has what was left there. Global arrays are
+the grader's: every load and store of the budgets is a call of a function handed in, which is where they are counted;
+the arrays do not exist beside the submission.
 """
 
 from __future__ import annotations
@@ -54,28 +54,31 @@ def timed(module, fn, synchronize, clock, options):
     "Wait at the two ends of a block, not after every call: waiting costs time too, and keeps the device idle.",
 )
 def test_harness_overhead(submission, budget):
-    """A measurement makes the calls it needs: warm-up, trials that double, timed blocks; and waits at their ends only."""
+    """A measurement makes the calls it needs: warm-up, trials that double, timed blocks; and waits at their ends
+    only.
+    """
     for warmup, repeat, number in ((3, 7, 8), (0, 3, 16)):
-        now, calls = 0.0, {"fn": 0, "synchronize": 0}
+        seen = {"fn": 0, "synchronize": 0}
 
-        def fn(calls=calls):
-            nonlocal now
-            calls["fn"] += 1
-            now += 1e-3
+        def fn(seen=seen):
+            seen["fn"] += 1
 
-        def synchronize(calls=calls):
-            calls["synchronize"] += 1
+        def synchronize(seen=seen):
+            seen["synchronize"] += 1
+
+        def clock(seen=seen):
+            return seen["fn"] * 1e-3
 
         options = {"warmup": warmup, "repeat": repeat, "min_time": 1e-3 * (number - 0.5)}
-        got = submission.run(timed, fn, synchronize, lambda: now, options)
+        got = submission.run(timed, fn, synchronize, clock, options)
         check(got == number, f"1 ms a call, {number - 0.5} ms a block", got=got, want=number)
         # Trials 1 + 2 + ... + number = 2 · number - 1 calls, log2(number) + 1 blocks; two waits a block, one more.
         exact = warmup + 2 * number - 1 + repeat * number
         what = f"warmup={warmup}, repeat={repeat}, number={number}"
-        budget.require(f"calls of fn, {what}", calls["fn"], at_most=exact + 1, at_least=exact, reference=exact,
+        budget.require(f"calls of fn, {what}", seen["fn"], at_most=exact + 1, at_least=exact, reference=exact,
                        unit="calls", trust="handed in")  # fmt: skip
         waits = 2 * (number.bit_length() + repeat) + 1
-        budget.require(f"calls of synchronize, {what}", calls["synchronize"], at_most=waits + 1, at_least=waits,
+        budget.require(f"calls of synchronize, {what}", seen["synchronize"], at_most=waits + 1, at_least=waits,
                        reference=waits, unit="calls", trust="handed in")  # fmt: skip
 
 
@@ -207,7 +210,8 @@ def run_kernel(module, a, b, load, store):
     "All threads of a block must reach every barrier: a thread outside of the matrix loads zeros and goes on.",
     "Two barriers in each step: one between writing the tiles and reading them, one between reading them and the next "
     "writing.",
-    "a_tile[ty, tx] = a[row, start + tx]: a tile's column is the thread's, moved by the step. Zeros beyond the edge of k.",
+    "a_tile[ty, tx] = a[row, start + tx]: a tile's column is the thread's, moved by the step. Zeros beyond the edge "
+    "of k.",
 )
 def test_cuda_kernel_correct(submission, rng):
     """The tiled kernel multiplies matrices of any size, whatever order the threads of a block run in."""
@@ -220,7 +224,9 @@ def test_cuda_kernel_correct(submission, rng):
         got = submission.launch_config(n, m, tile)
         got = tuple(map(tuple, got))
         check(got == want, f"launch_config({n}, {m}, {tile}): (grid, block), x along the columns", got=got, want=want)
-    check(tuple(map(tuple, submission.launch_config(9, 8))) == ((1, 2), (8, 8)), "launch_config(9, 8) has tiles of TILE")
+    check(
+        tuple(map(tuple, submission.launch_config(9, 8))) == ((1, 2), (8, 8)), "launch_config(9, 8) has tiles of TILE"
+    )
     for n, k, m in ((8, 16, 8), (1, 1, 1), (10, 12, 9), (3, 5, 17)):
         a, b = rng.standard_normal((n, k)).astype("float32"), rng.standard_normal((k, m)).astype("float32")
         got, diverged, _ = submission.run(run_kernel, a, b, None, None)
@@ -228,7 +234,7 @@ def test_cuda_kernel_correct(submission, rng):
         tol = 4 * k * EPS32 * float(np.abs(a).max() * np.abs(b).max())
         same(got, (a.astype(float) @ b.astype(float)).astype("float32"), atol=tol, rtol=0,
              what=f"kernel on ({n}, {k}, {m})")  # fmt: skip
-        check(diverged == 0, f"({n}, {k}, {m}): all threads of a block reach the same barriers (else undefined on a GPU)",
+        check(diverged == 0, f"({n}, {k}, {m}): all threads of a block must reach the same barriers",
               got=f"in {diverged} places some had ended")  # fmt: skip
     a, b = rng.standard_normal((3, 5)), rng.standard_normal((5, 2))
     same(submission.matmul_gpu(a, b), (a @ b).astype("float32"), atol=2e-5, what="matmul_gpu of float64 matrices")
@@ -278,7 +284,12 @@ def test_global_loads(submission, budget, rng):
         a, b = rng.standard_normal((n, k)).astype("float32"), rng.standard_normal((k, m)).astype("float32")
         memory = Memory(a, b)
         submission.run(run_kernel, a.shape, b.shape, memory.load, memory.store)
-        same(memory.c, (a.astype(float) @ b.astype(float)).astype("float32"), atol=1e-4, what=f"kernel on ({n}, {k}, {m})")
+        same(
+            memory.c,
+            (a.astype(float) @ b.astype(float)).astype("float32"),
+            atol=1e-4,
+            what=f"kernel on ({n}, {k}, {m})",
+        )
         name = f"({n}, {k}, {m})"
         budget.require(f"global loads, {name}", memory.loads, at_most=limit, at_least=floor, reference=floor,
                        unit="loads", trust="handed in")  # fmt: skip
@@ -287,7 +298,9 @@ def test_global_loads(submission, budget, rng):
 
 
 def sectors(log, widths):
-    """Distinct 32-byte sectors of each warp-wide load, summed: the i-th loads of an array by the 32 threads of a warp."""
+    """Distinct 32-byte sectors of each warp-wide load, summed: the i-th loads of an array by the 32 threads of a
+    warp.
+    """
     ordinal, touched = {}, {}
     for name, i, j, block, thread in log:
         key = (name, tuple(block), thread)
@@ -301,7 +314,8 @@ def sectors(log, widths):
 @points(6)
 @needs("test_cuda_kernel_correct")
 @hint(
-    "Threads 0, 1, 2, ... of a warp differ in threadIdx.x. Which index of a[i, j] must x be in for neighbours in memory?",
+    "Threads 0, 1, 2, ... of a warp differ in threadIdx.x. Which index of a[i, j] must x be in for neighbours in "
+    "memory?",
     "x belongs into the last index, of a, of b and of c.",
 )
 def test_coalesced_sectors(submission, budget, rng):
@@ -310,6 +324,7 @@ def test_coalesced_sectors(submission, budget, rng):
     result, _, log = submission.run(run_kernel, a, b, None, None)
     same(result, (a.astype(float) @ b.astype(float)).astype("float32"), atol=1e-4, what="kernel on (8, 16, 8)")
     # A warp is 4 rows of 8 threads; 8 neighbours are 32 bytes, so a load of a or of b touches 4 sectors.
-    # 2 warps · 2 steps · (4 + 4) = 32; with x along the rows, 8 rows each: 64; the naive kernel: 2 · 16 · (4 + 1) = 160.
+    # 2 warps · 2 steps · (4 + 4) = 32; with x along the rows, 8 rows each: 64; the naive kernel: 2 · 16 · (4 + 1) =
+    # 160.
     found = sectors(log, {"a": 16, "b": 8, "c": 8})
     budget.require("32-byte sectors, (8, 16, 8)", found, at_most=40, at_least=32, reference=32, unit="sectors")

@@ -62,8 +62,16 @@ def products(draw):
 @sk.given(products(), examples=30)
 def test_cost_matmul(submission, reference, case):
     """`cost_matmul` counts two FLOPs per multiply-add, and reads each operand once, at its own size."""
-    same_cost(submission.cost_matmul(*case), reference.cost_matmul(*case), f"{case[0]} · {case[1]}, {case[2]} bytes each")
-    refused = (((2, 0), (0, 3), 4), ((2, 3), (3, 4), 0), ((2, 3), (4, 2), 4), ((2, 3, 3), (4, 3, 3), 4), ((-2, 3), (3, 1), 4))
+    same_cost(
+        submission.cost_matmul(*case), reference.cost_matmul(*case), f"{case[0]} · {case[1]}, {case[2]} bytes each"
+    )
+    refused = (
+        ((2, 0), (0, 3), 4),
+        ((2, 3), (3, 4), 0),
+        ((2, 3), (4, 2), 4),
+        ((2, 3, 3), (4, 3, 3), 4),
+        ((-2, 3), (3, 1), 4),
+    )
     for arguments in refused:
         with expect_error(ValueError):
             submission.cost_matmul(*arguments)
@@ -86,11 +94,14 @@ def elementwise(draw):
 @sk.given(elementwise(), examples=25)
 def test_cost_elementwise_and_softmax(submission, reference, case):
     """`cost_elementwise` and `cost_softmax` agree with a ledger of kernels over real arrays, fused and unfused."""
-    shapes, itemsize, flops = case
+    shapes, itemsize, _ = case
     same_cost(submission.cost_elementwise(*case), reference.cost_elementwise(*case), f"elementwise on {shapes}")
     shape = (*shapes[0], 1 + len(shapes))
     for fused in (True, False):
-        got, want = submission.cost_softmax(shape, itemsize, fused=fused), reference.cost_softmax(shape, itemsize, fused)
+        got, want = (
+            submission.cost_softmax(shape, itemsize, fused=fused),
+            reference.cost_softmax(shape, itemsize, fused),
+        )
         same_cost(got, want, f"{'fused' if fused else 'unfused'} softmax of {shape}, {itemsize} bytes each")
     one = submission.cost_elementwise([(3, 2)], 4)
     check(one.flops == 6, "one FLOP per element is the default", got=one.flops, want=6)
@@ -133,21 +144,32 @@ def as_tree(tree):
     return tuple(map(as_tree, tree)) if isinstance(tree, (tuple, list)) else tree
 
 
+def leaves(tree):
+    return [x for part in tree for x in leaves(part)] if isinstance(tree, tuple) else [tree]
+
+
+CHAINS = st.lists(st.sampled_from((1, 2, 3, 4, 7, 40)), min_size=2, max_size=8)
+
+
 @task(2)
-@points(6)
+@points(5)
 @hint(
     "The last product of the cheapest order splits the chain in two, and both parts are in their cheapest order.",
-    "Fill a table by the length of the sub-chain: least[i][j] = min over s of least[i][s] + least[s+1][j] + the product.",
-    "Of equal splits take the smallest: compare with <, not <=, and go through them from the left.",
+    "Fill a table by the length of the sub-chain: least[i][j] = min over s of least[i][s] + least[s+1][j] + the "
+    "product.",
 )
-@sk.given(st.lists(st.sampled_from((1, 2, 3, 4, 7, 40)), min_size=2, max_size=8), examples=25)
+@sk.given(CHAINS, examples=25)
 def test_best_chain(submission, reference, case):
-    """`best_chain` finds what an exhaustive search finds, the same order at ties, and `chain_flops` counts any order."""
+    """`best_chain` needs what an exhaustive search needs, its order costs what it claims, `chain_flops` counts any
+    order.
+    """
     flops, tree = submission.best_chain(case)
-    tree = as_tree(tree)
-    least, order = reference.best_chain(case)
+    tree, least = as_tree(tree), reference.best_chain(case)[0]
     check(flops == least, f"least FLOPs of the chain {case}", got=flops, want=least)
-    check(tree == order, f"order of the chain {case}, smallest splits first", got=tree, want=order)
+    check(leaves(tree) == list(range(len(case) - 1)), f"an order of the chain {case}: matrices from the left", got=tree)
+    check(
+        reference.tree_flops(case, tree)[0] == least, f"the order of the chain {case} costs what is claimed", got=tree
+    )
     every = reference.orders(0, len(case) - 2)
     for other in (every[0], every[len(every) // 2], every[-1]):
         got, want = submission.chain_flops(case, other), reference.tree_flops(case, other)[0]
@@ -155,9 +177,31 @@ def test_best_chain(submission, reference, case):
     with expect_error(ValueError):
         submission.best_chain(case[:1])
     dims = [2, 3, 4, 5]
-    for wrong in (0, (0, 1), ((0, 1), 3), (1, (0, 2)), ((0, 2), 1), ((0, 1, 2),), ((0, 1), (2, 3)), ((0, 0), (1, 2)), (1, 2)):
+    for wrong in (
+        0,
+        (0, 1),
+        ((0, 1), 3),
+        (1, (0, 2)),
+        ((0, 2), 1),
+        ((0, 1, 2),),
+        ((0, 1), (2, 3)),
+        ((0, 0), (1, 2)),
+        (1, 2),
+    ):
         with expect_error(ValueError):
             submission.chain_flops(dims, wrong)
+
+
+@task(2)
+@points(1)
+@needs("test_best_chain")
+@hint("Of equal splits take the smallest: compare with <, not <=, and go through them from the left.")
+@sk.given(CHAINS, examples=15)
+def test_first_of_equal_orders(submission, reference, case):
+    """Of orders that cost the same, `best_chain` gives the one with the smallest left factors, at every node."""
+    want = reference.best_chain(case)[1]
+    got = as_tree(submission.best_chain(case)[1])
+    check(got == want, f"order of the chain {case}, smallest splits first", got=got, want=want)
 
 
 @task(2)
@@ -169,7 +213,7 @@ def test_chains_of_a_transformer(submission):
     for t, d in ((4, 16), (15, 16), (16, 16), (17, 16), (64, 16)):
         # (QKᵀ)V: 4·T·T·d; Q(KᵀV): 4·T·d·d. Equal at T = d, where the smaller split wins: matrix 0 alone on the left.
         flops, tree = submission.best_chain([t, d, t, d])
-        want = (((0, 1), 2) if t < d else (0, (1, 2)))
+        want = ((0, 1), 2) if t < d else (0, (1, 2))
         got = (flops, as_tree(tree))
         check(got == (4 * t * d * min(t, d), want), f"attention without softmax, T = {t}, d = {d}", got=got)
     # x [32, 256], A [256, 4], B [4, 256]: (xA)B is 2·32·256·4·2, x(AB) first builds a 256 × 256 matrix.
@@ -246,7 +290,17 @@ def consistent(got, repeat):
     "What the first call pays for (compilation, allocation) belongs into the warm-up.",
 )
 def test_benchmark_virtual_device(submission, rng):
-    """`benchmark` tells what a kernel takes, to within one tick of the clock per block, on a device that runs behind."""
+    """`benchmark` tells what a kernel takes, to within one tick of the clock per block, on a device that runs
+    behind.
+    """
+    # A device that does not run behind, and a clock that sees everything.
+    got = time_on(submission, Device(3e-4, launch=1e-5, behind=False), repeat=2)
+    consistent(got, 2)
+    # 32 · 310 µs = 9.92 ms are less than min_time, 64 are enough.
+    check(got["number"] == 64, "310 µs a call, 0.01 s a block", got=got["number"], want=64)
+    same(got["times"], [3.1e-4] * 2, atol=1e-9, dtype=None, what="times on a device that does not run behind")
+
+    # A device that runs behind, and a clock that ticks.
     kernel, tick, min_time = float(rng.integers(30, 50)) * 1e-6, 1e-3, 0.005
     device = Device(kernel, first=0.5, tick=tick)
     got = time_on(submission, device, min_time=min_time, repeat=3, max_number=512)
@@ -261,13 +315,6 @@ def test_benchmark_virtual_device(submission, rng):
         off = abs(seconds * number - (number * kernel + device.launch_time))
         check(off <= tick + 1e-9, f"a kernel of {kernel * 1e6:.0f} µs, to within one tick of {tick} s per block",
               got=f"{seconds * 1e6:.2f} µs")  # fmt: skip
-
-    # A device that does not run behind, and a clock that sees everything.
-    got = time_on(submission, Device(3e-4, launch=1e-5, behind=False), repeat=2)
-    consistent(got, 2)
-    # 32 · 310 µs = 9.92 ms are less than min_time, 64 are enough.
-    check(got["number"] == 64, "310 µs a call, 0.01 s a block", got=got["number"], want=64)
-    same(got["times"], [3.1e-4] * 2, atol=1e-9, dtype=None, what="times on a device that does not run behind")
 
     # Nothing to time at all: the search ends at max_number.
     got = time_on(submission, Device(0.0, launch=0.0), max_number=16, repeat=1, warmup=0)
@@ -377,7 +424,11 @@ def on_libraries(module, dtype, softmax_in, layernorm_in, attention_in):
     import torch
 
     out = {}
-    for name, asarray in (("numpy", numpy.asarray), ("torch", torch.asarray), ("array_api_strict", array_api_strict.asarray)):
+    for name, asarray in (
+        ("numpy", numpy.asarray),
+        ("torch", torch.asarray),
+        ("array_api_strict", array_api_strict.asarray),
+    ):
         for op, inputs in (("softmax_xp", softmax_in), ("layernorm_xp", layernorm_in), ("attention_xp", attention_in)):
             y = getattr(module, op)(*(asarray(x.astype(dtype)) for x in inputs))
             if not type(y).__module__.startswith(name):
@@ -392,11 +443,13 @@ def on_libraries(module, dtype, softmax_in, layernorm_in, attention_in):
 @hint(
     "array_api_compat.array_namespace(x) gives the namespace of x: take every function from there.",
     "A softmax that subtracts the maximum of each row cannot overflow.",
-    "Names of the standard: keepdims=True, axis=-1, xp.matrix_transpose, xp.matmul. A Python number does not change the "
-    "dtype of an array, a NumPy number does.",
+    "Names of the standard: keepdims=True, axis=-1, xp.matrix_transpose, xp.matmul. A Python number does not change "
+    "the dtype of an array, a NumPy number does.",
 )
 def test_xp_ops_run_on_three_libraries(submission, reference, rng):
-    """Softmax, LayerNorm and attention run on NumPy, torch and a strict array library, and stay in it and in their dtype."""
+    """Softmax, LayerNorm and attention run on NumPy, torch and a strict array library, and stay in it and in their
+    dtype.
+    """
     for dtype in ("float32", "float64"):
         x = rng.standard_normal((3, 2, 6))
         x[0, 0] = [1e4, 0.0, -1e4, 9999.0, 1.0, 2.0]
@@ -415,7 +468,12 @@ def test_xp_ops_run_on_three_libraries(submission, reference, rng):
             check(kind == dtype, f"{name}: dtype of the result", got=kind, want=dtype)
             op = name.split(" on ")[0]
             same(values, want[op].astype(dtype), atol=tol, rtol=tol, what=f"{name}, {dtype}")
-    same(submission.layernorm_xp(rows, 0.5), reference.layernorm(rows, 0.5), atol=1e-13, what="layernorm_xp with eps = 0.5")
+    same(
+        submission.layernorm_xp(rows, 0.5),
+        reference.layernorm(rows, 0.5),
+        atol=1e-13,
+        what="layernorm_xp with eps = 0.5",
+    )
 
 
 # -- task 7: backends and the suite -----------------------------------------------------------------------------------
@@ -431,7 +489,13 @@ def backend_facts(module, name):
     on_device = b.asarray(x)
     y = b.to_numpy(b.xp.matmul(on_device, b.asarray(numpy.ascontiguousarray(x.T))))
     b.synchronize()
-    return [type(on_device).__module__.split(".")[0], y, isinstance(y, numpy.ndarray), b.name, isinstance(b.device_name, str)]
+    return [
+        type(on_device).__module__.split(".")[0],
+        y,
+        isinstance(y, numpy.ndarray),
+        b.name,
+        isinstance(b.device_name, str),
+    ]
 
 
 @probe
@@ -491,9 +555,10 @@ def torch_synchronizes(module):
 
 @probe
 def suite_on_cupy(module, reset, launch, synchronize, clock, devices):
-    """Medians of a product and an addition by run_suite on a stand-in for CuPy: arrays of NumPy, a stream of the grader's.
+    """A stand-in for CuPy: arrays of NumPy, a stream of the grader's.
 
-    With no devices: the error of get_backend.
+    -> [seconds that b.synchronize waits after an addition, medians of a product and an addition by run_suite]; with no
+    devices the error of get_backend.
     """
     import sys
     import types
@@ -561,7 +626,12 @@ def suite_on_cupy(module, reset, launch, synchronize, clock, devices):
     runtime.deviceSynchronize = synchronize
     runtime.getDevice = lambda: 0
     runtime.getDeviceProperties = lambda i: {"name": b"stand-in"}
-    stand_ins = {"cupy": cupy, "cupy.cuda": cuda, "cupy.cuda.runtime": runtime, "array_api_compat.cupy": array_api_compat.numpy}
+    stand_ins = {
+        "cupy": cupy,
+        "cupy.cuda": cuda,
+        "cupy.cuda.runtime": runtime,
+        "array_api_compat.cupy": array_api_compat.numpy,
+    }
     before = {name: sys.modules.get(name) for name in stand_ins}
     sys.modules.update(stand_ins)
     try:
@@ -570,12 +640,17 @@ def suite_on_cupy(module, reset, launch, synchronize, clock, devices):
             b = module.get_backend("cupy")
         except module.BackendUnavailable as error:
             return str(error)
+        x = b.asarray(numpy.ones(2, "float32"))
+        begin = clock()
+        x + x
+        b.synchronize()
+        waited = clock() - begin
         cases = [
             module.Case("product", "matmul", ((4, 3), (3, 2)), "float32"),
             module.Case("sum", "add", ((4, 3), (4, 3)), "float32"),
         ]
         rows = module.run_suite(b, cases, module.Machine("virtual", 1e9, 1e9), clock=clock)
-        return [row.timing.median for row in rows]
+        return [waited, *(row.timing.median for row in rows)]
     finally:
         for name, value in before.items():
             if value is None:
@@ -601,7 +676,7 @@ def test_backends(submission):
         same(product, np.array([[5, 14], [14, 50]], "float32"), atol=0, rtol=0, what=f"a product on {name}")
     for name, text in (("cupy", "cupy"), ("torch:cuda", "no CUDA device")):
         kind, message = submission.run(unavailable, name)
-        check(kind == "BackendUnavailable" and text in message, f"{name} where it is missing: BackendUnavailable with {text!r}",
+        check(kind == "BackendUnavailable" and text in message, f"{name} missing: BackendUnavailable, {text!r}",
               got=f"{kind}: {message}")  # fmt: skip
     with expect_error(ValueError):
         submission.get_backend("abacus")
@@ -610,13 +685,17 @@ def test_backends(submission):
 
     device = Device(4e-3, launch=1e-4)
     calls = (device.reset, device.launch, device.synchronize, device.clock)
-    medians = submission.run(suite_on_cupy, *calls, 1)
-    check(isinstance(medians, list), "CuPy is there and has a device", got=medians)
-    for name, median in zip(("a product", "a sum"), medians):
+    found = submission.run(suite_on_cupy, *calls, 1)
+    check(isinstance(found, list), "CuPy is there and has a device", got=found)
+    for name, median in zip(("synchronize after a sum", "a product", "a sum"), found):
         # One kernel of 4 ms for each call, three if a submission does more than is needed. Launches alone: 0.1 ms.
-        check(0.99 * 4e-3 <= median <= 3 * 4.1e-3, f"{name} takes a kernel of 4 ms on this device: wait for it", got=median)
+        check(
+            0.99 * 4e-3 <= median <= 3 * 4.1e-3,
+            f"{name} takes a kernel of 4 ms on this device: wait for it",
+            got=median,
+        )
     said = submission.run(suite_on_cupy, *calls, 0)
-    check(isinstance(said, str) and "no CUDA device" in said, "CuPy without a device: BackendUnavailable, 'no CUDA device'",
+    check(isinstance(said, str) and "no CUDA device" in said, "CuPy without a device: 'no CUDA device'",
           got=said)  # fmt: skip
 
 
@@ -674,7 +753,9 @@ def case_cost(reference, op, shapes, dtype):
     "The heads of an attention case are all leading axes of q.",
 )
 def test_run_suite_rows(submission, reference, rng, seed):
-    """Each row holds its case, the compulsory cost, the times the clock told, and the roof and efficiency that follow."""
+    """Each row holds its case, the compulsory cost, the times the clock told, and the roof and efficiency that
+    follow.
+    """
     peak, bandwidth = 2e3, 1e3
     seed = seed % 1000
     # Every block lasts longer than min_time, so number = 1: two readings for the trial, 2 · 7 for the times.
@@ -694,7 +775,12 @@ def test_run_suite_rows(submission, reference, rng, seed):
             check(at == 16 * i, f"{name}: inputs are moved before the clock is read", got=at, want=16 * i)
         cost = tuple(row["cost"][k] for k in ("flops", "bytes_read", "bytes_written"))
         flops, read, written = case_cost(reference, op, shapes, dtype)
-        check(cost == (flops, read, written), f"{name}: (FLOPs, bytes read, written)", got=cost, want=(flops, read, written))
+        check(
+            cost == (flops, read, written),
+            f"{name}: (FLOPs, bytes read, written)",
+            got=cost,
+            want=(flops, read, written),
+        )
         times = [steps[16 * i + 2 * block + 1] for block in range(1, 8)]
         same(list(row["timing"]["times"]), times, atol=1e-9, rtol=0, dtype=None, what=f"times of {name}")
         median, least = statistics.median(times), max(flops / peak, (read + written) / bandwidth)
@@ -768,4 +854,9 @@ def test_real_cpu_sanity(submission):
     rates = [flops / min(times) for _, times, flops, *_ in rows]
     # Measured here: 57 against 2.4 GFLOP/s, a ratio of 24. A product by loops of NumPy's own (einsum) reaches 1.
     ratio = rates[0] / rates[1]
-    check(ratio >= 4, "FLOP/s of a 256 × 256 product over that of an addition of 2^20 elements", got=ratio, want="at least 4")
+    check(
+        ratio >= 4,
+        "FLOP/s of a 256 × 256 product over that of an addition of 2^20 elements",
+        got=ratio,
+        want="at least 4",
+    )
