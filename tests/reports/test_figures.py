@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmkata.records import Measure
-from llmkata.reports.figures import bar, growth, histogram, near, strip, usage, verdict
+from llmkata.reports.figures import bar, growth, histogram, near, strip, timeline, usage, verdict
 
 NUMBER = st.floats(0, 1e18)
 LIMIT = st.none() | NUMBER
@@ -105,3 +105,17 @@ def test_strips_mark_the_limit() -> None:
     assert not log
     assert dots[0].at < dots[1].at == limit < dots[2].at < 100
     assert strip([("a", 100.0, "", False), ("b", 0.9, "", True)])[2]
+
+
+def test_a_time_line_in_hours_days_and_several_days() -> None:
+    hours = timeline(["2026-03-01T10:59:59Z", "2026-03-01T12:00:00+01:00", "2026-03-01T13:30:00Z", "soon", ""])
+    assert [(s.label, s.count) for s in hours] == [("1 Mar 10:00", 1), ("1 Mar 11:00", 1), ("1 Mar 12:00", 0),
+                                                  ("1 Mar 13:00", 1)]  # fmt: skip
+    days = timeline(["2026-02-27T23:00:00", "2026-03-02T23:30:00", "2026-03-02T01:00:00Z"])
+    assert [(s.label, s.count, s.height) for s in days] == [
+        ("27 Feb", 1, 50.0), ("28 Feb", 0, 0.0), ("1 Mar", 0, 0.0), ("2 Mar", 2, 100.0)
+    ]  # fmt: skip
+    year = timeline(["2026-01-01T00:00:00Z", "2026-12-31T00:00:00Z"])
+    assert len(year) <= 61
+    assert sum(s.count for s in year) == 2
+    assert timeline([]) == timeline(["never"]) == []
