@@ -1,0 +1,424 @@
+"""Another answer to 3.5: one gradient after the other for norms of mixed dtypes, buffers of sums for accumulation."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+LossSum = Callable[[nn.Module, Any], tuple[Tensor, int]]
+
+
+@dataclass(frozen=True)
+class Accumulated:
+    """What `accumulate` found: the mean loss per token, tokens and micro-batches counted, the norm of all gradients."""
+
+    loss: float
+    n_tokens: int
+    n_micro: int
+    grad_norm: float
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """What a Trainer does between backward and step; None and False leave a part out."""
+
+    name: str
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    agc: float | None = None
+    guard: bool = False
+
+
+def parts(grads: Sequence[Tensor], p: float) -> Iterator[Tensor]:
+    """Norms in float64, one a tensor; float32 ones together."""
+    single = [g for g in grads if g.dtype is torch.float32 and g.numel()]
+    if single and (p <= 6 or p == math.inf):
+        yield from torch._foreach_norm(single, p, dtype=torch.float64)
+        grads = [g for g in grads if g.dtype is not torch.float32]
+    for g in grads:
+        if g.numel():
+            yield of_one(g.double().flatten(), p)
+
+
+def of_one(x: Tensor, p: float) -> Tensor:
+    """||x||_p by frexp: the largest element is brought to between 1/2 and 1 by a power of two, which is exact."""
+    _, exponent = torch.frexp(x.abs().max())
+    half = exponent.clamp(-1020, 1020) // 2
+    x = torch.ldexp(torch.ldexp(x, -half), half - exponent.clamp(-1020, 1020))
+    norm = torch.linalg.vector_norm(x, p)
+    return torch.ldexp(torch.ldexp(norm, half), exponent.clamp(-1020, 1020) - half)
+
+
+@torch.no_grad()
+def global_norm(grads: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
+    if not 0 < norm_type <= math.inf:
+        raise ValueError(f"norm_type={norm_type}")
+    home = grads[0].device if len(grads) else torch.device("cpu")
+    norms = [n.to(home) for n in parts(grads, norm_type)]
+    return of_one(torch.stack(norms), norm_type) if norms else torch.zeros((), device=home)
+
+
+@torch.no_grad()
+def clip_grad_norm_(
+    params: Iterable[Tensor], max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
+) -> Tensor:
+    if not 0 < max_norm:
+        raise ValueError(f"max_norm={max_norm}")
+    seen: set[int] = set()
+    grads = []
+    for p in params:
+        if id(p) not in seen and p.grad is not None:
+            grads.append(p.grad)
+        seen.add(id(p))
+    norm = global_norm(grads, norm_type)
+    if error_if_nonfinite and not norm.isfinite():
+        raise RuntimeError("the total norm is non-finite")
+    factor = (max_norm / (norm + 1e-6)).clamp_(max=1.0)
+    factor = torch.where(norm.isfinite(), factor, torch.ones_like(factor))
+    narrow = [g for g in grads if g.dtype is torch.float32]
+    if narrow:
+        torch._foreach_mul_(narrow, factor.float())
+    for g in grads:
+        if g.dtype is not torch.float32:
+            g.copy_(g.double() * factor)
+    return norm
+
+
+@torch.no_grad()
+def clip_grad_value_(params: Iterable[Tensor], clip_value: float) -> None:
+    if clip_value < 0:
+        raise ValueError("clip_value is negative")
+    for p in params:
+        if p.grad is not None:
+            g = p.grad
+            g.copy_(torch.where(g > clip_value, clip_value, torch.where(g < -clip_value, -clip_value, g)))
+
+
+@torch.no_grad()
+def adaptive_clip_(params: Iterable[Tensor], clipping: float = 0.01, eps: float = 1e-3) -> None:
+    for p in params:
+        if p.grad is not None:
+            weights, grads = (p, p.grad) if p.dim() > 1 else (p[None], p.grad[None])
+            for w, g in zip(weights.unbind(), grads.unbind()):
+                size = torch.linalg.vector_norm(g.flatten(), dtype=torch.float64)
+                bound = clipping * torch.linalg.vector_norm(w.flatten(), dtype=torch.float64).clamp(min=eps)
+                factor = (bound / size.clamp(min=1e-6)).clamp(max=1.0)
+                g.copy_(g.double() * torch.where(size.isfinite(), factor, 1.0))
+
+
+def across_ranks(n_tokens: int, device: torch.device) -> tuple[int, int]:
+    """(tokens of all ranks, number of ranks) where torch.distributed runs; else (n_tokens, 1). Given."""
+    dist = torch.distributed
+    if not (dist.is_available() and dist.is_initialized()):
+        return n_tokens, 1
+    total = torch.tensor(n_tokens, device=device)
+    dist.all_reduce(total)
+    return int(total), dist.get_world_size()
+
+
+def accumulate(
+    model: nn.Module,
+    micro_batches: Iterable[Any],
+    loss_sum_fn: LossSum,
+    *,
+    total_tokens: int | None = None,
+    no_sync: Callable[[], AbstractContextManager] | None = None,
+) -> Accumulated:
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    earlier = [p.grad for p in trainable]
+
+    def put_back() -> None:
+        for p, grad in zip(trainable, earlier):
+            p.grad = grad
+
+    for p in trainable:
+        p.grad = torch.zeros_like(p)
+    total, tokens, micro = 0.0, 0, 0
+    waiting: list[Any] = []
+    device = trainable[0].device if trainable else torch.device("cpu")
+
+    def run(batch: Any) -> None:
+        nonlocal total, tokens, micro
+        loss, n = loss_sum_fn(model, batch)
+        if loss.requires_grad:
+            loss.backward()
+        total, tokens, micro = total + float(loss), tokens + int(n), micro + 1
+
+    for batch in micro_batches:
+        if waiting:
+            with no_sync() if no_sync else nullcontext():
+                run(waiting.pop())
+        waiting.append(batch)
+    if waiting:
+        run(waiting.pop())
+    if total_tokens is not None:
+        divisor, world = total_tokens, 1
+    else:
+        divisor, world = across_ranks(tokens, device) if no_sync else (tokens, 1)
+    if divisor < 1 or micro == 0:
+        put_back()
+        raise ValueError("no tokens at all")
+    with torch.no_grad():
+        sums = [p.grad for p in trainable]
+        put_back()
+        for p, s in zip(trainable, sums):
+            s *= world / divisor
+            p.grad = s if p.grad is None else p.grad.add_(s)
+    return Accumulated(total / divisor, tokens, micro, float(global_norm([p.grad for p in trainable])))
+
+
+class SpikeGuard:
+    def __init__(self, window: int = 20, factor: float = 10.0, warmup: int = 10, max_skips: int = 3) -> None:
+        self.settings = window, factor, warmup, max_skips
+        self.history: list[float] = []
+        self.in_a_row = 0
+        self.skipped = 0
+
+    def should_skip(self, norm: float) -> bool:
+        window, factor, warmup, max_skips = self.settings
+        if math.isnan(norm - norm):  # inf - inf and NaN
+            self.skipped += 1
+            return True
+        calm = len(self.history) < warmup or norm <= factor * statistics.median(self.history[-window:])
+        if not calm and self.in_a_row < max_skips:
+            self.in_a_row, self.skipped = self.in_a_row + 1, self.skipped + 1
+            return True
+        self.history = [*self.history, norm] if calm else [norm]
+        self.in_a_row = 0
+        return False
+
+
+class Trainer:
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, strategy: Strategy, *, accumulation_steps: int = 1
+    ) -> None:
+        self.model, self.optimizer, self.strategy, self.k = model, optimizer, strategy, accumulation_steps
+        self.guard = SpikeGuard() if strategy.guard else None
+
+    def step(self, micro_batches: Iterable[Any], loss_sum_fn: LossSum) -> dict[str, Any]:
+        self.optimizer.zero_grad(set_to_none=True)
+        batches = micro_batches if hasattr(micro_batches, "__len__") else islice(micro_batches, self.k)
+        sync = getattr(self.model, "no_sync", None)
+        done = accumulate(self.model, batches, loss_sum_fn, no_sync=sync)
+        result = {"loss": done.loss, "grad_norm": done.grad_norm, "skipped": False, "clipped": False}
+        if self.guard and self.guard.should_skip(done.grad_norm):
+            result["skipped"] = True
+            return result
+        self.clip_gradients()
+        result["clipped"] = (
+            float(global_norm([p.grad for p in self.model.parameters() if p.grad is not None]))
+            < (1 - 1e-5) * done.grad_norm
+        )
+        self.optimizer.step()
+        return result
+
+    def clip_gradients(self) -> None:
+        if self.strategy.agc is not None:
+            adaptive_clip_(self.model.parameters(), self.strategy.agc)
+        if self.strategy.clip_value is not None:
+            clip_grad_value_(self.model.parameters(), self.strategy.clip_value)
+        if self.strategy.clip_norm is not None:
+            clip_grad_norm_(self.model.parameters(), self.strategy.clip_norm)
+
+
+def squared_error(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, int]:
+    """Σ (model(x) - y)² and the number of targets. Given."""
+    x, y = batch
+    return (model(x) - y).square().sum(), y.numel()
+
+
+def compare_strategies(
+    make_model: Callable[[int], nn.Module],
+    make_batches: Callable[[int], Iterable[Sequence[Any]]],
+    strategies: Sequence[Strategy],
+    *,
+    seeds: Sequence[int],
+    steps: int,
+    lr: float,
+    loss_sum_fn: LossSum = squared_error,
+) -> dict[str, dict[str, list]]:
+    keys = ("final_loss", "diverged", "max_norm", "skipped", "updates")
+    table: dict[str, dict[str, list]] = {s.name: {key: [] for key in keys} for s in strategies}
+    for strategy in strategies:
+        for seed in seeds:
+            row = one_run(make_model(seed), islice(make_batches(seed), steps), strategy, lr, loss_sum_fn)
+            for key, value in zip(keys, row):
+                table[strategy.name][key].append(value)
+    return table
+
+
+def one_run(
+    model: nn.Module, updates: Iterable[Sequence[Any]], strategy: Strategy, lr: float, loss_sum_fn: LossSum
+) -> tuple[float, bool, float, int, int]:
+    trainer = Trainer(model, torch.optim.SGD(model.parameters(), lr), strategy)
+    losses, largest, skipped = [], 0.0, 0
+    for batches in updates:
+        report = trainer.step(batches, loss_sum_fn)
+        losses.append(report["loss"])
+        skipped += report["skipped"]
+        if math.isfinite(report["grad_norm"]):
+            largest = max(largest, report["grad_norm"])
+    last = losses[-10:]
+    final = math.nan if any(map(math.isnan, last)) else statistics.median(last)
+    return final, not math.isfinite(final), largest, skipped, len(losses) - skipped
+
+
+# --- given: the task, the table, the command --------------------------------------------------------------------------
+
+
+class AddingRNN(nn.Module):
+    """ReLU RNN that begins as the identity (Le et al. 2015): x (B, T, 2) -> (B,)."""
+
+    def __init__(self, seed: int, hidden: int = 32) -> None:
+        super().__init__()
+        draw = torch.Generator().manual_seed(seed)
+        self.inputs = nn.Parameter(0.1 * torch.randn(hidden, 2, generator=draw))
+        self.recurrent = nn.Parameter(torch.eye(hidden))
+        self.bias = nn.Parameter(torch.zeros(hidden))
+        self.readout = nn.Parameter(0.1 * torch.randn(hidden, generator=draw))
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = x.new_zeros(x.shape[0], self.recurrent.shape[0])
+        for u in (x @ self.inputs.T).unbind(1):
+            state = torch.relu(u + state @ self.recurrent.T + self.bias)
+        return state @ self.readout
+
+
+def spiky_adding_task(
+    seed: int, *, length: int = 12, batch: int = 32, spike_every: int = 40, spike: float = 1000.0
+) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Endless updates of one micro-batch: add the two marked numbers of a sequence; each `spike_every`-th is corrupt.
+
+    x (batch, length, 2): standard normal numbers, and a mark that is 1 at two places; y (batch,): the marked numbers'
+    sum. Inputs of a corrupt batch are `spike` times too large.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    step = 0
+    while True:
+        step += 1
+        x = torch.randn(batch, length, 2, generator=draw)
+        x[..., 1] = torch.zeros(batch, length).scatter_(1, torch.rand(batch, length, generator=draw).topk(2).indices, 1)
+        y = x.prod(-1).sum(-1)
+        yield [(x * spike if step % spike_every == 0 else x, y)]
+
+
+def run_table(table: Mapping[str, Mapping[str, Sequence]]) -> str:
+    """The result of compare_strategies as lines of text."""
+    lines = [f"{'strategy':12} {'final loss':>22} {'diverged':>9} {'max norm':>10} {'skipped':>8}"]
+    for name, row in table.items():
+        losses = " ".join(f"{x:.2f}" for x in row["final_loss"])
+        largest = max(row["max_norm"], default=0.0)
+        lines.append(f"{name:12} {losses:>22} {sum(row['diverged']):9d} {largest:10.2g} {sum(row['skipped']):8d}")
+    return "\n".join(lines)
+
+
+STUDY = (
+    Strategy("none"),
+    Strategy("norm", clip_norm=1.0),
+    Strategy("value", clip_value=0.1),
+    Strategy("agc", agc=0.02),
+    Strategy("guard", guard=True),
+    Strategy("norm+guard", clip_norm=1.0, guard=True),
+)
+
+
+def token_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, int]:
+    """Summed next-token loss of a Hugging Face causal LM; batch = ids, mask (B, T): 1 where there is a token."""
+    ids, mask = batch
+    logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1]
+    targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
+    loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
+    return loss, int(mask[:, 1:].sum())
+
+
+def train_causal_lm(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Reports of `args.steps` updates of the model on the lines of the text."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    model = AutoModelForCausalLM.from_pretrained(args.model).to(args.device)
+    lines = [tokenizer(line)["input_ids"][:512] for line in args.text.read_text("utf-8").split("\n") if line.strip()]
+
+    def micro_batches() -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            for ids in lines:
+                tensor = torch.tensor([ids], device=args.device)
+                yield tensor, torch.ones_like(tensor)
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    strategy = Strategy("norm+guard", clip_norm=1.0, guard=True)
+    trainer = Trainer(model, optimizer, strategy, accumulation_steps=args.accumulation)
+    batches = micro_batches()
+    return [trainer.step(batches, token_loss) for _ in range(args.steps)]
+
+
+def norm_histories(seed: int, steps: int) -> dict[str, list[float]]:
+    """Norm of the gradient at each step of the study, by strategy."""
+    histories = {}
+    for strategy in STUDY:
+        model = AddingRNN(seed)
+        trainer = Trainer(model, torch.optim.SGD(model.parameters(), lr=0.02), strategy)
+        updates = islice(spiky_adding_task(seed), steps)
+        histories[strategy.name] = [trainer.step(batches, squared_error)["grad_norm"] for batches in updates]
+    return histories
+
+
+def plot_norms(histories: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Norm per step on a logarithmic axis, as a PNG, and what was drawn beside it as <path>.json."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    series = {}
+    for name, norms in histories.items():
+        series[name] = [x if math.isfinite(x) else None for x in norms]
+        axes.plot(range(1, len(norms) + 1), [math.nan if x is None else x for x in series[name]], label=name)
+    axes.set(yscale="log", xlabel="step", ylabel="gradient norm before clipping")
+    axes.legend()
+    figure.savefig(path)
+    Path(f"{path}.json").write_text(json.dumps({"yscale": "log", "series": series}), "utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Without --model: the study, into stability.json and stability.png. With it: train a causal LM on a text."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--model", help="directory in the hub's layout, or a name of the hub")
+    parser.add_argument("--text", type=Path, help="a text, one passage a line")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--accumulation", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("."))
+    args = parser.parse_args(argv)
+    if args.model is not None:
+        if args.text is None:
+            parser.error("--model needs --text")
+        result: Any = train_causal_lm(args)
+        for number, report in enumerate(result, 1):
+            print(f"{number:5d}  loss {report['loss']:.4f}  norm {report['grad_norm']:.3g}  {report}")
+    else:
+        setting = {"seeds": list(range(args.seeds)), "steps": args.steps, "lr": 0.02}
+        table = compare_strategies(AddingRNN, spiky_adding_task, STUDY, **setting)
+        print(run_table(table))
+        result = {**setting, "strategies": [asdict(s) for s in STUDY], "table": table}
+        plot_norms(norm_histories(0, args.steps), args.out / "stability.png")
+    # NaN and inf are no JSON: they stand as null.
+    plain = json.loads(json.dumps(result), parse_constant=lambda _: None)
+    (args.out / "stability.json").write_text(json.dumps(plain, indent=1), "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
