@@ -381,16 +381,15 @@ def log_expected_improvement(mean, std, best, xi=0.0):
 
 
 @misconception(
-    "nothing_fitted",
+    "model_of_the_negative",
     replaces="BayesianOptimizer._model",
     caught_by="test_regret_llm",
     matches="regret",
-    feedback="Your search gains nothing from what it was told, as with lengthscales so short that every point is news. Fit them "
-    "in each ask.",
+    feedback="Your search climbs: the process was fitted to the negative losses while log-EI looks for small ones. Keep one sign "
+    "throughout, smaller is better.",
 )
 def _model(self, X, y):
-    short = torch.full((X.shape[1],), 0.05, dtype=torch.float64)
-    return GaussianProcess(short, 1.0, 1e-4).fit(X, y)
+    return original(self, X, -y)
 
 
 @misconception(

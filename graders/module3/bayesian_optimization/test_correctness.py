@@ -91,6 +91,10 @@ def same_configs(got, want, spec, what):
 @sk.given(specs(), examples=20)
 def test_space_roundtrip(submission, reference, case):
     """encode, decode and canonical agree with each other and with the definition, for spaces of all kinds."""
+    # 1.45 lies above sqrt(1 2), 2.47 above sqrt(2 3), 5.4 below sqrt(5 6): they decode to 2, 3 and 5.
+    ladder = space_of(submission, {"n": ("int", 1, 64, True)})
+    steps = [ladder.decode(f64([math.log(x) / math.log(64)]))["n"] for x in (1.45, 2.47, 5.4)]
+    check(steps == [2, 3, 5], "1.45, 2.47 and 5.4 on the logarithmic scale of 1..64 decode to", got=steps, want=[2, 3, 5])
     spec, seed = case
     rng = np.random.default_rng(seed)
     space = space_of(submission, spec)
