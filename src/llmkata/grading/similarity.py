@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import heapq
 import io
 import os
 import subprocess
@@ -31,6 +32,9 @@ _NOISE, _SURE = 35, 45
 #: A pair is shown from this share of common code on, and from this much of it (characters of reduced code). Complete
 #: solutions written independently for this course have up to 17 % in common.
 SHARE, COMMON = 0.4, 200
+#: Pairs compared in full, those with most fingerprints in common: where a whole class hands in one answer, more tell
+#: no more.
+_MOST = 1000
 #: Seconds for the submissions of one exercise.
 _SECONDS = 900.0
 
@@ -135,15 +139,15 @@ def _compare(question: _Question) -> list[tuple[Side, Side]]:
         if made.token_coverage >= COMMON:
             prints[learner] = made
     apart = set(question.apart)
-    pairs = []
+    candidates = []
     for (one, a), (other, b) in combinations(prints.items(), 2):
         # Cheap, and enough for nearly all pairs: a share of the code is about that share of the fingerprints.
-        few = min(len(a.hashes), len(b.hashes))
-        if (one, other) in apart or len(a.hashes & b.hashes) < SHARE / 2 * few:
-            continue
-        pair = _pair(one, a, other, b)
-        if pair is not None:
-            pairs.append(pair)
+        alike = len(a.hashes & b.hashes) / min(len(a.hashes), len(b.hashes))
+        if alike >= SHARE / 2 and (one, other) not in apart:
+            candidates.append((alike, one, other))
+    closest = heapq.nlargest(_MOST, candidates)
+    compared = (_pair(one, prints[one], other, prints[other]) for _, one, other in closest)
+    pairs = [pair for pair in compared if pair is not None]
     return sorted(pairs, key=lambda pair: (-pair[0].share, pair[0].learner, pair[1].learner))
 
 
