@@ -10,7 +10,16 @@ from llmkata.exports.people import People, read_people
 from llmkata.exports.results import Results, results
 from llmkata.records import ExerciseRecord, State
 
-from ..reports.factory import KV_CACHE, MATRIX_CALCULUS, SELF_ATTENTION, course, in_progress, mastered, record, unreadable
+from ..reports.factory import (
+    KV_CACHE,
+    MATRIX_CALCULUS,
+    SELF_ATTENTION,
+    course,
+    in_progress,
+    mastered,
+    record,
+    unreadable,
+)
 
 #: Formats that need no list of people.
 ALONE = [name for name in FORMATS if name not in ("classroom50", "moodle-feedback")]

@@ -102,7 +102,7 @@ def test_hostile_names_name_no_path_and_no_formula(name):
 def test_the_worksheet_of_another_is_defused_too(tmp_path):
     people = listed(tmp_path, WORKSHEET + 'Participant 7,"=cmd()",ann,,100,-,\n')
     [content] = exported("moodle", view([in_progress("ann")]), people).values()
-    row = list(csv.DictReader(io.StringIO(content.decode())))[0]
+    [row] = csv.DictReader(io.StringIO(content.decode()))
     assert row["Full name"] == "'=cmd()"
     assert row["Last modified (grade)"] == "-", "Moodle's word for never stays as it is"
 

@@ -126,7 +126,7 @@ def _export(format: Format, view: Results, people: Path | None, out: Path | None
     except ValueError as error:
         fail(str(error), f"{prog()} export")
     except OSError as error:
-        fail(f"cannot write {shown(place)}: {error.strerror or error}")
+        fail(f"cannot write {shown(place)}: {error.strerror or error}", f"{prog()} export {format.name} --out PATH")
     count = f"{written} file{'s' if written != 1 else ''}" if not format.file else f"{len(view.cards)} learners"
     typer.echo(f"{shown(place)}: {count}, {len(view.exercises)} exercises")
     return _complete(view, listed)
