@@ -87,14 +87,15 @@ def similar(
 
 
 def read_groups(path: Path) -> dict[str, str]:
-    """Learner -> group, from a CSV with a header and at least the columns ``id`` and ``group``; who has no group is left
-    out. Raises SimilarityFault, ``OSError``.
+    """Learner -> group, from a CSV with a header and at least the columns ``id`` and ``group``; who has no group is
+    left out. Raises SimilarityFault, ``OSError``.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file)
         missing = [name for name in ("id", "group") if name not in (rows.fieldnames or [])]
         if missing:
-            raise SimilarityFault(f"{path}:1: no column {' and no column '.join(missing)}; the header is {rows.fieldnames}")
+            lacking = " and no column ".join(missing)
+            raise SimilarityFault(f"{path}:1: no column {lacking}; the header is {rows.fieldnames}")
         return {row["id"].strip(): row["group"].strip() for row in rows if (row["id"] or "").strip() and row["group"]}
 
 
