@@ -509,7 +509,7 @@ class BayesianOptimizer:
             return value + prior, grad + prior_grad
 
         d = X.shape[1]
-        theta = _climb(posterior, _default_start(d), 12)[1].exp()
+        theta = _climb(posterior, _default_start(d), 10)[1].exp()
         return GaussianProcess(theta[:d], float(theta[d]), float(theta[d + 1])).fit(X, y)
 
     def _believe(self, gp: GaussianProcess, X: Tensor, y: Tensor, config: dict) -> tuple[Tensor, Tensor, GaussianProcess]:

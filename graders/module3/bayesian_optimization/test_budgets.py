@@ -1,8 +1,8 @@
 """Budgets of 3.4: 8 points on the core tasks, 19 on the stretch tasks.
 
 Training runs are what a search pays with, so regret is judged after a fixed number of them, counted here: the objective is
-handed in. Among correct optimizers one run in twenty is far worse than the others, so no single run decides: the median of
-three counts on Branin's function, and in six dimensions, where a run costs more, the better of two.
+handed in. Among correct optimizers one run in twenty is far worse than the others, so no single run decides: the better of
+two counts.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from llmkata.checks import check, hint, needs, points, probe, task
 
 
 def regret(submission, params, surfaces, trials, seed):
-    """Median over three surfaces (objective, minimum), the better of two, of best loss found - minimum after `trials`
-    evaluations."""
+    """The smaller one, over surfaces (objective, minimum), of best loss found - minimum after `trials` evaluations."""
     gaps = []
     for i, (objective, minimum) in enumerate(surfaces):
         values = []
@@ -28,7 +27,7 @@ def regret(submission, params, surfaces, trials, seed):
         submission.optimize(counted, submission.Space(params), trials, seed=(seed + i) % 2**31)
         check(len(values) == trials, "the objective is called n_trials times", got=len(values), want=trials)
         gaps.append(min(v for v in values if math.isfinite(v)) - minimum)
-    return sorted(gaps)[(len(gaps) - 1) // 2]
+    return min(gaps)
 
 
 @task(5)
@@ -63,11 +62,11 @@ def test_evaluations(submission, budget):
 def test_regret_branin(submission, reference, budget, seed):
     """25 evaluations of Branin's function come close to its minimum."""
     params = {"x": submission.Float(-5.0, 10.0), "y": submission.Float(0.0, 15.0)}
-    surfaces = [(lambda c: reference.branin(c["x"], c["y"]), reference.BRANIN_MIN)] * 3
-    # Median of 3 seeds. Single runs of the model answer, 12 seeds: 0.003 to 0.18, median 0.037; random search: 10 % of runs
+    surfaces = [(lambda c: reference.branin(c["x"], c["y"]), reference.BRANIN_MIN)] * 2
+    # The better of 2 seeds. Single runs of the model answer, 12 seeds: 0.003 to 0.18, median 0.037; random search: 10 % of runs
     # below 0.17, median 1.34. The function ranges over 308.
     gap = regret(submission, params, surfaces, 25, seed)
-    budget.require("regret on Branin", gap, at_most=0.3, reference=0.02, unit="loss", trust="handed in")
+    budget.require("regret on Branin", gap, at_most=0.15, reference=0.02, unit="loss", trust="handed in")
 
 
 @task(9)
