@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from .faults import CourseError, Fault
+from .grading import check_grading, make_grading
 from .model import CI, Course, Exercise, Feedback, Hours, Limits, Module, Policy, Task, Weights
 from .nodes import BAD, Reader
 from .rules import check
@@ -28,6 +29,8 @@ def load_course(root: Path | str) -> Course:
     raw = COURSE(reader, _compose(path), "")
     if raw is not BAD and raw["modules"] is not BAD:
         check(reader, raw["modules"], root)
+        if raw["policy"] is not BAD and raw["policy"]["grading"] is not BAD:
+            check_grading(reader, raw["policy"]["grading"], raw["modules"])
     if reader.faults:
         raise CourseError.of(reader.faults)
     limits = Limits(**raw["limits"])
@@ -36,7 +39,7 @@ def load_course(root: Path | str) -> Course:
         root=root, title=raw["title"], limits=limits,
         policy=Policy(
             policy["isolation"], policy["seed_env"], Feedback(**policy["feedback"]), Weights(**policy["weights"]),
-            ci=CI(**policy["ci"]),
+            ci=CI(**policy["ci"]), grading=make_grading(policy["grading"]),
         ),
         modules=tuple(_module(module, root, limits) for module in raw["modules"]),
     )

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from .faults import UnknownExercise
+from .grading import Grading
 
 Tier = Literal["core", "stretch"]
 
@@ -111,6 +112,8 @@ class Feedback(msgspec.Struct, frozen=True):
 
     visible: str
     hidden: str
+    #: When a learner's card tells of single hidden checks; otherwise it tells what their tasks came to.
+    show_hidden: Literal["always", "after_deadline", "never"] = "always"
 
 
 class Weights(msgspec.Struct, frozen=True):
@@ -136,6 +139,7 @@ class Policy(msgspec.Struct, frozen=True):
     feedback: Feedback
     weights: Weights
     ci: CI = CI()
+    grading: Grading = Grading()
 
 
 class Limits(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from .faults import did_you_mean
+from .grading import GRADING
 from .nodes import BAD, REQUIRED, Reader, boolean, choice, entries, integer, listing, located, mapping, number, text
 
 SCHEMA = "llmkata/course/v1"
@@ -66,11 +67,15 @@ _MODULE = mapping({
 _CI = mapping({
     "fail_on": (choice("core", "any", "never"), "core"), "attempts": (integer(1), None), "hours": (number(0), 24.0),
 })
+_FEEDBACK = mapping({
+    **{key: (choice(*FEEDBACK_LEVELS), REQUIRED) for key in ("visible", "hidden")},
+    "show_hidden": (choice("always", "after_deadline", "never"), "always"),
+})
 _POLICY = mapping({
     "isolation": (choice("process", "sandbox"), REQUIRED), "seed_env": (text, REQUIRED),
-    "feedback": (mapping({key: (choice(*FEEDBACK_LEVELS), REQUIRED) for key in ("visible", "hidden")}), REQUIRED),
+    "feedback": (_FEEDBACK, REQUIRED),
     "weights": (mapping({key: (number(0, open_end=False), REQUIRED) for key in ("core", "stretch")}), REQUIRED),
-    "ci": (_CI, {}),
+    "ci": (_CI, {}), "grading": (GRADING, {}),
 })
 _LIMITS = mapping({
     "wall": (number(0), REQUIRED), "call": (number(0), REQUIRED), "cpu": (number(0), REQUIRED),
