@@ -1,0 +1,67 @@
+"""What one exercise of one learner counts for: points as a share of those to be had, less what lateness costs."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from .deadlines import Lateness, lateness
+
+if TYPE_CHECKING:
+    from llmkata.course import Grading
+
+
+class Grade(msgspec.Struct, frozen=True):
+    """A share of the points to be had, 1 for all of them (above 1 with extra credit). None: not judged, nothing known."""
+
+    #: As graded.
+    raw: float | None
+    #: What was deducted; ``raw - deduction`` counts.
+    deduction: float = 0.0
+    days_late: int = 0
+    due: datetime | None = None
+    #: One sentence on lateness, whatever it costs; "" in time.
+    why: str = ""
+
+    @property
+    def counted(self) -> float | None:
+        """The share that counts in the total."""
+        return None if self.raw is None else self.raw - self.deduction
+
+
+def grade(
+    grading: Grading, module: int, learner: str, raw: float | None, submitted_at: str = "", *, marked_late: bool = False
+) -> Grade:
+    """The grade of what was handed in at ``submitted_at`` (see :func:`.deadlines.lateness`). Never below 0 and never
+    above ``raw``.
+    """
+    late = lateness(grading, module, learner, submitted_at, marked_late=marked_late)
+    if not late.days or raw is None:
+        return Grade(raw, due=late.due, why=_unknown(grading) if late.unknown and raw else "")
+    percent = min(grading.late.cap, late.days * grading.late.per_day) if grading.late else 0.0
+    # Points that were not reached cannot be taken away.
+    deduction = min(raw, percent / 100)
+    return Grade(raw, deduction, late.days, late.due, _why(grading, late, submitted_at, percent))
+
+
+def _unknown(grading: Grading) -> str:
+    return "no time known: taken as handed in on time" if grading.late else ""
+
+
+def _why(grading: Grading, late: Lateness, submitted_at: str, percent: float) -> str:
+    from .deadlines import utc
+
+    assert late.due is not None
+    when = f"{late.due:%Y-%m-%d %H:%M %Z}"
+    days = f"{late.days} day{'s' if late.days != 1 else ''}"
+    moment = utc(submitted_at)
+    if moment is None:
+        said = f"marked late where it was handed in, by an unknown time; counted as {days}; due {when}"
+    else:
+        said = f"handed in {moment.astimezone(late.due.tzinfo):%Y-%m-%d %H:%M}, {days} begun after {when}"
+    if grading.late is None or not grading.late.per_day:
+        return f"{said}: nothing is deducted"
+    capped = f", at most {grading.late.cap:g} %" if percent == grading.late.cap else ""
+    return f"{said}: {percent:g} % deducted ({grading.late.per_day:g} % a day{capped})"
