@@ -69,7 +69,7 @@ def by_dtype_and_device(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
     return list(groups.values())
 
 
-def gradients(params: Iterable[Tensor]) -> list[Tensor]:
+def existing_gradients(params: Iterable[Tensor]) -> list[Tensor]:
     """The gradients there are, of each parameter once."""
     return [p.grad for p in {id(p): p for p in params}.values() if p.grad is not None]
 
@@ -136,7 +136,7 @@ def clip_grad_norm_(
     # BEGIN SOLUTION task 2: one coefficient for all gradients
     if not max_norm > 0:
         raise ValueError(f"max_norm must be above 0, got {max_norm}")
-    grads = gradients(params)
+    grads = existing_gradients(params)
     norm = global_norm(grads, norm_type)
     finite = norm < math.inf  # False for NaN too
     if error_if_nonfinite and not finite:
@@ -160,7 +160,7 @@ def clip_grad_value_(params: Iterable[Tensor], clip_value: float) -> None:
     # BEGIN SOLUTION task 2: clamp each element
     if clip_value < 0:
         raise ValueError(f"clip_value must not be negative, got {clip_value}")
-    for grad in gradients(params):
+    for grad in existing_gradients(params):
         grad.clamp_(-clip_value, clip_value)
     # END SOLUTION
 
@@ -495,7 +495,7 @@ def train_causal_lm(args: argparse.Namespace) -> list[dict[str, Any]]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    model = AutoModelForCausalLM.from_pretrained(args.model).to(args.device)
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).to(args.device)
     lines = [tokenizer(line)["input_ids"][:512] for line in args.text.read_text("utf-8").split("\n") if line.strip()]
 
     def micro_batches() -> Iterator[tuple[Tensor, Tensor]]:

@@ -76,7 +76,7 @@ def scale(grads, factor):
 @torch.no_grad()
 def clip_grad_norm_(params, max_norm, norm_type=2.0, error_if_nonfinite=False):
     bounded(max_norm)
-    grads = gradients(params)
+    grads = existing_gradients(params)
     norm = global_norm(grads, norm_type)
     refuse(norm, error_if_nonfinite)
     for g in grads:
@@ -94,7 +94,7 @@ def clip_grad_norm_(params, max_norm, norm_type=2.0, error_if_nonfinite=False):
 @torch.no_grad()
 def clip_grad_norm_(params, max_norm, norm_type=2.0, error_if_nonfinite=False):
     bounded(max_norm)
-    grads = gradients(params)
+    grads = existing_gradients(params)
     norm = global_norm(grads, norm_type)
     refuse(norm, error_if_nonfinite)
     scale(grads, torch.where(norm < math.inf, max_norm / (norm + 1e-6), 1.0))
@@ -111,7 +111,7 @@ def clip_grad_norm_(params, max_norm, norm_type=2.0, error_if_nonfinite=False):
 @torch.no_grad()
 def clip_grad_norm_(params, max_norm, norm_type=2.0, error_if_nonfinite=False):
     bounded(max_norm)
-    grads = gradients(params)
+    grads = existing_gradients(params)
     norm = global_norm(grads, norm_type)
     refuse(norm, error_if_nonfinite)
     scale(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))
@@ -144,7 +144,7 @@ def clip_grad_norm_(params, max_norm, norm_type=2.0, error_if_nonfinite=False):
 @torch.no_grad()
 def clip_grad_norm_(params, max_norm, norm_type=2.0, error_if_nonfinite=False):
     bounded(max_norm)
-    grads = gradients(params)
+    grads = existing_gradients(params)
     norm = global_norm(grads, norm_type)
     refuse(norm, error_if_nonfinite)
     if max_norm - 1e-6 < norm < math.inf:
@@ -156,13 +156,14 @@ def clip_grad_norm_(params, max_norm, norm_type=2.0, error_if_nonfinite=False):
     "tensor_by_tensor",
     replaces="clip_grad_norm_",
     caught_by="test_kernels",
+    matches="kernels",
     feedback="Right numbers, two kernels for every parameter. The multi-tensor operations torch._foreach_norm and "
     "torch._foreach_mul_ take the whole list at once.",
 )
 @torch.no_grad()
 def clip_grad_norm_(params, max_norm, norm_type=2.0, error_if_nonfinite=False):
     bounded(max_norm)
-    grads = gradients(params)
+    grads = existing_gradients(params)
     norm = global_norm(grads, norm_type)
     refuse(norm, error_if_nonfinite)
     factor = torch.where(norm < math.inf, (max_norm / (norm + 1e-6)).clamp(max=1.0), 1.0)
@@ -201,7 +202,7 @@ def global_norm(grads, norm_type=2.0):
 def clip_grad_value_(params, clip_value):
     if clip_value < 0:
         raise ValueError(f"clip_value must not be negative, got {clip_value}")
-    for grad in gradients(params):
+    for grad in existing_gradients(params):
         grad.clamp_(max=clip_value)
 
 

@@ -79,10 +79,10 @@ def operators(module, n):
 )
 def test_kernels(submission, budget):
     """clip_grad_norm_ starts the same small number of kernels for 64 and for 256 gradients."""
-    # The model answer: 21 for any number (one multi-tensor norm, one multi-tensor product, the rest on numbers).
-    # A loop of norm and product: 2 · 64 + 10 = 138 and more.
+    # The model answer: 21 for any number (one multi-tensor norm, one multi-tensor product, the rest on numbers);
+    # an alternative that looks for the maximum first has 45. A loop of norm and product: 2 · 64 + 10 = 138 and more.
     few, many = submission.run(operators, 64), submission.run(operators, 256)
-    budget.require("kernels for 64 gradients", few, at_most=40, at_least=2, unit="kernels")
+    budget.require("kernels for 64 gradients", few, at_most=64, at_least=2, unit="kernels")
     budget.require("kernels for 256 gradients", many, at_most=few, at_least=2, unit="kernels")
 
 

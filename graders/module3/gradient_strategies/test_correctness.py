@@ -559,6 +559,16 @@ def skipped_adam(module, x, y):
     return report["skipped"], before, flat()
 
 
+@probe
+def step_of_nothing(module, batches):
+    """A step on these micro-batches of no targets."""
+    import torch
+
+    model = torch.nn.Linear(3, 1)
+    trainer = module.Trainer(model, torch.optim.SGD(model.parameters(), lr=0.1), module.Strategy("none"))
+    return trainer.step(batches, lambda model, batch: (model(batch).sum(), 0))
+
+
 CHOICES = (
     {},
     {"clip_norm": 0.5},
@@ -594,6 +604,9 @@ def test_trainer_order(submission, reference):
         same(params, wanted_params, atol=1e-7, rtol=1e-6, what=f"parameters with {strategy}")
         updated = sum(not r["skipped"] for r in want)
         check(calls == updated, "Calls of the optimizer.", got=calls, want=updated)
+    for batches in ([], [torch.zeros(2, 3)]):
+        with expect_error(ValueError, "no tokens"):
+            submission.run(step_of_nothing, batches)
     x, y = normal(1, (4, 3)), normal(2, (4, 1))
     skipped, before, after = submission.run(skipped_adam, x, y)
     check(skipped, "A step of NaN is skipped by the guard.", got=skipped)

@@ -58,10 +58,9 @@ class Bag:
 
     def largest(self) -> Tensor:
         """max |g| over everything, float64."""
-        found = [torch.zeros((), dtype=torch.float64, device=g.device) for g in self.grads[:1]]
-        for group in self.groups.values():
-            found += [n.double().to(found[0].device) for n in torch._foreach_norm(group, math.inf)]
-        return torch.stack(found).amax() if found else torch.zeros((), dtype=torch.float64)
+        home = self.grads[0].device if self.grads else torch.device("cpu")
+        tops = [torch.stack(torch._foreach_norm(group, math.inf)).double().amax() for group in self.groups.values()]
+        return torch.stack([t.to(home) for t in tops]).amax() if tops else torch.zeros((), device=home).double()
 
     def norm(self, p: float) -> Tensor:
         largest = self.largest()
@@ -373,7 +372,7 @@ def train_causal_lm(args: argparse.Namespace) -> list[dict[str, Any]]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    model = AutoModelForCausalLM.from_pretrained(args.model).to(args.device)
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).to(args.device)
     lines = [tokenizer(line)["input_ids"][:512] for line in args.text.read_text("utf-8").split("\n") if line.strip()]
 
     def micro_batches() -> Iterator[tuple[Tensor, Tensor]]:

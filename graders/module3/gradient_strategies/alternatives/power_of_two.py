@@ -348,7 +348,7 @@ def train_causal_lm(args: argparse.Namespace) -> list[dict[str, Any]]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    model = AutoModelForCausalLM.from_pretrained(args.model).to(args.device)
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).to(args.device)
     lines = [tokenizer(line)["input_ids"][:512] for line in args.text.read_text("utf-8").split("\n") if line.strip()]
 
     def micro_batches() -> Iterator[tuple[Tensor, Tensor]]:
