@@ -134,6 +134,36 @@ def test_torch_backend(submission):
 
 
 @probe
+def figure_of_a_suite(module):
+    """What plot_roofline returns for two rows, and the first bytes of its file."""
+    import tempfile
+    from pathlib import Path
+
+    b, machine = module.get_backend("numpy"), module.Machine("by hand", 100e9, 10e9)
+    cases = [
+        module.Case("product", "matmul", ((64, 64), (64, 64)), "float32"),
+        module.Case("sum", "add", ((64, 64), (64, 64)), "float32"),
+    ]
+    rows = module.run_suite(b, cases, machine)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "roofline.png")
+        points = module.plot_roofline(rows, machine, str(path))
+        return points, path.read_bytes()[:8], [row.timing.median for row in rows]
+
+
+@task(7)
+@hint("One Row per case, in order; the achieved FLOP/s are FLOPs over the median.")
+def test_figure_of_a_suite(submission):
+    """A suite on this machine, drawn under its roof."""
+    points, start, medians = submission.run(figure_of_a_suite)
+    check(points["labels"] == ["product", "sum"], "one point for each case", got=points["labels"])
+    same(points["x"], [64 / 6, 1 / 12], atol=0, rtol=1e-9, dtype=None, what="intensities: n/6 and 1/12")
+    rates = [2 * 64**3 / medians[0], 64**2 / medians[1]]
+    same(points["y"], rates, atol=0, rtol=1e-9, dtype=None, what="achieved FLOP/s")
+    check(start == b"\x89PNG\r\n\x1a\n", "plot_roofline writes a PNG", got=start)
+
+
+@probe
 def has_gpu(module):
     import torch
 

@@ -321,6 +321,10 @@ def test_benchmark_virtual_device(submission, rng):
     check(got == {"number": 16, "times": [0.0], "median": 0.0, "best": 0.0, "spread": 0.0},
           "a kernel that takes no time: stop at max_number", got=got)  # fmt: skip
 
+    # The same where max_number is no power of two.
+    got = time_on(submission, Device(0.0, launch=0.0), max_number=12, repeat=1, warmup=0)["number"]
+    check(got == 12, "a kernel that takes no time: max_number calls, also if that is no power of two", got=got)
+
     # Every 13th kernel takes a second longer: one or two blocks of 21, and not the median.
     got = time_on(submission, Device(0.02, hiccup=1.0), repeat=21)
     consistent(got, 21)
@@ -356,11 +360,14 @@ def events(module, steps, options):
 )
 def test_benchmark_protocol(submission):
     """Calls, waits and clock readings come in the order of the contract, and warm-up is never inside a timed block."""
-    for warmup, repeat, number in ((3, 2, 4), (0, 1, 1), (1, 3, 2)):
-        # Readings are 1 ms apart, until the trial of `number` calls, which lasts 1 s.
+    for warmup, repeat, number in ((3, 2, 4), (0, 1, 1), (1, 3, 2), (3, 7, 8)):
+        # Readings are about 1 ms apart, until the trial of `number` calls, which lasts exactly min_time. All sums are
+        # exact in binary.
         trials = number.bit_length()
-        steps = [1e-3] * (2 * trials - 1) + [1.0] + [1e-3] * (2 * repeat)
-        got = submission.run(events, steps, {"warmup": warmup, "repeat": repeat, "min_time": 0.5})
+        steps = [2.0**-10] * (2 * trials - 1) + [0.5] + [2.0**-10] * (2 * repeat)
+        defaults = number == 8
+        options = {} if defaults else {"warmup": warmup, "repeat": repeat, "min_time": 0.5}
+        got = submission.run(events, steps, options)
         blocks = [2**i for i in range(trials)] + [number] * repeat
         want = "f" * warmup + "s" + "".join("sc" + "f" * n + "sc" for n in blocks)
         check(got == want, f"warmup={warmup}, repeat={repeat}, a block of {number} lasts min_time (f: call, s: "
@@ -826,7 +833,7 @@ def real_rows(module, clock):
     "b.xp.matmul hands a product to the library's own kernel. Time what the library does, nothing else.",
 )
 def test_real_cpu_sanity(submission):
-    """On this machine a product reaches at least 4 times the FLOP/s of an addition, and rows follow from the clock."""
+    """On this machine a product reaches at least twice the FLOP/s of an addition, and rows follow from the clock."""
     # Readings half a second apart: n = 6 is 432 FLOPs in 0.5 s, 1 MiB is 2 097 152 bytes moved in 0.5 s.
     now = [0.0]
 
@@ -844,19 +851,19 @@ def test_real_cpu_sanity(submission):
         return readings[-1]
 
     rows = submission.run(real_rows, real)
-    # The last 14 readings are the seven timed blocks of the addition: its times are what our own clock told.
-    number, times = rows[1][0], rows[1][1]
-    told = [(b - a) / number for a, b in zip(readings[-14::2], readings[-13::2])]
-    same(times, told, atol=1e-9, dtype=None, what="seconds per call of the addition")
-    for *_, share, least, median in rows:
+    # The last 14 readings are the seven timed blocks of the addition, before its trials stand those of the product: the
+    # times are what our own clock told.
+    ends = (len(readings) - 2 * (rows[1][0].bit_length() + 7), len(readings))
+    rates = []
+    for name, end, (number, times, flops, share, least, median) in zip(("product", "addition"), ends, rows):
+        begins, stops = readings[end - 14 : end : 2], readings[end - 13 : end : 2]
+        told = [(stop - begin) / number for begin, stop in zip(begins, stops)]
+        same(times, told, atol=1e-9, dtype=None, what=f"seconds per call of the {name}")
         same(share, 100 * least / median, atol=1e-9, rtol=1e-9, dtype=None, what="pct_roof")
         check(0 < share < 2000, "percent of the roof: a factor of 20 above it is a wrong unit", got=share)
-    rates = [flops / min(times) for _, times, flops, *_ in rows]
-    # Measured here: 57 against 2.4 GFLOP/s, a ratio of 24. A product by loops of NumPy's own (einsum) reaches 1.
+        rates.append(flops / min(told))
+    # Measured here: 57 to 104 against 2.4 to 10 GFLOP/s (in cache), a ratio of 10 to 24. A product that stores all 256³
+    # products before it sums them is as slow as an addition: 0.07 to 1.6. No known mistake stands for this: no clock tells
+    # one from another.
     ratio = rates[0] / rates[1]
-    check(
-        ratio >= 4,
-        "FLOP/s of a 256 × 256 product over that of an addition of 2^20 elements",
-        got=ratio,
-        want="at least 4",
-    )
+    check(ratio >= 2, "FLOP/s of a 256 × 256 product over those of a sum of 2^20", got=ratio, want="at least 2")
