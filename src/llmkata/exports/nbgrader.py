@@ -15,14 +15,14 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmkata.gradebook.standing import Standing
 
 from .wording import explained, summary
 
 if TYPE_CHECKING:
-    from nbgrader.api import Gradebook, SubmittedAssignment
+    from nbgrader.api import Notebook
 
     from llmkata.course import Exercise
     from llmkata.reports.view import ExerciseCard
@@ -44,7 +44,7 @@ def files(view: Results, people: People | None) -> Iterator[tuple[str, bytes]]:
 
 def write(url: str, view: Results, people: People | None = None) -> None:
     """Write a gradebook at an SQLAlchemy URL. The score of each submission, less its penalty, is what counts."""
-    from nbgrader.api import Gradebook
+    from nbgrader.api import Gradebook, Student
 
     known = people.matched(view.cards) if people else {}
     with _surroundings(), Gradebook(url) as book:
@@ -55,9 +55,12 @@ def write(url: str, view: Results, people: People | None = None) -> None:
                 book.add_grade_cell(cell, exercise.slug, exercise.slug, max_score=most, cell_type="code")
             book.add_solution_cell(FEEDBACK_CELL, exercise.slug, exercise.slug)
         for learner, card in view.cards.items():
-            book.add_student(card.learner, **_student(known.get(learner)))
-            for exercise in view.exercises:
-                _submission(book, view, learner, exercise)
+            book.db.add(Student(id=card.learner, **_student(known.get(learner))))
+        for exercise in view.exercises:
+            master = book.find_notebook(exercise.slug, exercise.slug)
+            for learner in view.cards:
+                book.db.add_all(_submission(master, view, learner, exercise))
+        book.db.commit()
 
 
 @contextlib.contextmanager
@@ -104,33 +107,36 @@ def _student(row: Person | None) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def _submission(book: Gradebook, view: Results, learner: str, exercise: Exercise) -> None:
-    """Nothing where nothing was handed in: nbgrader counts that as zero."""
+def _submission(master: Notebook, view: Results, learner: str, exercise: Exercise) -> list[Any]:
+    """The rows of one submission; none where nothing was handed in, which nbgrader counts as zero.
+
+    ``Gradebook.add_submission`` makes the same rows, with a transaction and ten queries each.
+    """
+    from nbgrader.api import Comment, Grade, SubmittedAssignment, SubmittedNotebook, new_uuid
+
     card = view.card(learner, exercise)
     if card.standing is Standing.missing or not (card.files or card.graded_at):
-        return
-    at = _utc(card.submitted_at)
-    submission = book.add_submission(exercise.slug, view.cards[learner].learner, **({"timestamp": at} if at else {}))
-    [notebook] = submission.notebooks
+        return []
+    submission = SubmittedAssignment(
+        id=new_uuid(), assignment_id=master.assignment_id, student_id=view.cards[learner].learner,
+        timestamp=_utc(card.submitted_at),
+    )  # fmt: skip
+    notebook = SubmittedNotebook(id=new_uuid(), notebook_id=master.id, assignment_id=submission.id)
     score = view.score(learner, exercise)
     points = {cell_of(task.number): task.points for task in card.tasks}
-    for grade in notebook.grades:
-        grade.needs_manual_grade = score is None
-        grade.auto_score = None if score is None else points.get(grade.name, 0.0)
+    grades = [
+        Grade(cell_id=cell.id, notebook_id=notebook.id, needs_manual_grade=score is None,
+              auto_score=None if score is None else points.get(cell.name, 0.0))
+        for cell in master.grade_cells
+    ]  # fmt: skip
     if score is not None:
-        _settle(submission, sum(points.values()), score)
-    [remark] = notebook.comments
-    remark.auto_comment = _told(view, learner, exercise, card)
-    book.db.commit()
-
-
-def _settle(submission: SubmittedAssignment, raw: float, score: float) -> None:
-    """What counts less than the points of the tasks is a penalty, what counts more extra credit."""
-    [notebook] = submission.notebooks
-    if raw > score:
-        notebook.late_submission_penalty = raw - score
-    elif raw < score:
-        notebook.grades[0].extra_credit = score - raw
+        # What counts less than the points of the tasks is a penalty, what counts more extra credit.
+        over = score - sum(points.values())
+        notebook.late_submission_penalty = max(0.0, -over)
+        grades[0].extra_credit = max(0.0, over)
+    [cell] = master.solution_cells
+    remark = Comment(cell_id=cell.id, notebook_id=notebook.id, auto_comment=_told(view, learner, exercise, card))
+    return [submission, notebook, *grades, remark]
 
 
 def _told(view: Results, learner: str, exercise: Exercise, card: ExerciseCard) -> str:

@@ -44,9 +44,17 @@ class Results:
             found.setdefault(record.learner, []).append(record)
         return found
 
+    @cached_property
+    def _cards(self) -> dict[tuple[str, str], ExerciseCard]:
+        return {(learner, card.id): card for learner, whole in self.cards.items() for card in whole.exercises}
+
+    @cached_property
+    def _lines(self) -> dict[str, list[Item]]:
+        return {}
+
     def card(self, learner: str, exercise: Exercise) -> ExerciseCard:
         """The card of one exercise; every exercise that is exported has one."""
-        return next(card for card in self.cards[learner].exercises if card.id == exercise.id)
+        return self._cards[learner, exercise.id]
 
     def score(self, learner: str, exercise: Exercise) -> float | None:
         """Points as they count in the total, out of ``maxima``; None where the grader failed."""
@@ -55,10 +63,11 @@ class Results:
 
     def lines(self, learner: str, exercise: Exercise | None = None) -> list[Item]:
         """One line a check; for an exercise without graded checks, a line for the whole."""
-        wanted = {exercise.id} if exercise else {e.id for e in self.exercises}
-        mine = self._by_learner.get(learner, ())
-        maxima = self.maxima if any(self.maxima.values()) else None
-        return items(mine, self.course, learner, exercises=wanted, maxima=maxima)
+        if learner not in self._lines:
+            mine = self._by_learner.get(learner, ())
+            maxima = self.maxima if any(self.maxima.values()) else None
+            self._lines[learner] = items(mine, self.course, learner, maxima=maxima)
+        return [line for line in self._lines[learner] if exercise is None or line.exercise == exercise.id]
 
 
 def results(
