@@ -72,3 +72,18 @@ def test_a_newer_gradebook_is_refused(engine: Engine) -> None:
 def test_a_place_that_cannot_be_opened_is_an_error_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(GradebookError, match="nowhere"):
         Gradebook.open(f"sqlite:///{tmp_path / 'nowhere' / 'book.db'}")
+
+
+def test_a_gradebook_of_the_first_version_is_brought_up_to_date(engine: Engine) -> None:
+    with engine.begin() as connection:
+        metadata.create_all(connection)
+        connection.execute(text("alter table record drop column marked_late"))
+        connection.execute(text("insert into schema_version values (1)"))
+        connection.execute(text(
+            "insert into record (learner, exercise, standing, points, max_points, core_points, core_max_points, "
+            "tasks_done, tasks, submitted_at, graded_at, cause, submission_sha, key, judged, current) "
+            "values ('ada', 'module0/sums', 'passed', 1, 1, 1, 1, 1, 1, '', '', '', '', '', 1, 1)"
+        ))  # fmt: skip
+    with Gradebook.open(str(engine.url)) as book:
+        assert book.entries()["ada"]["module0/sums"].marked_late is False
+    assert version_of(engine) == VERSION

@@ -1,11 +1,15 @@
 """The gradebook: what every learner reached, as an index rebuilt from record files.
 
-:mod:`.standing` says what a record comes to and needs no database; :mod:`.book` is the database.
+:mod:`.standing` says what a record comes to, :mod:`.attempts` which of several counts, both without a database; :mod:`.book` is the database.
 """
 
-from .standing import Entry, Standing, Total, entry, standing, task_done, total
+from .attempts import counting
+from .standing import MARKED_LATE, Entry, Standing, Total, entry, grade, standing, task_done, total
 
-__all__ = ["Entry", "Gradebook", "GradebookError", "Standing", "Total", "entry", "standing", "task_done", "total"]
+__all__ = [
+    "MARKED_LATE", "Entry", "Gradebook", "GradebookError", "Standing", "Total", "counting", "entry", "grade", "standing",
+    "task_done", "total",
+]
 
 
 def __getattr__(name: str) -> object:

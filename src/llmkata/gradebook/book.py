@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -25,6 +25,10 @@ from .standing import Entry, Standing, Total, entry, total
 
 if TYPE_CHECKING:
     from llmkata.course import Course, Exercise
+
+#: (learner, exercise id) -> the record that stands.
+Standings = Mapping[tuple[str, str], ExerciseRecord]
+
 
 class Gradebook:
     """An open gradebook; also a context manager. Use :meth:`open`."""
@@ -62,10 +66,15 @@ class Gradebook:
 
     # -- writing ------------------------------------------------------------------------------------------------
 
-    def rebuild(self, record_files: Iterable[Path | str]) -> list[Fault]:
-        """Forget everything and index these files anew, in one transaction. Returns the lines that were skipped."""
+    def rebuild(
+        self, record_files: Iterable[Path | str], choose: Callable[[list[ExerciseRecord]], Standings] = latest
+    ) -> list[Fault]:
+        """Forget everything and index these files anew, in one transaction. Returns the lines that were skipped.
+
+        ``choose``: which record of a learner and exercise stands; by default the latest that was judged.
+        """
         reading = read_records(record_files)
-        current = {id(record) for record in latest(reading.records).values()}
+        current = {id(record) for record in choose(reading.records).values()}
         with self._engine.begin() as connection:
             for table in (schema.measure, schema.check, schema.record):
                 connection.execute(delete(table))

@@ -19,16 +19,23 @@ from sqlalchemy import (
     insert,
     inspect,
     select,
+    text,
     update,
 )
 
 #: Raised by one with every change of a table; the step from the version before goes into ``MIGRATIONS``.
-VERSION = 1
+VERSION = 2
 
 Migration = Callable[[Connection], None]
 
+
+def _late_marks(connection: Connection) -> None:
+    # Nobody was marked late before; the next rebuild reads the marks from the records.
+    connection.execute(text("ALTER TABLE record ADD COLUMN marked_late BOOLEAN NOT NULL DEFAULT FALSE"))
+
+
 #: ``MIGRATIONS[n]`` brings tables of version n to version n + 1.
-MIGRATIONS: Mapping[int, Migration] = {}
+MIGRATIONS: Mapping[int, Migration] = {1: _late_marks}
 
 
 class GradebookError(RuntimeError):
@@ -54,6 +61,7 @@ record = Table(
     Column("submitted_at", Text, nullable=False),
     Column("graded_at", Text, nullable=False),
     Column("cause", Text, nullable=False),
+    Column("marked_late", Boolean, nullable=False),
     Column("submission_sha", Text, nullable=False),
     Column("key", Text, nullable=False),
     # The two parts of records.rank: which record of a (learner, exercise) stands. No stamp: null.

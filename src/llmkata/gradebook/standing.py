@@ -1,4 +1,4 @@
-"""What a record comes to: standing, fraction of the points, and the weighted total over a course.
+"""What a record comes to: standing, fraction of the points, its grade, and the weighted total over a course.
 
 The one place where these are defined; board, card, class page, gradebook and exports all ask here.
 """
@@ -11,10 +11,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from llmkata.policy import Grade, Part, combine
+from llmkata.policy import grade as grade_of
 from llmkata.records import CheckRecord, ExerciseRecord, Outcome, State
 
 if TYPE_CHECKING:
     from llmkata.course import Course, Exercise, Weights
+
+
+#: Note of a record whose submission another system calls late.
+MARKED_LATE = "marked late where it was handed in"
 
 
 class Standing(StrEnum):
@@ -49,17 +55,22 @@ class Entry(msgspec.Struct, frozen=True):
     submitted_at: str = ""
     graded_at: str = ""
     cause: str = ""
+    #: Whether the system it was handed in to calls it late.
+    marked_late: bool = False
 
-    def fraction(self, weights: Weights | None = None) -> float | None:
+    def fraction(self, weights: Weights | None = None, *, stretch_on_top: bool = False) -> float | None:
         """Points as a share of the points to be had, 0..1, each tier's points times its weight (by default 1).
 
-        None where nothing is known: the grader failed.
+        ``stretch_on_top``: core tasks alone make 1, stretch tasks can only add to it. None where nothing is known: the
+        grader failed.
         """
         if self.standing is Standing.infrastructure:
             return None
         core, stretch = (weights.core, weights.stretch) if weights else (1.0, 1.0)
         earned = core * self.core_points + stretch * (self.points - self.core_points)
-        possible = core * self.core_max_points + stretch * (self.max_points - self.core_max_points)
+        possible = core * self.core_max_points
+        if not (stretch_on_top and possible > 0):
+            possible += stretch * (self.max_points - self.core_max_points)
         return earned / possible if possible > 0 else 0.0
 
 
@@ -73,6 +84,8 @@ class Total(msgspec.Struct, frozen=True):
     #: Sum of the weights left out because the grader failed on them.
     pending: float
     standings: dict[Standing, int]
+    #: Ids of the exercises that the course's policy leaves out, as those that cost most.
+    dropped: tuple[str, ...] = ()
 
 
 def standing(record: ExerciseRecord | None) -> Standing:
@@ -116,24 +129,37 @@ def entry(record: ExerciseRecord) -> Entry:
         core_max_points=sum(check.max_points for check in core),
         tasks_done=sum(map(task_done, by_task.values())) if graded else 0, tasks=len(by_task),
         submitted_at=record.submitted_at, graded_at=record.graded_at, cause=record.cause,
+        marked_late=MARKED_LATE in record.notes,
+    )
+
+
+def grade(course: Course, exercise: Exercise, known: Entry | None) -> Grade:
+    """What an exercise counts for by the course's policy: its share, less what lateness costs. Without an entry: nothing."""
+    grading = course.policy.grading
+    if known is None:
+        return grade_of(grading, exercise.module, "", 0.0)
+    raw = known.fraction(course.policy.weights, stretch_on_top=grading.extra_credit.stretch)
+    return grade_of(
+        grading, exercise.module, known.learner, raw, known.submitted_at, marked_late=known.marked_late
     )
 
 
 def total(course: Course, entries: Mapping[str, Entry], exercises: Iterable[Exercise] | None = None) -> Total:
-    """The mean over ``exercises``, weighted; by default over all of the course but planned ones, which never count.
+    """The mean over ``exercises``, weighted, as the course's policy says: lateness deducted, the lowest dropped, extra
+    credit on top. By default over all of the course but planned ones, which never count.
 
     ``entries`` by exercise id; an exercise without an entry earns 0.
     """
-    earned = weight = pending = 0.0
+    grading = course.policy.grading
     standings: dict[Standing, int] = {}
-    for exercise in course.available if exercises is None else exercises:
+    counted = list(course.available if exercises is None else exercises)
+    parts = []
+    for exercise in counted:
         known = entries.get(exercise.id)
         where = known.standing if known else Standing.not_started
         standings[where] = standings.get(where, 0) + 1
-        fraction = known.fraction(course.policy.weights) if known else 0.0
-        if fraction is None:
-            pending += exercise.weight
-        else:
-            earned += exercise.weight * fraction
-            weight += exercise.weight
-    return Total(100.0 * earned / weight if weight else None, weight, pending, standings)
+        extra = exercise.slug in grading.extra_credit.exercises
+        parts.append(Part(grade(course, exercise, known).counted, exercise.weight, extra))
+    made = combine(parts, grading.drop_lowest, grading.extra_credit.cap)
+    dropped = tuple(counted[place].id for place in made.dropped)
+    return Total(made.percent, made.weight, made.pending, standings, dropped)

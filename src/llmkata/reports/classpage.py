@@ -12,13 +12,13 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from llmkata.gradebook.answers import BudgetUse, CheckRate, Flag, Misconception, Unjudged
-from llmkata.gradebook.standing import Entry, Standing, total
+from llmkata.gradebook.standing import Entry, Standing, grade, total
 
 from . import figures, pages
 from .text import amount, line, plain
 
 if TYPE_CHECKING:
-    from llmkata.course import Course
+    from llmkata.course import Course, Exercise
     from llmkata.gradebook import Gradebook
     from llmkata.records.pairs import Pair
 
@@ -42,6 +42,8 @@ class Cell:
     level: int | None
     #: Sorts by percent, with what is not there below 0 %.
     key: float
+    #: How late it was handed in and what that costs; "" in time.
+    late: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def to_html(
         doubts=_doubts(unjudged), pairs=pairs,
         timeline=figures.timeline(stamps), undated=len(handed_in) - len(stamps),
         standings=[where.value for where in Standing], signs=SIGNS,
+        late=any(cell.late for row in rows for cell in row.cells),
         flags=[
             Flag(f.learner, line(f.exercise), line(f.check_id), [line(flag) for flag in f.flags], plain(f.output))
             for f in book.flags()
@@ -118,17 +121,18 @@ def to_html(
 
 def _row(course: Course, learner: str, entries: Mapping[str, Entry], link: str) -> Row:
     reached = total(course, entries)
-    cells = [_cell(course, entries.get(exercise.id)) for exercise in course.available]
+    cells = [_cell(course, exercise, entries.get(exercise.id)) for exercise in course.available]
     return Row(learner, link, reached.percent, -1.0 if reached.percent is None else reached.percent, cells)
 
 
-def _cell(course: Course, known: Entry | None) -> Cell:
+def _cell(course: Course, exercise: Exercise, known: Entry | None) -> Cell:
     if known is None or known.standing in _NOTHING_THERE:
         where = known.standing if known else Standing.not_started
         return Cell(where.value, None, 0 if where is Standing.unreadable else None, _NOTHING_THERE[where])
-    share = known.fraction(course.policy.weights) or 0.0
+    made = grade(course, exercise, known)
+    share = made.counted or 0.0
     level = {Standing.mastered: 4, Standing.passed: 3}.get(known.standing, 2 if share >= 0.5 else 1)
-    return Cell(known.standing.value, 100 * share, level, 100 * share)
+    return Cell(known.standing.value, 100 * share, level, 100 * share, made.why if made.days_late else "")
 
 
 _NOTHING_THERE = {

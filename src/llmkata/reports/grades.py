@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from llmkata.gradebook.standing import Entry, Standing, total
+from llmkata.gradebook.standing import Entry, Standing, grade, total
 
 from .text import csv_cell
 
@@ -15,26 +15,35 @@ if TYPE_CHECKING:
     from llmkata.course import Course
 
 
+#: Columns of an exercise.
+_FIELDS = ("state", "points", "max_points", "deduction_percent", "percent", "late")
+
+
 def to_csv(course: Course, entries: Mapping[str, Mapping[str, Entry]]) -> str:
-    """Learner, total in percent, then state, points and points to be had of every exercise that counts.
+    """Learner, total in percent, then of every exercise that counts: state, points as graded, points to be had, what
+    lateness takes off in percent of these, the percent that counts in the total, and why it is late.
 
     An exercise the grader failed on has its state and empty cells; a learner with nothing judged has an empty total.
     Cells that a spreadsheet would take for a formula are defused. Lines end as RFC 4180 says.
     """
     file = io.StringIO()
     writer = csv.writer(file)
-    columns = [(exercise.id, field) for exercise in course.available for field in ("state", "points", "max_points")]
+    columns = [(exercise.id, field) for exercise in course.available for field in _FIELDS]
     writer.writerow(["learner", "total_percent", *(f"{name} {field}" for name, field in columns)])
     for learner, reached in entries.items():
         percent = total(course, reached).percent
         row: list[object] = [learner, "" if percent is None else round(percent, 2)]
         for exercise in course.available:
             known = reached.get(exercise.id)
+            made = grade(course, exercise, known)
             if known is None:
-                row += [Standing.not_started.value, 0, ""]
-            elif known.standing is Standing.infrastructure:
-                row += [known.standing.value, "", ""]
+                row += [Standing.not_started.value, 0, "", "", 0, ""]
+            elif made.counted is None:
+                row += [known.standing.value, *[""] * (len(_FIELDS) - 1)]
             else:
-                row += [known.standing.value, round(known.points, 4), round(known.max_points, 4) or ""]
+                row += [
+                    known.standing.value, round(known.points, 4), round(known.max_points, 4) or "",
+                    round(100 * made.deduction, 4) or "", round(100 * made.counted, 2), made.why,
+                ]  # fmt: skip
         writer.writerow([csv_cell(cell) for cell in row])
     return file.getvalue()

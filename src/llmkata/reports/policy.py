@@ -1,4 +1,4 @@
-"""The feedback policy: how much of a failed check its reader may see.
+"""The feedback policy: how much of a failed check its reader may see, and when hidden checks are told one by one.
 
 ``outcome`` < ``hint`` < ``diagnosis`` < ``counterexample``. Hidden and visible checks have a level each; staff read
 everything. What the learner's code printed, and flags, are for staff at every level.
@@ -6,11 +6,17 @@ everything. What the learner's code printed, and flags, are for staff at every l
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from llmkata.policy import due
 from llmkata.records import CheckRecord, Outcome
+
+if TYPE_CHECKING:
+    from llmkata.course import Course
 
 Level = Literal["outcome", "hint", "diagnosis", "counterexample"]
 Audience = Literal["learner", "staff"]
@@ -42,3 +48,41 @@ def allowed(check: CheckRecord, level: Level, audience: Audience) -> CheckRecord
 
 #: The reason a reader gets where the policy withholds the true one.
 WITHHELD = "This check did not pass. The feedback policy of this course tells no more about it."
+
+
+def withheld(course: Course, module: int, learner: str, now: datetime) -> str:
+    """Why a learner is not told of single hidden checks of a module; "" where they are."""
+    when = course.policy.feedback.show_hidden
+    if when == "always":
+        return ""
+    if when == "never":
+        return "told together in this course"
+    deadline = due(course.policy.grading, module, learner)
+    if deadline is None or now > deadline:
+        return ""
+    return f"told one by one after {deadline:%Y-%m-%d %H:%M %Z}"
+
+
+def in_one(checks: Sequence[CheckRecord], task: int, why: str) -> list[CheckRecord]:
+    """The checks of a task with its hidden ones put together into one, which says no more than what they came to;
+    unchanged where ``why`` is empty.
+    """
+    hidden = [check for check in checks if check.visibility != "visible"]
+    if not why or not hidden:
+        return list(checks)
+    counts = [check for check in hidden if not check.excused] or hidden
+    outcomes = {check.outcome for check in counts}
+    outcome = next((o for o in (Outcome.failed, Outcome.not_judged) if o in outcomes), Outcome.passed)
+    failed = [check for check in counts if check.outcome is Outcome.failed]
+    untouched = bool(failed) and all(check.not_started for check in failed)
+    told = next(check.cause for check in counts if check.outcome is outcome)
+    passed = sum(check.outcome is Outcome.passed for check in counts)
+    number = f"{len(hidden)} hidden check{'s' if len(hidden) != 1 else ''}"
+    together = CheckRecord(
+        id=f"hidden::task_{task}", title=f"{number} of this task, {why}.", task=task, tier=hidden[0].tier,
+        max_points=sum(check.max_points for check in hidden), points=sum(check.points for check in hidden),
+        outcome=outcome,
+        cause="" if outcome is Outcome.passed else told if untouched or outcome is Outcome.not_judged
+        else f"{passed} of {len(counts)} passed.",
+    )  # fmt: skip
+    return [*(check for check in checks if check.visibility == "visible"), together]

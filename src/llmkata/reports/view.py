@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from llmkata.gradebook.standing import Entry, Standing, entry, task_done, total
+from llmkata.gradebook.standing import Entry, Standing, entry, grade, task_done, total
+from llmkata.policy import Grade
 from llmkata.records import (
     CheckRecord,
     Diagnosis,
@@ -25,7 +27,7 @@ from llmkata.records import (
     State,
 )
 
-from .policy import Audience, Level, allowed
+from .policy import Audience, Level, allowed, in_one, withheld
 from .text import line, plain
 
 if TYPE_CHECKING:
@@ -91,7 +93,9 @@ class ExerciseCard(msgspec.Struct, forbid_unknown_fields=True):
     standing: Standing
     points: float
     max_points: float
-    percent: Annotated[float | None, Meta(description="0..100, as it counts in the total; null where not judged.")]
+    percent: Annotated[
+        float | None, Meta(description="Of the points, as it counts in the total; null where not judged.")
+    ]
     tasks_done: int
     tasks_total: int
     cause: Annotated[str, Meta(description="Why there is nothing to grade; empty where the exercise was graded.")]
@@ -107,6 +111,11 @@ class ExerciseCard(msgspec.Struct, forbid_unknown_fields=True):
     history: Annotated[list[AttemptCard], Meta(description="All attempts, on a learner's own card; else empty.")] = []
     hints_opened: Annotated[dict[str, int], Meta(description="Name of a check -> levels of its hints opened.")] = {}
     given_up: Annotated[str, Meta(description="When the solution was opened without passing; empty if never.")] = ""
+    deduction: Annotated[float, Meta(description="Percent of the points taken off for lateness; percent is after it.")] = 0
+    late: Annotated[str, Meta(description="How late it was handed in and what that costs; empty in time.")] = ""
+    due: Annotated[str, Meta(description="The learner's deadline, extension included; empty where there is none.")] = ""
+    extra: Annotated[bool, Meta(description="Whether it is extra credit: it comes on top of the total.")] = False
+    dropped: Annotated[bool, Meta(description="Whether the total leaves it out, as one that costs it most.")] = False
 
 
 class TotalCard(msgspec.Struct, forbid_unknown_fields=True):
@@ -148,12 +157,14 @@ class Past:
 def scorecard(
     learner: str, records: Iterable[ExerciseRecord], course: Course, *,
     feedback: Level | None = None, audience: Audience = "learner", past: Past | None = None,
+    now: datetime | None = None,
 ) -> Scorecard:
     """The card of one learner from the records that stand (one per exercise; those of others are passed over).
 
     ``feedback`` is the level for hidden checks; by default the course's. Exercises the course has, in its order, come
     first; available ones without a record are "not started", planned ones without a record are left out. ``past``: what
-    a learner's own card tells of how they got there.
+    a learner's own card tells of how they got there. ``now``: whether a deadline has passed, where the course shows
+    hidden checks only then; by default the present.
     """
     level: Level = feedback or course.policy.feedback.hidden
     levels = {"hidden": level, "visible": course.policy.feedback.visible}
@@ -161,11 +172,14 @@ def scorecard(
     entries = {name: entry(record) for name, record in mine.items()}
     known = {exercise.id: exercise for exercise in course.exercises}
     cards = [
-        _exercise(exercise, mine.get(exercise.id), entries.get(exercise.id), course, levels, audience)
+        _exercise(
+            exercise, mine.get(exercise.id), entries.get(exercise.id), course, levels, audience,
+            "" if audience == "staff" else withheld(course, exercise.module, learner, now or datetime.now(UTC)),
+        )
         for exercise in course.exercises if exercise.available or exercise.id in mine
     ]
     cards += [
-        _exercise(None, record, entries[name], course, levels, audience)
+        _exercise(None, record, entries[name], course, levels, audience, "")
         for name, record in mine.items() if name not in known
     ]
     for card in cards if past is not None else ():
@@ -173,6 +187,8 @@ def scorecard(
         card.hints_opened = {line(name): level for name, level in past.hints.get(card.id, {}).items()}
         card.given_up = line(past.given_up.get(card.id, ""))
     reached = total(course, entries)
+    for card in cards:
+        card.dropped = card.id in reached.dropped
     return Scorecard(
         schema=SCHEMA, course=line(course.title), learner=line(learner) or "(no name)",
         audience=audience, feedback=level,
@@ -188,21 +204,21 @@ def scorecard(
 
 def _exercise(
     exercise: Exercise | None, record: ExerciseRecord | None, known: Entry | None, course: Course,
-    levels: dict[str, Level], audience: Audience,
+    levels: dict[str, Level], audience: Audience, hiding: str,
 ) -> ExerciseCard:
     """A card from what the course says about the exercise, what the record says, or both."""
     name = exercise.id if exercise else record.exercise if record else ""
     checks = record.checks if record else []
-    tasks = _tasks(exercise, checks, levels, audience)
+    tasks = _tasks(exercise, checks, levels, audience, hiding)
     known = known or Entry(learner="", exercise=name, standing=Standing.not_started)
-    fraction = known.fraction(course.policy.weights)
+    made = grade(course, exercise, known) if exercise else Grade(known.fraction(course.policy.weights))
     graded = record is not None and record.state is State.graded
     return ExerciseCard(
         id=line(name), number=exercise.number if exercise else "", title=line(exercise.title if exercise else name),
         mission=line(exercise.mission) if exercise else "",
         counted=bool(exercise and exercise.available), weight=exercise.weight if exercise else 0.0,
         standing=known.standing, points=known.points, max_points=known.max_points,
-        percent=None if fraction is None else 100.0 * fraction,
+        percent=None if made.counted is None else 100.0 * made.counted,
         tasks_done=known.tasks_done, tasks_total=max(known.tasks, len(tasks)),
         cause=line(record.cause) if record else "",
         evidence=_evidence(record.evidence) if record and record.evidence else None,
@@ -212,6 +228,8 @@ def _exercise(
         notes=_lines(record.notes) if record else [],
         submitted_at=line(record.submitted_at) if record else "", graded_at=line(record.graded_at) if record else "",
         provenance=_provenance(record, audience) if record and record.provenance else None,
+        deduction=100.0 * made.deduction, late=made.why, due=f"{made.due:%Y-%m-%d %H:%M %Z}" if made.due else "",
+        extra=bool(exercise and exercise.slug in course.policy.grading.extra_credit.exercises),
     )
 
 
@@ -233,7 +251,7 @@ def _provenance(record: ExerciseRecord, audience: Audience) -> Provenance:
 
 
 def _tasks(
-    exercise: Exercise | None, checks: list[CheckRecord], levels: dict[str, Level], audience: Audience
+    exercise: Exercise | None, checks: list[CheckRecord], levels: dict[str, Level], audience: Audience, hiding: str
 ) -> list[TaskCard]:
     titles = {task.number: (task.title, task.tier) for task in exercise.tasks} if exercise else {}
     by_task: dict[int, list[CheckRecord]] = {number: [] for number in titles}
@@ -244,7 +262,7 @@ def _tasks(
         title, tier = titles.get(number, ("", group[0].tier if group else "core"))
         shown = [
             _check(allowed(check, levels.get(check.visibility, levels["hidden"]), audience))
-            for check in sorted(group, key=lambda check: check.visibility != "visible")
+            for check in sorted(in_one(group, number, hiding), key=lambda check: check.visibility != "visible")
         ]
         cards.append(TaskCard(
             number=number, title=line(title), tier=tier, outcome=_outcome(group), started=_started(group),
