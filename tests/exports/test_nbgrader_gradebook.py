@@ -17,6 +17,7 @@ from llmkata.records import Outcome, State
 from ..reports.factory import KV_CACHE, MATRIX_CALCULUS, SELF_ATTENTION, check, course, mastered, record
 from .exporting import exported, listed, view
 
+
 @pytest.fixture(scope="module")
 def database(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("nbgrader")

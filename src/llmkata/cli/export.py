@@ -80,12 +80,12 @@ def _list() -> None:
 def _view(course: Course, folder: Path, chosen: list[Exercise], learners: list[str] | None) -> Results:
     """What is exported: exercises that somebody handed in, as on the pages, unless some were named."""
     from llmkata.exports.results import results
-    from llmkata.records import State, latest, read_records
+    from llmkata.records import State, read_records
 
     reading = read_records([folder / RECORDS])
     for fault in reading.faults:
         typer.echo(f"kata: {fault}", err=True)
-    records = list(latest(reading.records).values())
+    records = reading.records
     if not records:
         fail(f"{shown(folder / RECORDS)} holds no record that can be read", f"{prog()} report {shown(folder)}")
     used = {r.exercise for r in records if r.state is not State.missing} or {r.exercise for r in records}

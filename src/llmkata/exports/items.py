@@ -207,7 +207,8 @@ def _of_check(
         task.tier,
         task.started,
         message=told(check),
-        command=f"./kata check {card.id} --only {check.name}",
+        # Hidden checks told as one have no name that could be run.
+        command=f"./kata check {card.id}" + ("" if check.id.startswith("hidden::") else f" --only {check.name}"),
         file=file,
         line=check_line(check, file, source),
         task=task.number,

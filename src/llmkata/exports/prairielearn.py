@@ -37,7 +37,8 @@ def document(view: Results, learner: str, exercise: Exercise) -> dict[str, Any]:
     gradable = card.standing not in (Standing.unreadable, Standing.missing, Standing.infrastructure)
     found: dict[str, Any] = {
         "gradable": gradable,
-        "score": round((card.percent or 0.0) / 100, 9),
+        # PrairieLearn knows no more than all.
+        "score": round(min(1.0, (card.percent or 0.0) / 100), 9),
         "message": summary(card),
         "output": "",
         "images": [],

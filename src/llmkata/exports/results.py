@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from llmkata.gradebook import counting
 from llmkata.gradebook.standing import Standing
-from llmkata.records import latest
 from llmkata.reports.view import ExerciseCard, Scorecard, scorecard
 
 from .items import Item, items
@@ -57,7 +57,9 @@ class Results:
         return self._cards[learner, exercise.id]
 
     def score(self, learner: str, exercise: Exercise) -> float | None:
-        """Points as they count in the total, out of ``maxima``; None where the grader failed."""
+        """Points as they count in the total, out of ``maxima``: lateness deducted, tiers weighed; more than ``maxima`` where
+        stretch tasks come on top. None where the grader failed.
+        """
         percent = self.card(learner, exercise).percent
         return None if percent is None else round(percent / 100 * self.maxima[exercise.id], 6)
 
@@ -77,12 +79,12 @@ def results(
     learners: Collection[str] | None = None,
     maxima: Mapping[str, float] | None = None,
 ) -> Results:
-    """The view of these records (several per learner and exercise may be there: the one that stands counts).
+    """The view of these records (several per learner and exercise may be there: the course's policy says which counts).
 
     ``learners``: only these. ``maxima``: exercise id -> points to be had, where no record says it.
     """
     counted = {exercise.id for exercise in course.available}
-    standing = [r for r in latest(records).values() if r.exercise in counted]
+    standing = [r for r in counting(records, course).values() if r.exercise in counted]
     most = {e: max((r.max_points for r in standing if r.exercise == e), default=0.0) for e in counted}
     kept = tuple(r for r in standing if learners is None or r.learner in learners)
     names = sorted({r.learner for r in kept}, key=lambda name: (name.casefold(), name))

@@ -12,13 +12,15 @@ if TYPE_CHECKING:
     from .results import Results
 
 COLUMNS = (
-    "learner", "exercise", "number", "title", "state", "score", "points", "max_points", "percent", "tasks_done", "tasks",
-    "weight", "submitted_at", "graded_at",
+    "learner", "exercise", "number", "title", "state", "score", "points", "max_points", "percent", "deduction", "late",
+    "tasks_done", "tasks", "weight", "submitted_at", "graded_at",
 )  # fmt: skip
 
 
 def files(view: Results, people: People | None) -> Iterator[tuple[str, bytes]]:
-    """``score`` is what counts, out of ``max_points``; empty, as ``percent`` and ``points`` are, where the grader failed."""
+    """``score`` is what counts, out of ``max_points``, ``deduction`` what lateness costs, in percent; empty, as ``percent``
+    and ``points`` are, where the grader failed.
+    """
     rows: list[list[object]] = [list(COLUMNS)]
     for learner, card in view.cards.items():
         for exercise in view.exercises:
@@ -27,7 +29,7 @@ def files(view: Results, people: People | None) -> Iterator[tuple[str, bytes]]:
             rows.append([
                 card.learner, c.id, c.number, c.title, c.standing.value,
                 number(score) if judged else "", number(c.points) if judged else "", number(view.maxima[c.id]),
-                round(c.percent, 4) if c.percent is not None else "", c.tasks_done, c.tasks_total, number(c.weight),
-                c.submitted_at, c.graded_at,
+                round(c.percent, 4) if c.percent is not None else "", round(c.deduction, 4) if judged else "", c.late,
+                c.tasks_done, c.tasks_total, number(c.weight), c.submitted_at, c.graded_at,
             ])  # fmt: skip
     yield "results.csv", to_csv(rows)

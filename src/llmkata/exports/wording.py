@@ -37,11 +37,14 @@ def _of_check(check: CheckCard) -> list[str]:
 
 
 def summary(card: ExerciseCard) -> str:
-    """One exercise in a sentence or two."""
+    """One exercise in a sentence or two, lateness and what it costs included."""
     head = f"{card.number} {card.title}: {card.standing.value}"
     if card.standing in (Standing.infrastructure, Standing.missing, Standing.unreadable, Standing.not_started):
         return f"{head}. {card.cause}".rstrip(". ") + "."
-    return f"{head}, {points(card.points)} of {points(card.max_points)} points, {card.tasks_done} of {card.tasks_total} tasks."
+    told = f"{head}, {points(card.points)} of {points(card.max_points)} points, {card.tasks_done} of {card.tasks_total} tasks."
+    if not card.late:
+        return told
+    return f"{told} {f'{percent(card.percent)} count: ' if card.deduction else ''}{card.late}."
 
 
 def comment(card: Scorecard) -> str:
