@@ -32,7 +32,7 @@ def test_without_a_format_the_formats_are_listed(toy, kata):
 def test_a_format_of_a_class_is_a_file(graded, toy, kata):
     done = kata("export", "csv", "report")
     assert (done.status, done.err) == (0, "")
-    assert done.out == "report/export/results.csv: 2 learners, 1 exercises\n"
+    assert done.out == "report/export/results.csv: 2 learners, 1 exercise\n"
     rows = list(csv.DictReader((toy / "report/export/results.csv").open()))
     assert [(row["learner"], row["exercise"], row["score"], row["max_points"]) for row in rows] == [
         ("ann", SUMS, "8", "8"), ("bob", SUMS, "0", "8"),

@@ -41,6 +41,9 @@ def export(
 ) -> None:
     """Write results for another system, or (nbgrader-course) the exercises as notebooks for nbgrader.
 
+    FORMAT: without one the formats are listed. DIR: the --out folder of a 'kata grade' (default report); for
+    nbgrader-course the folder to make.
+
     Learners' texts hold no more than a scorecard does. Where the grader failed no grade is written. --isolation is how
     nbgrader's cells will check (nbgrader-course only).
 
@@ -127,8 +130,9 @@ def _export(format: Format, view: Results, people: Path | None, out: Path | None
         fail(str(error), f"{prog()} export")
     except OSError as error:
         fail(f"cannot write {shown(place)}: {error.strerror or error}", f"{prog()} export {format.name} --out PATH")
-    count = f"{written} file{'s' if written != 1 else ''}" if not format.file else f"{len(view.cards)} learners"
-    typer.echo(f"{shown(place)}: {count}, {len(view.exercises)} exercises")
+    learners = listed.matched(view.cards) if listed else view.cards
+    count = _many(len(learners), "learner") if format.file else _many(written, "file")
+    typer.echo(f"{shown(place)}: {count}, {_many(len(view.exercises), 'exercise')}")
     return _complete(view, listed)
 
 
@@ -146,6 +150,10 @@ def _complete(view: Results, people: People | None) -> bool:
     if strangers:
         typer.echo(f"not in {shown(people.path)}, left out: {_few(strangers)}", err=True)
     return not lost and not strangers
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
 
 
 def _few(names: list[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmkata.gradebook.standing import Standing
+from llmkata.records import NOT_STARTED
 from llmkata.reports.figures import verdict
 from llmkata.reports.text import amount, percent, points
 
@@ -55,6 +56,6 @@ def comment(card: Scorecard) -> str:
             continue
         lines.append(summary(exercise))
         first = next((c for t in exercise.tasks for c in t.checks if c.id == exercise.next_check), None)
-        if first is not None:
+        if first is not None and not first.cause.startswith(NOT_STARTED):
             lines.append(f"    Look first at: {first.title} {first.diagnosis.feedback if first.diagnosis else first.cause}")
     return "\n".join(lines)
