@@ -72,6 +72,8 @@ def test_an_id_of_ones_own_is_not_canvass(tmp_path):
     """Canvas's ID is a number of its own; a roster's id must not be taken for it."""
     _, _, line = table("canvas", listed(tmp_path, "id,name,section\nann,Ann Lee,A\n"))
     assert line[:5] == ["Ann Lee", "", "", "", "A"]
+    _, _, line = table("canvas", listed(tmp_path, "id,name,canvas id\nann,Ann Lee,101\n"))
+    assert line[:5] == ["Ann Lee", "101", "", "", ""]
 
 
 # Moodle

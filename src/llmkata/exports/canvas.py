@@ -39,7 +39,8 @@ def files(view: Results, people: People | None) -> Iterator[tuple[str, bytes]]:
             continue
         row = known.get(learner)
         identity = (
-            [row.get("student", "name", "full name") or card.learner, row.get("id") if people.has("student") else "",
+            [row.get("student", "name", "full name") or card.learner,
+             row.get("id" if people.has("student") else "canvas id"),
              row.get("sis user id", "student id"), row.get("sis login id", "login id", "username", "login"),
              row.get("section")]
             if row and people else [card.learner, "", "", card.learner, ""]

@@ -15,7 +15,7 @@ from pathlib import Path
 #: Columns that tell people apart, in lower case; a learner is looked for in all of them.
 IDENTIFYING = (
     "learner", "id", "student", "name", "full name", "email", "email address", "username", "login", "login id",
-    "sis login id", "sis user id", "id number", "student id", "github", "identifier",
+    "sis login id", "sis user id", "id number", "student id", "canvas id", "github", "identifier",
 )  # fmt: skip
 MAX_BYTES = 32 << 20
 
