@@ -13,9 +13,11 @@ TINY_LLAMA = Path(__file__).parents[3] / "components" / "tiny_llama_qa"
 @probe
 def clip(module, name, params, grads, kwargs):
     """Calls a clipping function on parameters with these gradients; what it returns, and the gradients after."""
-    leaves = [p.clone().requires_grad_() for p in params]
-    for leaf, grad in zip(leaves, grads):
+    leaves = []
+    for value, grad in zip(params, grads):
+        leaf = value.clone().requires_grad_()
         leaf.grad = grad.clone()
+        leaves.append(leaf)
     return getattr(module, name)(leaves, **kwargs), [leaf.grad for leaf in leaves]
 
 
