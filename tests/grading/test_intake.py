@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llmkata.course import Course, load_course
-from llmkata.grading import intake
+from llmkata.grading import choose, opening
 from llmkata.grading.folder import printable, read_bytes
 from llmkata.grading.intake import IntakeError, Submission, read_file, read_submissions, strays
 from llmkata.grading.notebook import NotebookError, notebook_source, strip_magics
@@ -253,8 +253,8 @@ def test_too_many_files_and_too_deep(hand_in, monkeypatch) -> None:
 
 def test_many_files_of_the_name_are_not_all_opened(hand_in, monkeypatch) -> None:
     opened = []
-    read = intake.read_bytes
-    monkeypatch.setattr(intake, "read_bytes", lambda path, most: (opened.append(path), read(path, most))[1])
+    read = choose.read_bytes
+    monkeypatch.setattr(choose, "read_bytes", lambda path, most: (opened.append(path), read(path, most))[1])
     files = {f"{n}/self_attention.py": b"x = %d\n" % n for n in range(100)} | {"z/module2/self_attention.py": CODE}
     got = hand_in(files)
     assert got.source == CODE and len(opened) <= 8
@@ -269,14 +269,14 @@ def test_one_unreadable_folder_stops_nobody(tmp_path, course, monkeypatch) -> No
     for name in ("ada", "bob"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "self_attention.py").write_bytes(CODE)
-    walk = intake.walk
+    walk = opening.walk
 
     def fail(folder):
         if folder.name == "ada":
             raise PermissionError(13, "Permission denied")
         return walk(folder)
 
-    monkeypatch.setattr(intake, "walk", fail)
+    monkeypatch.setattr(opening, "walk", fail)
     found = {s.learner: s for s in read_submissions(tmp_path, course) if s.exercise_id == ATTENTION}
     assert found["ada"].state is State.unreadable and "Permission denied" in found["ada"].cause
     assert found["bob"].source == CODE
@@ -347,7 +347,7 @@ def test_a_syntax_error_shows_line_and_caret(hand_in) -> None:
 
 
 def test_syntax_errors_stay_with_their_learner(tmp_path, course, monkeypatch) -> None:
-    monkeypatch.setattr(intake, "_COMPILED_AT_ONCE", 2)
+    monkeypatch.setattr(choose, "_COMPILED_AT_ONCE", 2)
     for number, name in enumerate("abcde"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "self_attention.py").write_bytes(b"def f(:\n" if number % 2 else CODE)

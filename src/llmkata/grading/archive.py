@@ -23,16 +23,26 @@ from typing import IO, NamedTuple
 
 from .folder import MAX_DEPTH, is_junk, printable
 
-#: Members looked at, bytes of all files unpacked, of everything passed over, and of the archive itself.
-MAX_MEMBERS = 20_000
-MAX_BYTES = 64 << 20
-MAX_PASSED = 1 << 30
-MAX_ARCHIVE = 64 << 20
-#: Bytes of the directory of a .zip, which is read at once, and of one header of a .tar.
-_MAX_DIRECTORY = 4 << 20
+
+class Limits(NamedTuple):
+    """What one archive may hold and take."""
+
+    members: int = 20_000
+    #: Bytes of all files unpacked, of everything passed over, and of the archive itself.
+    bytes: int = 64 << 20
+    passed: int = 1 << 30
+    archive: int = 64 << 20
+    #: Bytes of the directory of a .zip, which is read at once.
+    directory: int = 4 << 20
+    #: Seconds of processor time: compressed data can be slow to read and small to send.
+    seconds: float = 20.0
+
+
+#: Of one learner, and of a class as a system lets it be downloaded.
+LEARNER = Limits()
+CLASS = Limits(members=500_000, bytes=8 << 30, passed=16 << 30, archive=8 << 30, directory=128 << 20, seconds=600.0)
+#: Bytes of one header of a .tar.
 _MAX_HEADER = 1 << 20
-#: Seconds of processor time for one archive: compressed data can be slow to read and small to send.
-MAX_SECONDS = 20.0
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 _CHUNK = 1 << 18
@@ -62,7 +72,7 @@ def stem(name: str) -> str:
     return next((name[: -len(s)] for s in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(s)), name)
 
 
-def unpack(archive: Path, into: Path) -> list[str]:
+def unpack(archive: Path, into: Path, limits: Limits = LEARNER) -> list[str]:
     """Unpack into the empty folder ``into`` -> what was left out, with the reason, names escaped.
 
     Of members whose names are the same, also where upper and lower case are (or their Unicode forms), the first counts.
@@ -78,10 +88,10 @@ def unpack(archive: Path, into: Path) -> list[str]:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
             raise ArchiveError("the archive is not a plain file")
-        if info.st_size > MAX_ARCHIVE:
-            raise ArchiveError(f"the archive is larger than {MAX_ARCHIVE >> 20} MiB; leave out data and outputs")
+        if info.st_size > limits.archive:
+            raise ArchiveError(f"the archive is larger than {limits.archive >> 20} MiB; leave out data and outputs")
         try:
-            return _Unpacking(into).run(_members(file))
+            return _Unpacking(into, limits).run(_members(file, limits))
         except ArchiveError:
             raise
         except _BROKEN as error:  # RecursionError among them: a header that announces a header that announces one
@@ -89,21 +99,21 @@ def unpack(archive: Path, into: Path) -> list[str]:
 
 
 class _Unpacking:
-    def __init__(self, into: Path) -> None:
-        self.into = into
+    def __init__(self, into: Path, limits: Limits) -> None:
+        self.into, self.limits = into, limits
         self.left_out: list[str] = []
         self.taken: set[str] = set()
         self.bytes = self.passed = 0
-        self.until = time.process_time() + MAX_SECONDS
+        self.until = time.process_time() + limits.seconds
 
     def run(self, members: Iterator[_Member]) -> list[str]:
         for count, member in enumerate(members, start=1):
-            if count > MAX_MEMBERS:
-                raise ArchiveError(f"the archive holds more than {MAX_MEMBERS:,} entries; hand in the files asked for")
+            if count > self.limits.members:
+                raise ArchiveError(f"the archive holds more than {self.limits.members:,} entries; hand in the files asked for")
             self.in_time()
             self.passed += member.size
-            if member.size < 0 or self.passed > MAX_PASSED:
-                raise ArchiveError(f"the archive holds more than {MAX_PASSED >> 30} GiB; hand in the files asked for")
+            if member.size < 0 or self.passed > self.limits.passed:
+                raise ArchiveError(f"the archive holds more than {self.limits.passed >> 30} GiB; hand in the files asked for")
             parts = member.name.replace("\\", "/").split("/")
             parts = [p for p in parts if p not in ("", ".")]
             if parts and any(map(is_junk, parts)):
@@ -139,8 +149,8 @@ class _Unpacking:
 
     def write(self, member: _Member, parts: list[str]) -> None:
         self.bytes += member.size
-        if self.bytes > MAX_BYTES:
-            raise ArchiveError(f"the archive holds more than {MAX_BYTES >> 20} MiB; leave out data and outputs")
+        if self.bytes > self.limits.bytes:
+            raise ArchiveError(f"the archive holds more than {self.limits.bytes >> 20} MiB; leave out data and outputs")
         self.taken.add(self.key(parts))
         target = self.into.joinpath(*map(_storable, parts))
         try:
@@ -168,17 +178,17 @@ def _storable(part: str) -> str:
     return part.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _members(file: IO[bytes]) -> Iterator[_Member]:
+def _members(file: IO[bytes], limits: Limits) -> Iterator[_Member]:
     start = file.read(4)
     file.seek(0)
     if start[:2] == b"PK":
-        return _of_zip(file)
+        return _of_zip(file, limits)
     return _of_tar(_Metered(gzip.GzipFile(fileobj=file) if start[:2] == b"\x1f\x8b" else file))
 
 
-def _of_zip(file: IO[bytes]) -> Iterator[_Member]:
-    if _directory_bytes(file) > _MAX_DIRECTORY:
-        raise ArchiveError(f"the archive holds more than {MAX_MEMBERS:,} entries; hand in the files asked for")
+def _of_zip(file: IO[bytes], limits: Limits) -> Iterator[_Member]:
+    if _directory_bytes(file) > limits.directory:
+        raise ArchiveError(f"the archive holds more than {limits.members:,} entries; hand in the files asked for")
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
             mode = info.external_attr >> 16 if info.create_system == 3 else 0

@@ -48,6 +48,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def never_entered(name: str) -> bool:
+    """Whether folders of that name hold nothing that anybody hands in: hidden ones, caches, environments."""
+    return _NEVER_ENTERED.fullmatch(name) is not None
+
+
 def is_junk(name: str) -> bool:
     """Whether the name is one that an operating system leaves behind by itself, or that stands for an empty folder."""
     return name in _JUNK or name.startswith("._")
@@ -91,7 +96,7 @@ def _kind(entry: os.DirEntry, depth: int) -> str:
     if entry.is_symlink() or getattr(entry, "is_junction", bool)():
         return "a link"
     if stat.S_ISDIR(mode):
-        return "not entered" if _NEVER_ENTERED.fullmatch(entry.name) or depth >= MAX_DEPTH else "folder"
+        return "not entered" if never_entered(entry.name) or depth >= MAX_DEPTH else "folder"
     return "file" if stat.S_ISREG(mode) else "not a plain file"
 
 
