@@ -18,7 +18,7 @@ import pytest
 from llmkata.course import load_course
 from llmkata.grading import archive
 from llmkata.grading.archive import ArchiveError, unpack
-from llmkata.grading.intake import read_submissions, strays
+from llmkata.grading.intake import read_class, read_submissions
 from llmkata.records import State
 
 TOY = load_course(Path(__file__).parents[1] / "toy")
@@ -247,4 +247,4 @@ def test_archives_of_a_class(tmp_path):
     assert {found[n].source for n in ("ann", "bob", "kim")} == {solution}
     assert found["ann"].file == "work/toy.py" and "leads out" in found["ann"].ignored[0]
     assert found["eve"].state is State.unreadable and "damaged" in found["eve"].cause
-    assert strays(tmp_path) == ["kim.zip"]
+    assert read_class(tmp_path, TOY).strays == ["kim.zip"]

@@ -13,7 +13,7 @@ import pytest
 from llmkata.course import Course, load_course
 from llmkata.grading import choose, opening
 from llmkata.grading.folder import printable, read_bytes
-from llmkata.grading.intake import IntakeError, Submission, read_file, read_submissions, strays
+from llmkata.grading.intake import IntakeError, Submission, read_class, read_file, read_submissions
 from llmkata.grading.notebook import NotebookError, notebook_source, strip_magics
 from llmkata.grading.source import Unreadable, python_source, syntax_faults
 from llmkata.records import State, decode, encode
@@ -87,7 +87,7 @@ def test_learners_come_in_order_and_strays_are_told(tmp_path, course) -> None:
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "linked").symlink_to(tmp_path / "zoe")
     assert sorted({s.learner for s in read_submissions(tmp_path, course)}) == ["ada", "zoe"]
-    assert strays(tmp_path) == [".git", "linked", "notes.txt"]
+    assert read_class(tmp_path, course).strays == [".git", "linked", "notes.txt"]
 
 
 def test_a_folder_that_is_no_class(tmp_path, course) -> None:

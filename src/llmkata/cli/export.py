@@ -9,7 +9,7 @@ import typer
 
 from llmkata.cli.common import FAILED, course_of, exercise_of, fail, prog, shown
 from llmkata.cli.options import Isolation, IsolationOption
-from llmkata.cli.report import RECORDS
+from llmkata.cli.report import RECORDS, enrolled_course
 
 if TYPE_CHECKING:
     from llmkata.course import Course, Exercise
@@ -92,7 +92,7 @@ def _view(course: Course, folder: Path, chosen: list[Exercise], learners: list[s
     if not records:
         fail(f"{shown(folder / RECORDS)} holds no record that can be read", f"{prog()} report {shown(folder)}")
     used = {r.exercise for r in records if r.state is not State.missing} or {r.exercise for r in records}
-    course = course.narrowed({e.id for e in chosen} or used)
+    course = enrolled_course(course.narrowed({e.id for e in chosen} or used), folder)
     unknown = set(learners or ()) - {r.learner for r in records}
     if unknown:
         fail(f"{shown(folder)} has no learner {', '.join(sorted(unknown))}", f"{prog()} export csv {shown(folder)}")

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmkata.cli.common import FAILED, course_of, fail, prog, shown
-from llmkata.cli.options import GroupsOption, Isolation, IsolationOption, seed_of
+from llmkata.cli.options import GroupsOption, Isolation, IsolationOption, RosterOption, seed_of
 
 if TYPE_CHECKING:
     from llmkata.course import Course
+    from llmkata.grading.intake import Intake
 
 
 def grade(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(help="Folder with one folder per learner.", metavar="DIR")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the class, or a bulk download as it came.", metavar="DIR")],
     out: Annotated[Path, typer.Option(help="Where records and pages go.", metavar="DIR")] = Path("report"),
     workers: Annotated[
         int | None, typer.Option(help="Graded at once; default: one per core.", metavar="N", min=1)
@@ -25,11 +26,17 @@ def grade(
     isolation: IsolationOption = Isolation.sandbox,
     similarity: Annotated[bool, typer.Option("--similarity", help="Also look for submissions that are alike.")] = False,
     groups: GroupsOption = None,
+    roster: RosterOption = None,
+    at: Annotated[
+        str, typer.Option(help="Tag, branch or hash to grade in repositories; default: before the deadline.", metavar="REF")
+    ] = "",
 ) -> None:
-    """Grade a folder of submissions.
+    """Grade the submissions of a class.
 
-    Each learner's folder holds module2/self_attention.py (or .ipynb), or the exercise tree. Without --seed the
-    seed is taken from the environment variable that course.yaml names, else it is the public one.
+    A folder or archive per learner, which holds module2/self_attention.py (or .ipynb) or the exercise tree; a bulk
+    download from Canvas or Moodle; nbgrader's submitted/; git working copies and bare clones. With --roster learners go
+    by its ids, and those with nothing are told too. Without --seed the seed is taken from the environment variable that
+    course.yaml names, else it is the public one.
 
     Exit status: 0 every submission was graded; 1 some could not be judged (see the report); 2 wrong usage.
     """
@@ -37,32 +44,34 @@ def grade(
     if groups is not None and not similarity:
         fail("--groups says whose submissions are not compared", f"{prog()} grade {shown(folder)} --similarity")
     given = {"workers": workers, "seed": seed_of(course, seed), "isolation": isolation}
-    if grade_folder(course, folder, out, **given, similarity=similarity, groups=groups):
+    if grade_folder(course, folder, out, **given, similarity=similarity, groups=groups, roster=roster, at=at):
         raise typer.Exit(FAILED)
 
 
 def grade_folder(
     course: Course, folder: Path, out: Path, *, workers: int | None, seed: int | None, isolation: Isolation,
-    similarity: bool = False, groups: Path | None = None,
+    similarity: bool = False, groups: Path | None = None, roster: Path | None = None, at: str = "",
 ) -> int:
-    """Grade, write the report, print the table and where the pages are. Returns how many could not be judged."""
+    """Grade, write the report, print the table and where the pages are. Returns how many could not be judged.
+
+    ``roster``: by default the one that ``out`` keeps of an earlier run.
+    """
     import os
 
     from llmkata.cli.progress import Progress
-    from llmkata.cli.report import compare, publish
-    from llmkata.grading.intake import IntakeError, read_submissions, strays
+    from llmkata.cli.report import compare, keep_roster, publish, roster_of
+    from llmkata.grading.intake import IntakeError, read_class
+    from llmkata.grading.roster import enrolled
 
+    people = keep_roster(course, out, roster) if roster else roster_of(course, out)
+    course = enrolled(course, people)
     try:
-        submissions = read_submissions(folder, course)
+        intake = read_class(folder, course, people, at=at)
     except IntakeError as error:
         fail(str(error), f"{prog()} grade submissions/ --out report/")
+    submissions = intake.submissions
     present = sum(s.source is not None for s in submissions)
-    learners = len({s.learner for s in submissions})
-    typer.echo(f"{shown(folder)}: {learners} learners, {present} submissions to grade")
-    beside = strays(folder)
-    if beside:
-        more = f" and {len(beside) - 5} more" if len(beside) > 5 else ""
-        typer.echo(f"not a learner's folder, left out: {', '.join(beside[:5])}{more}")
+    _announce(folder, intake)
 
     from llmkata.grading.isolation import TooLittleIsolation
     from llmkata.records import State
@@ -84,3 +93,22 @@ def grade_folder(
     if similarity:
         compare(course, submissions, out, groups)
     return sum(r.state is State.infrastructure for r in publish(course, out))
+
+
+def _announce(folder: Path, intake: Intake) -> None:
+    """What was found, and what was not."""
+    handed_in = {name for s in intake.submissions if s.file for name in (s.learner, *s.mates)}
+    learners = {name for s in intake.submissions for name in (s.learner, *s.mates)}
+    present = sum(s.source is not None for s in intake.submissions)
+    typer.echo(f"{shown(folder)}: {len(learners)} learners, {present} submissions to grade")
+    for what, names in {
+        "not a learner's, left out": intake.strays,
+        "not on the roster, graded under their own names": intake.strangers,
+        "handed in nothing": sorted(learners - handed_in),
+        "cannot be read (the report says why)": sorted(
+            f"{s.learner}: {s.exercise_id}" for s in intake.submissions if s.file and s.source is None
+        ),
+    }.items():
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            typer.echo(f"{what}: {', '.join(names[:5])}{more}")

@@ -40,6 +40,12 @@ GroupsOption = Annotated[
 ]
 
 
+RosterOption = Annotated[
+    Path | None,
+    typer.Option(help="CSV of the class: id, name, email, section, group, extension days.", metavar="CSV"),
+]
+
+
 def seed_of(course: Course, given: int | None) -> int | None:
     """The seed given, else that of the environment variable the course names, else None (the public seed)."""
     if given is not None:

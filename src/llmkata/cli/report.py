@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmkata.cli.common import course_of, fail, prog, shown
-from llmkata.cli.options import GroupsOption
+from llmkata.cli.options import GroupsOption, RosterOption
 from llmkata.cli.signed import sign_results
 
 if TYPE_CHECKING:
     from llmkata.course import Course
     from llmkata.grading.intake import Submission
+    from llmkata.grading.roster import Roster
     from llmkata.records import ExerciseRecord
 
 #: Within the folder of a run: the records, which are the truth, and the index rebuilt from them.
 RECORDS = "records.jsonl"
 GRADEBOOK = "gradebook.db"
+#: The roster last given; extensions may be entered here.
+ROSTER = "roster.csv"
 #: The pairs last computed, for staff.
 SIMILARITY = "similarity.json"
 
@@ -32,16 +35,22 @@ def report(
         typer.Option(help="Folder of the submissions: which of them are suspiciously alike?", metavar="DIR"),
     ] = None,
     groups: GroupsOption = None,
+    roster: RosterOption = None,
 ) -> None:
-    """Write scorecards, class page and grades.csv again, from the records of a run."""
+    """Write scorecards, class page and grades.csv again, from the records of a run.
+
+    Grades follow from course.yaml as it is now and from the roster: --roster, or the one given before.
+    """
     course = course_of(context)
     if not (folder / RECORDS).is_file():
         fail(f"{shown(folder)} holds no {RECORDS}", f"{prog()} grade submissions/ --out {shown(folder)}")
+    people = keep_roster(course, folder, roster) if roster else roster_of(course, folder)
     if similarity is not None:
-        from llmkata.grading.intake import IntakeError, read_submissions
+        from llmkata.grading.intake import IntakeError, read_class
+        from llmkata.grading.roster import enrolled
 
         try:
-            submissions = read_submissions(similarity, course)
+            submissions = read_class(similarity, enrolled(course, people), people).submissions
         except IntakeError as error:
             fail(str(error), f"{prog()} report {shown(folder)} --similarity submissions/")
         compare(course, submissions, folder, groups)
@@ -50,6 +59,39 @@ def report(
     if not publish(course, folder):
         what = f"{shown(folder / RECORDS)} holds no record that can be read"
         fail(what, f"{prog()} grade submissions/ --out {shown(folder)}")
+
+
+def roster_of(course: Course, folder: Path) -> Roster | None:
+    """The roster in the folder of a run; None where there is none."""
+    return _roster(course, folder / ROSTER) if (folder / ROSTER).is_file() else None
+
+
+def keep_roster(course: Course, folder: Path, given: Path) -> Roster:
+    """The roster in a file, which the folder of the run keeps from now on. Nothing is kept of one with faults."""
+    roster = _roster(course, given)
+    folder.mkdir(parents=True, exist_ok=True)
+    data = given.read_bytes()
+    (folder / ROSTER).write_bytes(data)
+    return roster
+
+
+def _roster(course: Course, path: Path) -> Roster:
+    from llmkata.grading.roster import RosterError, read_roster
+
+    try:
+        return read_roster(path, {module.number for module in course.modules})
+    except RosterError as error:
+        fail(str(error))
+
+
+def enrolled_course(course: Course, folder: Path) -> Course:
+    """The course as it holds for the class of a run: with the extensions of its roster."""
+    roster = roster_of(course, folder)
+    if roster is None:
+        return course
+    from llmkata.grading.roster import enrolled
+
+    return enrolled(course, roster)
 
 
 def compare(course: Course, submissions: Iterable[Submission], folder: Path, groups: Path | None) -> None:
@@ -72,10 +114,10 @@ def publish(course: Course, folder: Path) -> list[ExerciseRecord]:
     """Rebuild the gradebook of a run, write its pages, print the class as a table and where the pages are.
 
     Exercises that nobody of the class handed in are left out: a course is longer than a term has passed. Returns the
-    records that stand; without any nothing is written. Where the instructor's key is set the files are signed.
+    records that count; without any nothing is written. Where the instructor's key is set the files are signed.
     """
-    from llmkata.gradebook import Gradebook
-    from llmkata.records import State, latest, read_records
+    from llmkata.gradebook import Gradebook, counting
+    from llmkata.records import State, read_records
     from llmkata.records.pairs import read_pairs
     from llmkata.reports.site import write_report
     from llmkata.reports.terminal import console, summary_table
@@ -83,7 +125,8 @@ def publish(course: Course, folder: Path) -> list[ExerciseRecord]:
     reading = read_records([folder / RECORDS])
     for fault in reading.faults:
         typer.echo(f"kata: {fault}", err=True)
-    records = list(latest(reading.records).values())
+    course = enrolled_course(course, folder)
+    records = list(counting(reading.records, course).values())
     if not records:
         return []
     used = {r.exercise for r in records if r.state is not State.missing} or {r.exercise for r in records}
@@ -93,7 +136,7 @@ def publish(course: Course, folder: Path) -> list[ExerciseRecord]:
         typer.echo(f"nobody handed in {names}: left out of pages and totals")
     course, records = course.narrowed(used), [r for r in records if r.exercise in used]
     with Gradebook.open(f"sqlite:///{folder / GRADEBOOK}") as book:
-        book.rebuild([folder / RECORDS])
+        book.rebuild([folder / RECORDS], lambda read: counting(read, course))
         written = write_report(folder, course, records, book, pairs=read_pairs(folder / SIMILARITY, records))
     console().print(summary_table(records, course))
     typer.echo()

@@ -55,6 +55,6 @@ def grade_spawned(
         else:
             record = read.signed(judge_spawned(course.exercise(read.exercise_id), read, seed=seed))
             progress(record)
-        file.append(record)
+        file.append(*read.shared(record))
         records.append(record)
     return records

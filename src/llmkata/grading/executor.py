@@ -46,7 +46,8 @@ class _Fork:
 def grade_many(course: Any, submissions: Iterable[Submission], *, out: Path, workers: int = 1, seed: int | None = None,
                isolation: str = "sandbox", progress: Callable[[ExerciseRecord], None] | None = None,
                ) -> list[ExerciseRecord]:
-    """Grade all, append each record to ``out/records.jsonl`` as it arrives, return the records in the order given.
+    """Grade all, append each record to ``out/records.jsonl`` as it arrives, return the records in the order given: for a
+    submission that counts for several learners one record each is appended, and the first returned.
 
     Raises TooLittleIsolation before anything is graded on a host below the course's minimum.
     """
@@ -54,9 +55,10 @@ def grade_many(course: Any, submissions: Iterable[Submission], *, out: Path, wor
     file = RecordFile(out / "records.jsonl")
     submissions = list(submissions)
     records: dict[tuple[str, str], ExerciseRecord] = {}
+    by_pair = {(s.learner, s.exercise_id): s for s in submissions}
 
     def keep(record: ExerciseRecord) -> None:
-        file.append(record)
+        file.append(*by_pair[record.learner, record.exercise].shared(record))
         records[record.learner, record.exercise] = record
 
     waiting = []

@@ -27,7 +27,7 @@ from .roster import Person, Roster, RosterError
 from .submission import Submission
 from .works import Found, Piece, Work, class_folder, works
 
-__all__ = ["Intake", "IntakeError", "Submission", "read_class", "read_file", "read_learner", "read_submissions", "strays"]
+__all__ = ["Intake", "IntakeError", "Submission", "read_class", "read_file", "read_learner", "read_submissions"]
 
 
 class IntakeError(ValueError):
@@ -71,11 +71,6 @@ def read_class(place: Path | str, course: Course, roster: Roster | None = None, 
 def read_submissions(folder: Path | str, course: Course) -> list[Submission]:
     """The submissions of :func:`read_class`, without a roster."""
     return read_class(folder, course).submissions
-
-
-def strays(folder: Path | str) -> list[str]:
-    """:attr:`Intake.strays` of a folder, without reading the works."""
-    return works(Path(folder)).strays
 
 
 def read_learner(folder: Path, course: Course) -> list[Submission]:
