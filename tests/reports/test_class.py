@@ -282,13 +282,35 @@ def test_grades_csv_is_one_line_per_learner(tmp_path: Path) -> None:
     text = grades.to_csv(course(), book_of([*showcase("ada"), fault], tmp_path).entries())
     header, ada, cyd = csv.reader(io.StringIO(text))
     fields = ("state", "points", "max_points", "deduction_percent", "percent", "late")
-    assert header[:8] == ["learner", "total_percent", *(f"{MATRIX_CALCULUS} {field}" for field in fields)]
+    assert header[:10] == ["learner", "name", "section", "total_percent", *(f"{MATRIX_CALCULUS} {field}" for field in fields)]
     assert "transformer_encoder" not in text, "planned exercises are not counted"
-    assert ada[:2] == ["ada", "36.63"]
-    assert ada[2:8] == ["mastered", "20.0", "20.0", "", "100.0", ""]
-    assert ada[8:14] == ["in progress", "20.0", "43.0", "", "46.51", ""]
-    assert ada[14:] == ["unreadable", "0.0", "", "", "0.0", ""]
-    assert cyd == ["cyd", "0.0", *["not started", "0", "", "", "0", ""] * 2, "not judged", *[""] * 5]
+    assert ada[:4] == ["ada", "", "", "36.63"]
+    assert ada[4:10] == ["mastered", "20.0", "20.0", "", "100.0", ""]
+    assert ada[10:16] == ["in progress", "20.0", "43.0", "", "46.51", ""]
+    assert ada[16:] == ["unreadable", "0.0", "", "", "0.0", ""]
+    assert cyd == ["cyd", "", "", "0.0", *["not started", "0", "", "", "0", ""] * 2, "not judged", *[""] * 5]
+
+
+def test_names_and_sections_of_a_roster(tmp_path: Path) -> None:
+    book = book_of([*showcase("ada"), *showcase("bob")], tmp_path)
+    people = {"ada": ("=Ada()", "Section <A>")}
+    _, ada, bob = csv.reader(io.StringIO(grades.to_csv(course(), book.entries(), people)))
+    assert (ada[:3], bob[:3]) == (["ada", "'=Ada()", "Section <A>"], ["bob", "", ""])
+    page = check_page(classpage.to_html(course(), book, {}, people=people))
+    heads = [th for th in page.all("table", "heat")[0].all("th") if th.attrs.get("scope") == "row"]
+    assert [th.attrs["data-key"] for th in heads] == ["ada =ada(), section <a>", "bob"]
+
+
+def test_who_handed_in_nothing_stands_there_with_the_reason(tmp_path: Path) -> None:
+    cause = "Nothing of this learner was among the submissions."
+    nothing = [record("zed", e, State.missing, cause=cause) for e in (KV_CACHE, MATRIX_CALCULUS)]
+    page = classpage.to_html(course(), book_of([*showcase("ada"), *nothing], tmp_path), {})
+    section = page.split('id="absent-title"')[1].split("</section>")[0]
+    assert "zed" in section
+    assert cause in section
+    assert "ada" not in section
+    part = [record("bob", KV_CACHE, State.missing, cause=cause), mastered("bob")]
+    assert "absent-title" not in classpage.to_html(course(), book_of(part, tmp_path / "other"), {})
 
 
 def test_no_cell_of_grades_csv_is_a_formula(tmp_path: Path) -> None:

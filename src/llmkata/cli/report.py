@@ -86,12 +86,9 @@ def _roster(course: Course, path: Path) -> Roster:
 
 def enrolled_course(course: Course, folder: Path) -> Course:
     """The course as it holds for the class of a run: with the extensions of its roster."""
-    roster = roster_of(course, folder)
-    if roster is None:
-        return course
     from llmkata.grading.roster import enrolled
 
-    return enrolled(course, roster)
+    return enrolled(course, roster_of(course, folder))
 
 
 def compare(course: Course, submissions: Iterable[Submission], folder: Path, groups: Path | None) -> None:
@@ -117,6 +114,7 @@ def publish(course: Course, folder: Path) -> list[ExerciseRecord]:
     records that count; without any nothing is written. Where the instructor's key is set the files are signed.
     """
     from llmkata.gradebook import Gradebook, counting
+    from llmkata.grading.roster import enrolled
     from llmkata.records import State, read_records
     from llmkata.records.pairs import read_pairs
     from llmkata.reports.site import write_report
@@ -125,7 +123,9 @@ def publish(course: Course, folder: Path) -> list[ExerciseRecord]:
     reading = read_records([folder / RECORDS])
     for fault in reading.faults:
         typer.echo(f"kata: {fault}", err=True)
-    course = enrolled_course(course, folder)
+    roster = roster_of(course, folder)
+    course = enrolled(course, roster)
+    people = {p.id: (p.name, p.section) for p in roster.people} if roster else None
     records = list(counting(reading.records, course).values())
     if not records:
         return []
@@ -137,7 +137,8 @@ def publish(course: Course, folder: Path) -> list[ExerciseRecord]:
     course, records = course.narrowed(used), [r for r in records if r.exercise in used]
     with Gradebook.open(f"sqlite:///{folder / GRADEBOOK}") as book:
         book.rebuild([folder / RECORDS], lambda read: counting(read, course))
-        written = write_report(folder, course, records, book, pairs=read_pairs(folder / SIMILARITY, records))
+        pairs = read_pairs(folder / SIMILARITY, records)
+        written = write_report(folder, course, records, book, pairs=pairs, people=people)
     console().print(summary_table(records, course))
     typer.echo()
     places = {"class page": written.index, "grades": written.grades, "scorecards": written.index.parent / "learners"}

@@ -51,6 +51,8 @@ class Row:
     """One learner in the heat map."""
 
     learner: str
+    #: Name and section, where a roster tells them.
+    about: str
     link: str
     total: float | None
     key: float
@@ -81,13 +83,17 @@ class BudgetRow:
 
 
 def to_html(
-    course: Course, book: Gradebook, links: Mapping[str, str], pairs: Sequence[Pair] | None = None
+    course: Course, book: Gradebook, links: Mapping[str, str], pairs: Sequence[Pair] | None = None,
+    people: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """The page; ``links`` leads from a learner to the address of the card, relative to the page. ``pairs``: submissions
-    that are alike; None where nobody looked for them.
+    that are alike; None where nobody looked for them. ``people``: what else is known of a learner (name, section).
     """
     entries = book.entries()
-    rows = [_row(course, learner, known, links.get(learner, "")) for learner, known in entries.items()]
+    about = {learner: ", ".join(filter(None, map(line, known))) for learner, known in (people or {}).items()}
+    rows = [
+        _row(course, learner, known, links.get(learner, ""), about.get(learner, "")) for learner, known in entries.items()
+    ]
     totals = [row.total for row in rows if row.total is not None]
     numbers = {exercise.id: exercise.number for exercise in course.exercises}
     unjudged = book.unjudged()
@@ -108,7 +114,7 @@ def to_html(
         doubts=_doubts(unjudged), pairs=pairs,
         timeline=figures.timeline(stamps), undated=len(handed_in) - len(stamps),
         standings=[where.value for where in Standing], signs=SIGNS,
-        late=any(cell.late for row in rows for cell in row.cells),
+        late=any(cell.late for row in rows for cell in row.cells), absent=_absent(entries),
         flags=[
             Flag(f.learner, line(f.exercise), line(f.check_id), [line(flag) for flag in f.flags], plain(f.output))
             for f in book.flags()
@@ -119,10 +125,19 @@ def to_html(
     )
 
 
-def _row(course: Course, learner: str, entries: Mapping[str, Entry], link: str) -> Row:
+def _absent(entries: Mapping[str, Mapping[str, Entry]]) -> list[Entry]:
+    """Of each learner of whom every exercise is missing, the first: its cause is that of all."""
+    return [
+        next(iter(known.values()))
+        for known in entries.values()
+        if known and all(entry.standing is Standing.missing for entry in known.values())
+    ]
+
+
+def _row(course: Course, learner: str, entries: Mapping[str, Entry], link: str, about: str) -> Row:
     reached = total(course, entries)
     cells = [_cell(course, exercise, entries.get(exercise.id)) for exercise in course.available]
-    return Row(learner, link, reached.percent, -1.0 if reached.percent is None else reached.percent, cells)
+    return Row(learner, about, link, reached.percent, -1.0 if reached.percent is None else reached.percent, cells)
 
 
 def _cell(course: Course, exercise: Exercise, known: Entry | None) -> Cell:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from llmkata.gradebook.standing import Entry, Standing, grade, total
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 _FIELDS = ("state", "points", "max_points", "deduction_percent", "percent", "late")
 
 
-def to_csv(course: Course, entries: Mapping[str, Mapping[str, Entry]]) -> str:
-    """Learner, total in percent, then of every exercise that counts: state, points as graded, points to be had, what
+def to_csv(
+    course: Course, entries: Mapping[str, Mapping[str, Entry]], people: Mapping[str, Sequence[str]] | None = None
+) -> str:
+    """Learner, name and section (``people``; empty where no roster tells them), total in percent, then of every exercise that counts: state, points as graded, points to be had, what
     lateness takes off in percent of these, the percent that counts in the total, and why it is late.
 
     An exercise the grader failed on has its state and empty cells; a learner with nothing judged has an empty total.
@@ -29,10 +31,11 @@ def to_csv(course: Course, entries: Mapping[str, Mapping[str, Entry]]) -> str:
     file = io.StringIO()
     writer = csv.writer(file)
     columns = [(exercise.id, field) for exercise in course.available for field in _FIELDS]
-    writer.writerow(["learner", "total_percent", *(f"{name} {field}" for name, field in columns)])
+    writer.writerow(["learner", "name", "section", "total_percent", *(f"{name} {field}" for name, field in columns)])
     for learner, reached in entries.items():
         percent = total(course, reached).percent
-        row: list[object] = [learner, "" if percent is None else round(percent, 2)]
+        known_as = (people or {}).get(learner, ("", ""))
+        row: list[object] = [learner, *known_as, "" if percent is None else round(percent, 2)]
         for exercise in course.available:
             known = reached.get(exercise.id)
             made = grade(course, exercise, known)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,13 +43,14 @@ class Report:
 
 def write_report(
     out: Path | str, course: Course, records: Iterable[ExerciseRecord], book: Gradebook, *,
-    feedback: Level | None = None, pairs: Sequence[Pair] | None = None,
+    feedback: Level | None = None, pairs: Sequence[Pair] | None = None, people: Mapping[str, Sequence[str]] | None = None,
 ) -> Report:
     """Write the report of a class into the folder ``out``, which is made where needed; files of that name are replaced.
 
     ``records`` are the records of the run (several per learner and exercise may be there: :func:`latest` decides) and
     ``book`` their index. ``feedback``: level for hidden checks, by default the course's. ``pairs``: submissions that
-    are alike, for the class page alone; None where nobody looked for them.
+    are alike, for the class page alone; None where nobody looked for them. ``people``: name and section of learners, for
+    class page and grades.csv.
     """
     out = Path(out)
     by_learner: dict[str, list[ExerciseRecord]] = {}
@@ -60,8 +61,8 @@ def write_report(
         for learner, mine in by_learner.items()
     }
     links = {learner: f"learners/{quote(path.name)}" for learner, path in cards.items()}
-    _write(out / "index.html", classpage.to_html(course, book, links, pairs))
-    _write(out / "grades.csv", grades.to_csv(course, book.entries()))
+    _write(out / "index.html", classpage.to_html(course, book, links, pairs, people))
+    _write(out / "grades.csv", grades.to_csv(course, book.entries(), people))
     return Report(out / "index.html", out / "grades.csv", cards)
 
 
