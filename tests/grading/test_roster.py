@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from llmkata.course import Extension
-from llmkata.grading.roster import Roster, RosterError, enrolled, read_roster
+from llmkata.grading.csvfile import TableError
+from llmkata.grading.roster import AmbiguousName, Roster, enrolled, read_roster
 
 from ..reports.factory import course
 
@@ -61,23 +62,23 @@ def test_extensions_reach_the_policy_by_module(roster) -> None:
     ],
 )
 def test_faults_name_file_line_and_column(roster, text: str, said: str) -> None:
-    with pytest.raises(RosterError) as caught:
+    with pytest.raises(TableError) as caught:
         roster(text, {0, 2})
     assert "roster.csv" in str(caught.value)
     assert said in str(caught.value)
 
 
 def test_all_faults_are_told_at_once(roster) -> None:
-    with pytest.raises(RosterError) as caught:
+    with pytest.raises(TableError) as caught:
         roster("id,extension days\nu1,x\n,1\nu1,y\n")
     assert [line.split(":")[1] for line in str(caught.value).splitlines()] == ["2", "3", "4"]
 
 
 def test_a_file_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(RosterError, match="No such file"):
+    with pytest.raises(TableError, match="No such file"):
         read_roster(tmp_path / "none.csv")
     (tmp_path / "latin.csv").write_bytes("id\nzoé\n".encode("latin-1"))
-    with pytest.raises(RosterError, match="is not UTF-8"):
+    with pytest.raises(TableError, match="is not UTF-8"):
         read_roster(tmp_path / "latin.csv")
 
 
@@ -105,7 +106,7 @@ def test_who_is_meant(roster, names: tuple[str, ...], expected: str | None) -> N
 
 
 def test_a_name_of_two_is_nobodys_guess(roster) -> None:
-    with pytest.raises(RosterError, match="lines 4, 5"):
+    with pytest.raises(AmbiguousName, match="lines 4, 5"):
         roster(PEOPLE).find("Bob Smith")
 
 

@@ -30,6 +30,10 @@ def grade(
     at: Annotated[
         str, typer.Option(help="Tag, branch or hash to grade in repositories; default: before the deadline.", metavar="REF")
     ] = "",
+    times: Annotated[
+        Path | None,
+        typer.Option(help="CSV of times: id, submitted at; or the grading worksheet of Moodle.", metavar="CSV"),
+    ] = None,
 ) -> None:
     """Grade the submissions of a class.
 
@@ -44,13 +48,14 @@ def grade(
     if groups is not None and not similarity:
         fail("--groups says whose submissions are not compared", f"{prog()} grade {shown(folder)} --similarity")
     given = {"workers": workers, "seed": seed_of(course, seed), "isolation": isolation}
-    if grade_folder(course, folder, out, **given, similarity=similarity, groups=groups, roster=roster, at=at):
+    if grade_folder(course, folder, out, **given, similarity=similarity, groups=groups, roster=roster, at=at, times=times):
         raise typer.Exit(FAILED)
 
 
 def grade_folder(
     course: Course, folder: Path, out: Path, *, workers: int | None, seed: int | None, isolation: Isolation,
     similarity: bool = False, groups: Path | None = None, roster: Path | None = None, at: str = "",
+    times: Path | None = None,
 ) -> int:
     """Grade, write the report, print the table and where the pages are. Returns how many could not be judged.
 
@@ -60,13 +65,18 @@ def grade_folder(
 
     from llmkata.cli.progress import Progress
     from llmkata.cli.report import compare, keep_roster, publish, roster_of
+    from llmkata.grading.csvfile import TableError
     from llmkata.grading.intake import IntakeError, read_class
     from llmkata.grading.roster import enrolled
+    from llmkata.grading.times import read_times
 
     people = keep_roster(course, out, roster) if roster else roster_of(course, out)
     course = enrolled(course, people)
     try:
-        intake = read_class(folder, course, people, at=at)
+        stamps = read_times(times, course) if times else None
+        intake = read_class(folder, course, people, at=at, times=stamps)
+    except TableError as error:
+        fail(str(error))
     except IntakeError as error:
         fail(str(error), f"{prog()} grade submissions/ --out report/")
     submissions = intake.submissions

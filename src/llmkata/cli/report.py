@@ -76,11 +76,12 @@ def keep_roster(course: Course, folder: Path, given: Path) -> Roster:
 
 
 def _roster(course: Course, path: Path) -> Roster:
-    from llmkata.grading.roster import RosterError, read_roster
+    from llmkata.grading.csvfile import TableError
+    from llmkata.grading.roster import read_roster
 
     try:
         return read_roster(path, {module.number for module in course.modules})
-    except RosterError as error:
+    except TableError as error:
         fail(str(error))
 
 

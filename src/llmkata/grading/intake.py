@@ -23,8 +23,9 @@ from .choose import compiled, read_entry
 from .folder import Entry, printable
 from .groups import counted
 from .opening import read_work
-from .roster import Person, Roster, RosterError
+from .roster import AmbiguousName, Person, Roster
 from .submission import Submission
+from .times import Times
 from .works import Found, Piece, Work, class_folder, works
 
 __all__ = ["Intake", "IntakeError", "Submission", "read_class", "read_file", "read_learner", "read_submissions"]
@@ -46,7 +47,9 @@ class Intake:
     strangers: list[str] = field(default_factory=list)
 
 
-def read_class(place: Path | str, course: Course, roster: Roster | None = None, *, at: str = "") -> Intake:
+def read_class(
+    place: Path | str, course: Course, roster: Roster | None = None, *, at: str = "", times: Times | None = None
+) -> Intake:
     """What a class handed in. A learner who handed in nothing, on the roster or with an empty folder, has a ``missing``
     submission for each exercise. Never raises for one learner.
 
@@ -56,6 +59,7 @@ def read_class(place: Path | str, course: Course, roster: Roster | None = None, 
             repository is read.
         roster: who is in the class; learners go by its ids. Without it they go by the names of their works.
         at: tag, branch or hash to read of each repository, whatever the deadline.
+        times: when learners handed in, as another system tells it; it decides before any other time.
 
     Raises:
         IntakeError: ``place`` is neither, holds no work and there is no roster, or is one learner's own folder.
@@ -64,6 +68,8 @@ def read_class(place: Path | str, course: Course, roster: Roster | None = None, 
         found = _works(folder, course, str(place), empty=roster is not None)
         owned, strangers = _owned(found, roster)
         read = [s for work, learners in owned for s in read_work(work, learners, course, at=at)]
+    if times is not None:
+        read = times.stamped(read, roster)
     submissions = counted(read, roster, course)
     return Intake(compiled(submissions), found.strays, strangers)
 
@@ -141,7 +147,7 @@ def _owned(found: Found, roster: Roster | None) -> tuple[list[tuple[Work, tuple[
         members = _group(work, roster)
         try:
             person = None if members else roster.find(*work.names, work.name, canvas_id=work.canvas_id)
-        except RosterError as error:
+        except AmbiguousName as error:
             person = None
             strangers.append(f"{work.name} ({error})")
         else:

@@ -17,8 +17,6 @@ Other columns are for others (``repository``: ``kata collect``).
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -32,17 +30,18 @@ import msgspec
 
 from llmkata.course import Extension
 
+from .csvfile import TableError, read_rows
+
 if TYPE_CHECKING:
     from llmkata.course import Course
 
 _KNOWN = ("id", "name", "email", "canvas id", "github", "also", "section", "group", "extension days",
           "repository")  # fmt: skip
 _EXTENSION = re.compile(r"extension days(?: (?:module ?)?(?P<module>\d{1,3}))?")
-MAX_BYTES = 32 << 20
 
 
-class RosterError(ValueError):
-    """A roster that cannot be used; the message names file, line and column, one fault a line."""
+class AmbiguousName(ValueError):
+    """A name that means several learners; the message says which."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Roster:
         before names, of which case, spaces and the order of first and last do not matter ("Berg, Ann", "bergann"). A
         name does not mean somebody who has another Canvas ID.
 
-        Raises :class:`RosterError` where a name means several.
+        Raises :class:`AmbiguousName` where a name means several.
         """
         if canvas_id in self._canvas:
             return self._canvas[canvas_id]
@@ -92,7 +91,7 @@ class Roster:
                     found = [person for person in found if not person.canvas_id]
                 if len(found) > 1:
                     lines = ", ".join(str(person.line) for person in found[:5])
-                    raise RosterError(f"{name!r} may be any of the learners in lines {lines} of the roster")
+                    raise AmbiguousName(f"{name!r} may be any of the learners in lines {lines} of the roster")
                 if found:
                     return found[0]
         return None
@@ -123,23 +122,20 @@ def read_roster(path: Path | str, modules: Iterable[int] | None = None) -> Roste
     """The roster in a CSV file. ``modules``: numbers that a column of extension days may name.
 
     Raises:
-        RosterError: not such a file, or faults in it: a column that is missing, stands twice or is misspelt, an id that
-            is missing or stands twice, days that are no number from 0 on, a row with more cells than columns.
+        TableError: not such a file, or faults in it: a column that is missing, stands twice or is misspelt, an id that
+            is missing or stands twice, days that are no number from 0 on.
     """
     path = Path(path)
-    rows = list(_rows(path))
-    if not rows:
-        raise RosterError(f"{path}: is empty; its first line names the columns, as id,name,email,section,extension days")
-    columns = [cell.strip().casefold().replace("_", " ") for cell in rows[0][1]]
+    columns, rows = read_rows(path, "id,name,email,section,extension days")
     faults = list(_header_faults(columns, None if modules is None else set(modules)))
     if faults:
-        raise RosterError("\n".join(f"{path}:1: {fault}" for fault in faults))
+        raise TableError("\n".join(f"{path}:1: {fault}" for fault in faults))
     people: list[Person] = []
     first: dict[tuple[str, str], int] = {}
-    for line, cells in rows[1:]:
+    for line, cells in rows:
         try:
             person = _person(line, columns, cells)
-        except RosterError as error:
+        except TableError as error:
             faults.append(f"{path}:{line}: {error}")
             continue
         for column, value in (("id", person.id), ("canvas id", person.canvas_id)):
@@ -148,30 +144,8 @@ def read_roster(path: Path | str, modules: Iterable[int] | None = None) -> Roste
                 faults.append(f"{path}:{line}: {column}: {value!r} stands here twice (first in line {before})")
         people.append(person)
     if faults:
-        raise RosterError("\n".join(faults))
+        raise TableError("\n".join(faults))
     return Roster(people)
-
-
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Rows that are not empty, with the line each begins on."""
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise RosterError(f"{path}: has more than {MAX_BYTES >> 20} MiB: is it the roster?")
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise RosterError(f"{path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise RosterError(f"{path}: is not UTF-8; save it as CSV in UTF-8") from None
-    head = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=True)
-    line = 1
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                yield line, cells
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise RosterError(f"{path}:{line}: is not CSV: {error}") from None
 
 
 def _header_faults(columns: list[str], modules: set[int] | None) -> Iterator[str]:
@@ -189,13 +163,11 @@ def _header_faults(columns: list[str], modules: set[int] | None) -> Iterator[str
 
 
 def _person(line: int, columns: list[str], cells: list[str]) -> Person:
-    if len(cells) > len(columns):
-        raise RosterError(f"{len(cells)} cells for {len(columns)} columns")
     row = {column: cell.strip() for column, cell in zip(columns, cells, strict=False)}
     if not row.get("id"):
-        raise RosterError("id: is missing")
+        raise TableError("id: is missing")
     if any(not c.isprintable() for c in row["id"]) or len(row["id"]) > 200:
-        raise RosterError("id: must be one line of at most 200 characters that can be printed")
+        raise TableError("id: must be one line of at most 200 characters that can be printed")
     days, modules = 0.0, {}
     for column, cell in row.items():
         match = _EXTENSION.fullmatch(column)
@@ -217,9 +189,9 @@ def _days(column: str, cell: str) -> float:
     try:
         days = float(cell)
     except ValueError:
-        raise RosterError(f"{column}: {cell!r} is no number of days") from None
+        raise TableError(f"{column}: {cell!r} is no number of days") from None
     if not isfinite(days) or not 0 <= days <= 1000:
-        raise RosterError(f"{column}: must be between 0 and 1000, is {cell}")
+        raise TableError(f"{column}: must be between 0 and 1000, is {cell}")
     return days
 
 
