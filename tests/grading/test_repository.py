@@ -158,10 +158,10 @@ def test_one_repository_that_cannot_be_read_stops_nobody(ada: Clone, course: Cou
     (ada.folder.parent / "linked" / ".git").write_text(f"gitdir: {ada.folder / '.git'}\n")
     got = {s.learner: s for s in read_class(ada.folder.parent, course).submissions if s.exercise_id == ATTENTION}
     assert got["ada"].source == b"x = 1\n"
-    assert {name: got[name].state for name in ("empty", "torn", "linked")} == dict.fromkeys(
-        ("empty", "torn", "linked"), State.unreadable
-    )
-    assert "nothing was committed yet" in got["empty"].cause
+    assert {name: got[name].state for name in ("empty", "torn", "linked")} == {
+        "empty": State.missing, "torn": State.unreadable, "linked": State.unreadable,
+    }  # fmt: skip
+    assert got["empty"].cause == "Nothing was committed to the repository of empty."
     assert "damaged clone" in got["torn"].cause
     assert "leads elsewhere" in got["linked"].cause
 

@@ -17,7 +17,7 @@ from llmkata.policy import due
 from . import archive
 from .choose import chosen_from
 from .folder import Entry, cut, printable, read_bytes, walk
-from .repository import Commit, Repository, RepositoryError, backwards, before, opened
+from .repository import Commit, NothingCommitted, Repository, RepositoryError, backwards, before, opened
 from .submission import Submission
 from .works import Piece, Work
 
@@ -43,6 +43,9 @@ def read_work(work: Work, learners: Sequence[str], course: Course, *, at: str = 
             read = _of_repository(work.pieces[0].path, learners, course, at)
         else:
             read = _of_files(work, learner, course)
+    except NothingCommitted:
+        cause = f"Nothing was committed to the repository of {work.name}."
+        read = [Submission(learner, e.id, cause=cause) for e in course.available]
     except RepositoryError as error:
         cause = f"The repository of {work.name} cannot be read: {error}."
         read = [Submission(learner, e.id, file=f"{work.name}/.git", cause=cause) for e in course.available]

@@ -40,6 +40,10 @@ class RepositoryError(ValueError):
     """A repository that cannot be read; the message says why and what to do."""
 
 
+class NothingCommitted(RepositoryError):
+    """A repository without any commit, as one that could not be fetched."""
+
+
 @dataclass(frozen=True)
 class Commit:
     """One commit of the line that is graded."""
@@ -105,9 +109,9 @@ class Repository:
             (self._git_dir / "shallow").write_text("".join(f"{line}\n" for line in lines))
 
     def head(self) -> Commit:
-        """The last commit of the branch that is checked out. Raises :class:`RepositoryError` where there is none."""
+        """The last commit of the branch that is checked out. Raises :class:`NothingCommitted` where there is none."""
         if self._head is None:
-            raise RepositoryError("nothing was committed yet")
+            raise NothingCommitted("nothing was committed to it")
         return self._commit(self._head)
 
     def at(self, name: str) -> Commit:

@@ -228,7 +228,7 @@ def _exercise(
         notes=_lines(record.notes) if record else [],
         submitted_at=line(record.submitted_at) if record else "", graded_at=line(record.graded_at) if record else "",
         provenance=_provenance(record, audience) if record and record.provenance else None,
-        deduction=100.0 * made.deduction, late=made.why, due=f"{made.due:%Y-%m-%d %H:%M %Z}" if made.due else "",
+        deduction=100.0 * made.deduction, late=made.why if made.days_late else "", due=f"{made.due:%Y-%m-%d %H:%M %Z}" if made.due else "",
         extra=bool(exercise and exercise.slug in course.policy.grading.extra_credit.exercises),
     )
 
