@@ -110,6 +110,18 @@ def test_extra_credit_comes_on_top() -> None:
     assert not card_of(records, plain).extra
 
 
+def test_the_bar_of_the_total_shows_what_is_in_it() -> None:
+    made = with_policy(Grading(drop_lowest=1, extra_credit=ExtraCredit(stretch=True)))
+    page = check_page(to_html(scorecard("ada", showcase("ada"), made)))
+    (bar,) = page.all("svg", "shares")
+    assert "6.1" not in bar.attrs["aria-label"], "the one that is dropped"
+    widths = [
+        [float(rect.attrs["width"].rstrip("%")) for rect in bar.all("rect", kind)] for kind in ("track", "fill")
+    ]
+    assert len(widths[0]) == 2
+    assert all(fill <= track for track, fill in zip(*widths, strict=True))
+
+
 def test_stretch_tasks_as_extra_credit_lift_an_exercise_above_100() -> None:
     extra = with_policy(Grading(extra_credit=ExtraCredit(stretch=True)))
     assert card_of([mastered("ada")], extra).percent == pytest.approx(100 * 20 / 15)

@@ -48,14 +48,16 @@ _FENCE_OR_GAP = re.compile(r"^(`{3,})text\n.*?\n\1$|\n{3,}", re.DOTALL | re.MULT
 
 
 def _shares(card: Scorecard) -> list[Share]:
-    """Where each exercise that counts lies on the bar, with a gap of half a percent between neighbours."""
-    counting = [exercise for exercise in card.exercises if exercise.counted and exercise.weight > 0]
+    """Where each exercise that counts lies on the bar, with a gap of half a percent between neighbours. One that is left
+    out of the total is left out here; what goes beyond 100 % fills no more than the whole.
+    """
+    counting = [e for e in card.exercises if e.counted and e.weight > 0 and not e.dropped]
     gap = 0.5
     room = (100.0 - gap * (len(counting) - 1)) / (sum(exercise.weight for exercise in counting) or 1.0)
     shares, x = [], 0.0
     for exercise in counting:
         width = exercise.weight * room
-        filled = width * (exercise.percent or 0.0) / 100
+        filled = width * min(1.0, (exercise.percent or 0.0) / 100)
         shares.append(Share(
             exercise.number, exercise.title, exercise.percent, round(x, 3), round(width, 3), round(filled, 3)
         ))
