@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -141,6 +142,23 @@ def test_one_broken_archive_of_several_files_costs_only_what_it_held(tmp_path: P
     broken = of(got, CALCULUS)["a_3"]
     assert broken.state is State.unreadable
     assert broken.cause.startswith("a_3_5_work.zip: the archive is damaged")
+
+
+def test_a_folder_that_may_not_be_looked_into_stops_nobody(tmp_path: Path, course: Course, monkeypatch) -> None:
+    write(tmp_path / "all", {name: CODE for name in MOODLE if name.startswith(("Anna", "Bob Smith"))})
+    scandir = os.scandir
+
+    def refused(path):
+        if "Anna Berg" in str(path):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    got = of(read_class(tmp_path / "all", course))
+    assert got["Anna Berg"].state is State.unreadable
+    assert "Permission denied" in got["Anna Berg"].cause
+    assert got["Bob Smith"].state is State.unreadable, "whose archive is none here"
+    assert "it is no archive" in got["Bob Smith"].cause
 
 
 def test_an_archive_that_cannot_be_opened(tmp_path: Path, course: Course) -> None:

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
+from os.path import isdir, isfile, lexists
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -59,16 +60,17 @@ class Commit:
 
 def is_repository(folder: Path) -> bool:
     """Whether the folder is a working copy or a bare clone (or says it is)."""
-    return is_bare(folder) or _holds_objects(folder / ".git") or (folder / ".git").is_file()
+    return is_bare(folder) or _holds_objects(folder / ".git") or isfile(folder / ".git")
 
 
 def is_bare(folder: Path) -> bool:
-    return _holds_objects(folder) and not (folder / ".git").exists()
+    return _holds_objects(folder) and not lexists(folder / ".git")
 
 
 def _holds_objects(folder: Path) -> bool:
-    return (folder / "HEAD").is_file() and (folder / "objects").is_dir() and (
-        (folder / "refs").is_dir() or (folder / "packed-refs").is_file()
+    # Not the methods of Path: they raise where a folder may not be looked into.
+    return isfile(folder / "HEAD") and isdir(folder / "objects") and (
+        isdir(folder / "refs") or isfile(folder / "packed-refs")
     )
 
 

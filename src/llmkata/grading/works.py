@@ -139,8 +139,11 @@ def _pieces(named: BulkName, entry: os.DirEntry) -> Iterator[Piece]:
     yield Piece(path, named.file, named.late, named.attempt, left_out)
     if not named.file and not left_out:
         # A folder of Moodle holds what was uploaded: an archive in it is a whole work as often as not.
-        with os.scandir(path) as scan:
-            inside = sorted(scan, key=by_name)
+        try:
+            with os.scandir(path) as scan:
+                inside = sorted(scan, key=by_name)
+        except OSError:  # told when the folder itself is read
+            return
         yield from (
             Piece(Path(e.path), e.name)
             for e in inside if archive.is_archive(e.name) and not is_junk(e.name) and e.is_file(follow_symlinks=False)
