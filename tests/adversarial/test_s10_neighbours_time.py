@@ -25,9 +25,9 @@ def held_up(link, n):
     """-> (the answer, seconds by the wall clock) of a call during which the process is not let run."""
     link.open()
     pid = link.process.inner_pid
+    began = time.monotonic()
     os.kill(pid, signal.SIGSTOP)
     threading.Timer(HELD_UP, os.kill, (pid, signal.SIGCONT)).start()
-    began = time.monotonic()
     return link.call(None, "work", (n,), {}), time.monotonic() - began
 
 
