@@ -166,9 +166,11 @@ def _of_repository(folder: Path, learners: Sequence[str], course: Course, at: st
         for exercise in course.available:
             commit = _in_time(line, learners, course, exercise.module) or head
             found = held(commit, exercise.id)
-            untouched = found.source is None or is_stub(exercise, found.source)
-            if commit is not head and untouched and held(head, exercise.id).file:
-                commit, found = head, held(head, exercise.id)
+            newest = found if commit is head else held(head, exercise.id)
+            # Compared with the stub last, which takes longest.
+            changed = newest.file and newest.source != found.source
+            if changed and (found.source is None or is_stub(exercise, found.source)):
+                commit, found = head, newest
             after = 0 if commit is head else line.index(commit)
             note = f"commit {commit.shown}" + (
                 f", the last before the deadline; {after} later {'ones' if after > 1 else 'one'} not looked at"
