@@ -15,6 +15,8 @@ from llmkata.gradebook import MARKED_LATE, Gradebook, entry, total
 from llmkata.records import ExerciseRecord, Outcome, RecordFile
 from llmkata.reports import classpage, grades
 from llmkata.reports.scorecard import to_html, to_json, to_markdown
+from llmkata.reports.terminal import console, summary_table
+from llmkata.reports.text import whole
 from llmkata.reports.view import ExerciseCard, scorecard
 
 from .factory import KV_CACHE, MATRIX_CALCULUS, SELF_ATTENTION, check, course, in_progress, mastered, showcase
@@ -43,12 +45,12 @@ def test_raw_points_deduction_and_why_stand_on_the_card() -> None:
     assert (card.points, card.max_points, card.deduction, card.percent) == (20, 20, 20, 80)
     assert card.late.endswith("20 % deducted (10 % a day)")
     assert card.due == "2026-03-02 22:56 UTC"
-    whole = scorecard("ada", [mastered("ada")], LATE)
-    for text in (to_html(whole), to_markdown(whole)):
+    card_of_ada = scorecard("ada", [mastered("ada")], LATE)
+    for text in (to_html(card_of_ada), to_markdown(card_of_ada)):
         assert "2 days begun after 2026-03-02 22:56 UTC" in text
         assert "100 % less 20 % for lateness" in text.replace("100.0", "100").replace("20.0", "20")
-    check_page(to_html(whole))
-    assert msgspec.json.decode(to_json(whole))["exercises"][0]["deduction"] == 20
+    check_page(to_html(card_of_ada))
+    assert msgspec.json.decode(to_json(card_of_ada))["exercises"][0]["deduction"] == 20
 
 
 def test_in_time_nothing_is_said_but_when_it_was_due() -> None:
@@ -193,3 +195,13 @@ def test_outcome_of_checks_told_together(outcomes: list[Outcome], expected: Outc
     (together,) = card_of([record], with_policy(show_hidden="never")).tasks[0].checks
     assert together.outcome is expected
     assert bool(together.cause) == (expected is not Outcome.passed)
+
+
+def test_the_table_in_the_terminal_shows_what_counts() -> None:
+    text = io.StringIO()
+    made = with_policy(Grading("UTC", {2: DUE}, Late(10)))
+    console(text, width=140).print(summary_table([in_progress("ada")], made))
+    assert f", {whole(100 * 20 / 43 - 20)} %" in text.getvalue()
+    plain = io.StringIO()
+    console(plain, width=140).print(summary_table([in_progress("ada")], with_policy()))
+    assert f", {whole(100 * 20 / 43)} %" in plain.getvalue()

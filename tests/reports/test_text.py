@@ -211,7 +211,7 @@ def test_percent_is_never_rounded_to_all_or_nothing(value: float | None, shown: 
 
 
 def test_whole_percent_neither() -> None:
-    assert [text.whole(v) for v in (0, 0.4, 1, 49.6, 99.7, 100)] == ["0", "<1", "1", "50", "99", "100"]
+    assert [text.whole(v) for v in (0, 0.4, 1, 49.6, 99.7, 100, 110.4)] == ["0", "<1", "1", "50", "99", "100", "110"]
 
 
 @pytest.mark.parametrize(

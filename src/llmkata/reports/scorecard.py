@@ -48,10 +48,10 @@ _FENCE_OR_GAP = re.compile(r"^(`{3,})text\n.*?\n\1$|\n{3,}", re.DOTALL | re.MULT
 
 
 def _shares(card: Scorecard) -> list[Share]:
-    """Where each exercise that counts lies on the bar, with a gap of half a percent between neighbours. One that is left
-    out of the total is left out here; what goes beyond 100 % fills no more than the whole.
+    """Where each exercise that counts lies on the bar, with a gap of half a percent between neighbours. What is left
+    out of the total, or comes on top of it, is no part of the bar; what goes beyond 100 % fills no more than the whole.
     """
-    counting = [e for e in card.exercises if e.counted and e.weight > 0 and not e.dropped]
+    counting = [e for e in card.exercises if e.counted and e.weight > 0 and not e.dropped and not e.extra]
     gap = 0.5
     room = (100.0 - gap * (len(counting) - 1)) / (sum(exercise.weight for exercise in counting) or 1.0)
     shares, x = [], 0.0

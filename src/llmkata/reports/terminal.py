@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmkata.course.launcher import launcher
-from llmkata.gradebook.standing import Entry, Standing, entry, total
+from llmkata.gradebook.standing import Entry, Standing, entry, grade, total
 from llmkata.records import NOT_STARTED, ExerciseRecord, Measure, latest
 
 from .figures import bar
@@ -91,7 +91,7 @@ def summary_table(records: Iterable[ExerciseRecord], course: Course, *, limit: i
     ordered = sorted(book, key=lambda learner: (learner.casefold(), learner))
     for learner in ordered[:limit]:
         known = book[learner]
-        cells = [_states(known)] if wide else [_cell(known.get(exercise.id)) for exercise in columns]
+        cells = [_states(known)] if wide else [_cell(course, exercise, known.get(exercise.id)) for exercise in columns]
         table.add_row(Text(line(learner) or "(no name)"), Text(percent(totals[learner].percent)), *cells)
     reached = [t.percent for t in totals.values() if t.percent is not None]
     foot = [f"{len(book)} learner{'s' if len(book) != 1 else ''}"]
@@ -152,13 +152,13 @@ def _states(known: dict[str, Entry]) -> Text:
     )
 
 
-def _cell(known: Entry | None) -> Text:
+def _cell(course: Course, exercise: Exercise, known: Entry | None) -> Text:
     if known is None:
         return Text("")
     sign, style = SIGNS[known.standing]
     text = Text(f"{sign} {known.standing.value}", style=style)
     if known.standing in (Standing.in_progress, Standing.passed):
-        text.append(f", {whole(100 * (known.fraction() or 0.0))} %")
+        text.append(f", {whole(100 * (grade(course, exercise, known).counted or 0.0))} %")
     return text
 
 

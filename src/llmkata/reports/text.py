@@ -138,8 +138,10 @@ def percent(value: float | None) -> str:
 
 
 def whole(value: float) -> str:
-    """A share in 0..100 as a whole number, with the same care: only 100 is 100, only 0 is 0."""
-    return "<1" if 0 < value < 1 else f"{min(round(value), 99) if value < 100 else 100}"
+    """A share in percent as a whole number, with the same care: nothing below 100 is 100, only 0 is 0. With extra credit
+    it may be above 100.
+    """
+    return "<1" if 0 < value < 1 else f"{min(round(value), 99) if value < 100 else round(value)}"
 
 
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
