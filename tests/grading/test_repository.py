@@ -131,6 +131,22 @@ def test_bare_shallow_and_detached_clones(ada: Clone, course: Course, tmp_path: 
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["a\nb", "a b", '"a', "#a", "a:b", "ä"])
+def test_folders_of_any_name(tmp_path: Path, course: Course, name: str) -> None:
+    odd = Clone(tmp_path / "class" / name)
+    odd.commit("x = 1\n", -1)
+    assert take(odd, course).source == b"x = 1\n"
+
+
+def test_hashes_of_the_new_kind(tmp_path: Path, course: Course) -> None:
+    (tmp_path / "class" / "new").mkdir(parents=True)
+    new = Clone.__new__(Clone)
+    new.folder = tmp_path / "class" / "new"
+    new.git("init", "-q", "-b", "main", "--object-format=sha256")
+    assert len(new.commit("x = 1\n", -1)) == 64
+    assert take(new, course).source == b"x = 1\n"
+
+
 def test_the_commit_counts_and_not_what_lies_beside_it(ada: Clone, course: Course) -> None:
     ada.commit("x = 1\n", -1)
     (ada.folder / FILE).write_text("x = 'not committed'\n")
@@ -295,3 +311,22 @@ def test_a_groups_repository_has_the_latest_deadline_of_its_members(ada: Clone, 
     assert take(team, due(course, extensions={"u2": Extension(1)}), roster=roster).source == b"x = 2\n"
     got = take(team, due(course), roster=roster)
     assert (got.source, got.learner, got.mates) == (b"x = 1\n", "u1", ("u2",))
+
+
+def test_a_forged_index_of_commits_changes_no_time(ada: Clone, course: Course) -> None:
+    """A commit graph repeats the time of each commit, and git believes it without a look at the commit."""
+    ada.commit("x = 1\n", 30)
+    ada.git("commit-graph", "write", "--reachable")
+    path = ada.folder / ".git" / "objects" / "info" / "commit-graph"
+    data = bytearray(path.read_bytes())
+    chunks = {
+        bytes(data[at : at + 4]): int.from_bytes(data[at + 4 : at + 12], "big") for at in range(8, 8 + 12 * data[6], 12)
+    }
+    place = chunks[b"CDAT"] + 20 + 4 + 4 + 4  # after the tree, two parents and the upper half: the time
+    forged = int((DUE - timedelta(days=9)).timestamp())
+    data[place : place + 4] = forged.to_bytes(4, "big")
+    path.chmod(0o644)
+    path.write_bytes(bytes(data))
+    assert ada.git("rev-list", "--timestamp", "HEAD").startswith(str(forged)), "git itself is taken in"
+    got = take(ada, due(course))
+    assert (got.source, got.submitted_at) == (b"x = 1\n", "2026-10-07T04:00:00+00:00")

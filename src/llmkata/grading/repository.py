@@ -33,6 +33,11 @@ _MAX_REF = 4096
 _MAX_PACKED_REFS = 16 << 20
 _SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _REF = re.compile(r"refs/[\w./@+-]{1,400}")
+#: The first two: indexes that a learner could have written, which may tell other parents and times than the commits do.
+_SETTINGS = (
+    "core.commitGraph=false", "core.multiPackIndex=false", "protocol.allow=never", f"core.hooksPath={os.devnull}",
+    "safe.directory=*", "core.packedGitLimit=256m", "core.packedGitWindowSize=16m",
+)  # fmt: skip
 #: An hour: clocks of two machines may differ.
 _SKEW = 3600
 
@@ -249,8 +254,9 @@ class Repository:
     def _started(self, *words: str, stdin: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[bytes]]:
         # Objects are hostile: a small one may say to be made of huge ones.
         limited = ["sh", "-c", f'ulimit -v {MEMORY >> 10}; ulimit -t {PATIENCE:.0f}; exec git "$@"', "git"]
+        settings = (word for setting in _SETTINGS for word in ("-c", setting))
         process = subprocess.Popen(
-            [*(limited if os.name == "posix" else ["git"]), *words], cwd=self._own, env=self._environment(), stdin=stdin,
+            [*(limited if os.name == "posix" else ["git"]), *settings, *words], cwd=self._own, env=self._environment(), stdin=stdin,
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
@@ -266,18 +272,9 @@ class Repository:
                         continue
 
     def _environment(self) -> dict[str, str]:
-        settings = {
-            # Indexes that a learner could have written: they may tell other parents and times than the commits do.
-            "core.commitGraph": "false", "core.multiPackIndex": "false", "protocol.allow": "never",
-            "core.hooksPath": os.devnull, "safe.directory": "*", "core.packedGitLimit": "256m",
-            "core.packedGitWindowSize": "16m",
-        }  # fmt: skip
-        numbered = {}
-        for number, (name, value) in enumerate(settings.items()):
-            numbered |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
         kept = {name: os.environ[name] for name in ("PATH", "SystemRoot", "TMPDIR", "TEMP") if name in os.environ}
-        return kept | numbered | {
-            "GIT_CONFIG_COUNT": str(len(settings)), "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull,
+        return kept | {
+            "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "HOME": str(self._own),
             "GIT_DIR": str(self._git_dir), "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1",
             "GIT_NO_REPLACE_OBJECTS": "1", "GIT_LITERAL_PATHSPECS": "1", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C",
         }  # fmt: skip
