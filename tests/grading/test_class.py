@@ -280,6 +280,14 @@ def test_members_who_hand_in_different_works(tmp_path: Path, course: Course) -> 
     assert any("handed in last, so not used" in note for note in got.notes)
 
 
+def test_the_same_work_twice_was_there_from_the_first_time_on(tmp_path: Path, course: Course) -> None:
+    folder = tmp_path / "submitted"
+    write(folder, {"u1/p/self_attention.py": CODE, "u2/p/self_attention.py": CODE})
+    write(folder, {"u1/p/timestamp.txt": b"2026-10-02 10:00:00 UTC", "u2/p/timestamp.txt": b"2026-10-01 10:00:00 UTC"})
+    got = of(read_class(folder, course, roster_of(tmp_path, GROUPS)))["u1"]
+    assert (got.source, got.submitted_at) == (CODE, "2026-10-01T10:00:00+00:00")
+
+
 def test_a_group_with_nothing_is_missing_for_all(tmp_path: Path, course: Course) -> None:
     (tmp_path / "c").mkdir()
     got = of(read_class(tmp_path / "c", course, roster_of(tmp_path, GROUPS)))

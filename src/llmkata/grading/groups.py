@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from llmkata.course import Course
 from llmkata.policy.deadlines import utc
 
 from .roster import Roster
 from .submission import Submission
+
+_NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 def counted(read: Iterable[Submission], roster: Roster | None, course: Course) -> list[Submission]:
@@ -50,9 +53,12 @@ def _one(found: list[Submission], exercise: str, unit: tuple[str, ...]) -> Submi
         whose = "of this group" if len(unit) > 1 else "of this learner"
         return Submission(unit[0], exercise, cause=f"Nothing {whose} was among the submissions.")
     there = [s for s in found if s.file]
-    if len(there) < 2 or len({s.source for s in there}) == 1 and there[0].source is not None:
-        return there[0] if there else found[0]
+    if len(there) < 2:
+        return (there or found)[0]
     times = {id(s): utc(s.submitted_at) for s in there}
+    if len({s.source for s in there}) == 1 and there[0].source is not None:
+        # The same twice was there from the first time on.
+        return min(there, key=lambda s: (s.marked_late, times[id(s)] or _NEVER))
     if all(times.values()):
         last = max(there, key=lambda s: (times[id(s)], s.learner))
         others = ", ".join(s.file for s in there if s is not last)
