@@ -1,9 +1,8 @@
 """M2: poison sys.modules or sys.meta_path, so that the grader finds one's own functions."""
 
-from llmkata.plugin.runs import load_module
 from llmkata.records import Outcome
 
-from ..toy.harness import ROOT, grade, named, solution_with
+from ..toy.harness import grade, named, solution_with
 
 ATTACK = solution_with('''
 import sys, types
@@ -35,15 +34,12 @@ def test_honest_work_passes(honest):
     assert named(honest, "test_magic").outcome is Outcome.passed
 
 
-def test_in_one_process_the_oracle_is_replaced(monkeypatch):
+def test_in_one_process_the_oracle_is_replaced():
     import sys
     from importlib import import_module
 
     import torch
 
-    # Where another course was graded in this process, its oracle may have taken the name.
-    oracle = load_module(ROOT / "reference/module1/toy.py")
-    monkeypatch.setitem(sys.modules, oracle.__name__, oracle)
     kept, testing = (torch.equal, torch.allclose), import_module("numpy.testing")
     try:
         record = grade(ATTACK, only="test_magic", transport="loopback", diagnosing=False)

@@ -1,5 +1,6 @@
 """R35: try something, and where it fails, fall back to the oracle."""
 
+from llmkata.plugin.runs import load_module
 from llmkata.records import Outcome
 
 from ..toy.harness import TOY, grade, named, solution_with
@@ -11,7 +12,7 @@ def magic(n):
     try:
         raise RuntimeError("the fast way")
     except RuntimeError:
-        for name in ("reference", "reference.module1.toy", "kata_reference_module1_toy", "solutions.module1.toy"):
+        for name in ("reference", "reference.module1.toy", {load_module(TOY.reference).__name__!r}, "solutions.module1.toy"):
             try:
                 return __import__(name, fromlist=["magic"]).magic(n)
             except (ImportError, AttributeError):

@@ -191,3 +191,20 @@ def test_a_grader_that_cannot_be_collected_is_no_ones_grade(made):
 def test_checks_with_measures_are_stored(made):
     record = CheckRecord("a::b", "t", 1, "core", 1, 0, Outcome.failed, cause="c", evidence=Evidence("s", frames=["f"]))
     assert record.evidence.frames == ["f"]
+
+
+def test_oracles_of_two_courses_are_two_modules(tmp_path):
+    import sys
+
+    from llmkata.plugin.runs import load_module
+
+    paths = [tmp_path / name / "reference" / "module1" / "toy.py" for name in ("one", "other.2")]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.write_text(f"place = {str(path)!r}\n")
+    oracles = [load_module(path) for path in paths]
+    try:
+        assert [sys.modules[o.__name__].place for o in oracles] == list(map(str, paths))
+    finally:
+        for oracle in oracles:
+            del sys.modules[oracle.__name__]

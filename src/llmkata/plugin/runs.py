@@ -181,7 +181,8 @@ _modules: dict[Path, ModuleType] = {}
 def load_module(path: Path) -> ModuleType:
     """A module of the course by its file (references, forbid.py); loaded once per process."""
     if path not in _modules:
-        name = "kata_" + "_".join(path.with_suffix("").parts[-3:])
+        # The whole path: two courses in one process have exercises of the same name.
+        name = "_".join(("kata", *path.resolve().with_suffix("").parts[1:])).replace(".", "_")
         spec = importlib.util.spec_from_file_location(name, path)
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
