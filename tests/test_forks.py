@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from llmkata.forks import bring_in, new_libraries
+from llmkata.forks import bring_in, new_libraries, with_libraries, without_libraries
 
 
 def test_only_libraries_are_told_parents_first(tmp_path, monkeypatch):
@@ -26,3 +26,10 @@ def test_what_cannot_be_imported_is_let_be():
     bring_in(["", "no_such_module_here", name])
     assert name in sys.modules and name in new_libraries(known)
     del sys.modules[name]
+
+
+def test_what_is_said_arrives_with_and_without_libraries():
+    known = set(sys.modules)
+    assert without_libraries(with_libraries(b'{"a": 1}', known)) == b'{"a": 1}'
+    said = with_libraries(b"{}", known - {"subprocess"})
+    assert said == b"{}\nsubprocess" and without_libraries(said) == b"{}"

@@ -22,6 +22,18 @@ def new_libraries(known: Collection[str]) -> list[str]:
     return sorted(filter(belongs, set(sys.modules) - set(known)), key=lambda name: name.count("."))
 
 
+def with_libraries(said: bytes, known: Collection[str]) -> bytes:
+    """What a fork has to say, one line of JSON, and the libraries it imported since ``known`` were all."""
+    return b"\n".join([said, *(name.encode() for name in new_libraries(known))])
+
+
+def without_libraries(data: bytes) -> bytes:
+    """What the fork said, once the libraries that it imported are imported here (see :func:`with_libraries`)."""
+    said, *names = data.split(b"\n")
+    bring_in(name.decode() for name in names)
+    return said
+
+
 def bring_in(names: Iterable[str]) -> None:
     """Import what a fork imported, and keep the garbage collector off all that is there now: walking copies pages."""
     missing = [name for name in names if name and name not in sys.modules]

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from llmkata.forks import bring_in, new_libraries
+from llmkata.forks import with_libraries, without_libraries
 from llmkata.records import ExerciseRecord, RecordFile, State, decode, encode
 from llmkata.threads import one_thread
 
@@ -139,8 +139,7 @@ def _start(course: Any, submission: Submission, seed: int | None, isolation: str
             os.close(read)
             adopt(inherited)
             known = set(sys.modules)
-            record = _judged(course, exercise, submission, seed, isolation)
-            data = memoryview(b"\n".join([record, *(name.encode() for name in new_libraries(known))]))
+            data = memoryview(with_libraries(_judged(course, exercise, submission, seed, isolation), known))
             while data:
                 data = data[os.write(write, data):]
             status = 0
@@ -167,10 +166,8 @@ def _finished(fork: _Fork) -> ExerciseRecord:
     os.close(fork.pipe)
     _, status = os.waitpid(fork.pid, 0)
     if status == 0 and fork.said:
-        record, *names = bytes(fork.said).split(b"\n")
-        bring_in(name.decode() for name in names)
         try:
-            return decode(record)
+            return decode(without_libraries(bytes(fork.said)))
         except msgspec.MsgspecError as e:  # the run goes on: the others have done nothing
             return _infrastructure(fork.submission, f"The record of this cannot be read back: {e}")
     how = f"was ended by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "ended without a result"

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from llmkata.forks import bring_in, new_libraries
+from llmkata.forks import with_libraries, without_libraries
 from llmkata.threads import one_thread
 
 from .store import Store
@@ -101,9 +101,8 @@ def _warm(exercise: Any, diagnosing: bool) -> dict[Any, Any]:
         template(profile)
     with contextlib.suppress(RuntimeError):  # graders that cannot be imported are told by each trial
         collected(exercise)
-    if exercise.reference.exists():
-        with contextlib.suppress(Exception):  # likewise
-            load_module(exercise.reference)
+    with contextlib.suppress(Exception):  # likewise
+        load_module(exercise.reference)
     ours = open_mistakes(exercise) if diagnosing and exercise.solution.exists() else {}
     for profile in dict.fromkeys(["base", exercise.profile]):
         template(profile).wait_ready()
@@ -125,8 +124,7 @@ def _start(course: Any, exercise: Any, trial: Trial, ours: dict[Any, Any]) -> _F
             os.close(read)
             adopt(inherited)
             known = set(sys.modules)
-            said = msgspec.json.encode(_judged(course, trial, ours))
-            data = memoryview(b"\n".join([said, *(name.encode() for name in new_libraries(known))]))
+            data = memoryview(with_libraries(msgspec.json.encode(_judged(course, trial, ours)), known))
             while data:
                 data = data[os.write(write, data):]
             status = 0
@@ -178,8 +176,6 @@ def _finished(fork: _Fork) -> Result:
     os.close(fork.pipe)
     _, status = os.waitpid(fork.pid, 0)
     if status == 0 and fork.said:
-        said, *names = bytes(fork.said).split(b"\n")
-        bring_in(name.decode() for name in names)
-        return msgspec.json.decode(said, type=Result)
+        return msgspec.json.decode(without_libraries(bytes(fork.said)), type=Result)
     how = f"was ended by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "ended without a result"
     return Result(problem=f"the process that judged this {how}", fault=True)
