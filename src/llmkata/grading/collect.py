@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import git
+
 #: What a token is read from, and the server of addresses written ``owner/name``.
 TOKEN, SERVER = "SUBMISSIONS_TOKEN", "GITHUB_SERVER_URL"
 _DEFAULT_SERVER = "https://github.com"
@@ -157,23 +159,7 @@ def _environment(token: str, server: str) -> dict[str, str]:
     if token:
         secret = base64.b64encode(f"x-access-token:{token}".encode()).decode()
         settings[f"http.{server.rstrip('/')}/.extraHeader"] = f"Authorization: Basic {secret}"
-    kept = {
-        n: os.environ[n]
-        for n in ("PATH", "HOME", "SystemRoot", "SSH_AUTH_SOCK", "TMPDIR", "TEMP", "https_proxy", "HTTPS_PROXY")
-        if n in os.environ
-    }
-    numbered = {}
+    numbered = {"GIT_CONFIG_COUNT": str(len(settings)), "GIT_LFS_SKIP_SMUDGE": "1"}
     for number, (name, value) in enumerate(settings.items()):
         numbered |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
-    return (
-        kept
-        | numbered
-        | {
-            "GIT_CONFIG_COUNT": str(len(settings)),
-            "GIT_CONFIG_NOSYSTEM": "1",
-            "GIT_CONFIG_GLOBAL": os.devnull,
-            "GIT_TERMINAL_PROMPT": "0",
-            "GIT_LFS_SKIP_SMUDGE": "1",
-            "LC_ALL": "C",
-        }
-    )
+    return git.environment(("HOME", "SSH_AUTH_SOCK", "https_proxy", "HTTPS_PROXY")) | numbered

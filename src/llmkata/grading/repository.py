@@ -23,6 +23,7 @@ from os.path import isdir, isfile, lexists
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from . import git
 from .folder import MAX_DEPTH, MAX_ENTRIES, Entry, is_junk, never_entered, read_bytes
 
 #: Seconds that one call of git may take (of processor time, where it is read as it comes); bytes of memory it may have; commits looked at.
@@ -272,11 +273,9 @@ class Repository:
                         continue
 
     def _environment(self) -> dict[str, str]:
-        kept = {name: os.environ[name] for name in ("PATH", "SystemRoot", "TMPDIR", "TEMP") if name in os.environ}
-        return kept | {
-            "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "HOME": str(self._own),
-            "GIT_DIR": str(self._git_dir), "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1",
-            "GIT_NO_REPLACE_OBJECTS": "1", "GIT_LITERAL_PATHSPECS": "1", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C",
+        return git.environment() | {
+            "HOME": str(self._own), "GIT_DIR": str(self._git_dir), "GIT_NO_LAZY_FETCH": "1",
+            "GIT_NO_REPLACE_OBJECTS": "1", "GIT_LITERAL_PATHSPECS": "1", "GIT_OPTIONAL_LOCKS": "0",
         }  # fmt: skip
 
 
