@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmkata.cli.common import FAILED, PASSED, UNUSABLE, YOU, course_of, exercise_of, fail, prog, shown, state_dir
+from llmkata.cli.hidden import has_hidden
 from llmkata.cli.options import Isolation, IsolationOption
-from llmkata.cli.told import Run, has_hidden, tell
+from llmkata.cli.told import Run, tell
 
 if TYPE_CHECKING:
     from llmkata.course import Exercise

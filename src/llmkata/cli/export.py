@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmkata.cli.common import FAILED, course_of, exercise_of, fail, prog, shown
+from llmkata.cli.hidden import maxima
 from llmkata.cli.options import Isolation, IsolationOption
-from llmkata.cli.report import RECORDS, enrolled_course
+from llmkata.cli.report import RECORDS, enrolled_course, handed_in, records_of
 
 if TYPE_CHECKING:
     from llmkata.course import Course, Exercise
     from llmkata.exports.formats import Format
     from llmkata.exports.people import People
     from llmkata.exports.results import Results
-    from llmkata.records import ExerciseRecord
 
 #: What goes the other way: the exercises as a course of nbgrader.
 NBGRADER_COURSE = "nbgrader-course"
@@ -83,34 +83,15 @@ def _list() -> None:
 def _view(course: Course, folder: Path, chosen: list[Exercise], learners: list[str] | None) -> Results:
     """What is exported: exercises that somebody handed in, as on the pages, unless some were named."""
     from llmkata.exports.results import results
-    from llmkata.records import State, read_records
 
-    reading = read_records([folder / RECORDS])
-    for fault in reading.faults:
-        typer.echo(f"kata: {fault}", err=True)
-    records = reading.records
+    records = records_of(folder)
     if not records:
         fail(f"{shown(folder / RECORDS)} holds no record that can be read", f"{prog()} report {shown(folder)}")
-    used = {r.exercise for r in records if r.state is not State.missing} or {r.exercise for r in records}
-    course = enrolled_course(course.narrowed({e.id for e in chosen} or used), folder)
+    course = enrolled_course(course.narrowed({e.id for e in chosen} or handed_in(records)), folder)
     unknown = set(learners or ()) - {r.learner for r in records}
     if unknown:
         fail(f"{shown(folder)} has no learner {', '.join(sorted(unknown))}", f"{prog()} export csv {shown(folder)}")
-    return results(course, records, learners=learners or None, maxima=_maxima(course, records))
-
-
-def _maxima(course: Course, records: list[ExerciseRecord]) -> dict[str, float]:
-    """What exercises are worth of which no record tells it, asked of their graders where they are here."""
-    told = {r.exercise for r in records if r.max_points}
-    silent = [e for e in course.available if e.id not in told and e.graders_dir.is_dir()]
-    if not silent:
-        return {}
-    from llmkata.grading.worth import worth
-
-    try:
-        return {e.id: worth(e) for e in silent}
-    except RuntimeError as error:
-        fail(f"the hidden checks cannot be collected: {error}", f"{prog()} lint")
+    return results(course, records, learners=learners or None, maxima=maxima(course.available, records))
 
 
 def _export(format: Format, view: Results, people: Path | None, out: Path | None, folder: Path) -> bool:

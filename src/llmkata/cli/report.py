@@ -108,6 +108,24 @@ def compare(course: Course, submissions: Iterable[Submission], folder: Path, gro
     typer.echo(f"{many} suspiciously alike{': see the class page' if pairs else ''}")
 
 
+def records_of(folder: Path) -> list[ExerciseRecord]:
+    """All records of a run; what cannot be read of its file is said."""
+    from llmkata.records import read_records
+
+    reading = read_records([folder / RECORDS])
+    for fault in reading.faults:
+        typer.echo(f"kata: {fault}", err=True)
+    return reading.records
+
+
+def handed_in(records: Iterable[ExerciseRecord]) -> set[str]:
+    """Ids of the exercises that somebody handed in; of all where nobody handed in anything."""
+    from llmkata.records import State
+
+    records = list(records)
+    return {r.exercise for r in records if r.state is not State.missing} or {r.exercise for r in records}
+
+
 def publish(course: Course, folder: Path) -> list[ExerciseRecord]:
     """Rebuild the gradebook of a run, write its pages, print the class as a table and where the pages are.
 
@@ -116,21 +134,17 @@ def publish(course: Course, folder: Path) -> list[ExerciseRecord]:
     """
     from llmkata.gradebook import Gradebook, counting
     from llmkata.grading.roster import enrolled
-    from llmkata.records import State, read_records
     from llmkata.records.pairs import read_pairs
     from llmkata.reports.site import write_report
     from llmkata.reports.terminal import console, summary_table
 
-    reading = read_records([folder / RECORDS])
-    for fault in reading.faults:
-        typer.echo(f"kata: {fault}", err=True)
     roster = roster_of(course, folder)
     course = enrolled(course, roster)
     people = {p.id: (p.name, p.section) for p in roster.people} if roster else None
-    records = list(counting(reading.records, course).values())
+    records = list(counting(records_of(folder), course).values())
     if not records:
         return []
-    used = {r.exercise for r in records if r.state is not State.missing} or {r.exercise for r in records}
+    used = handed_in(records)
     unused = [exercise.number for exercise in course.available if exercise.id not in used]
     if unused:
         names = ", ".join(unused) if len(unused) <= 8 else f"{len(unused)} of {len(course.available)} exercises"

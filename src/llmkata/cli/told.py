@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from llmkata.cli.common import fail, prog
+from llmkata.cli.common import fail
+from llmkata.cli.hidden import has_hidden, maxima
 
 if TYPE_CHECKING:
     from llmkata.course import Course, Exercise
@@ -39,7 +40,7 @@ def tell(run: Run, folder: Path, policy: str) -> str:
     from llmkata.reports.view import scorecard
 
     course = run.course.narrowed({e.id for e in run.exercises})
-    lines = items(run.records, course, run.learner, maxima=_maxima(run), sources=run.sources)
+    lines = items(run.records, course, run.learner, maxima=maxima(run.exercises, run.records), sources=run.sources)
     status = verdict(lines, policy)
     headline = _headline(run, lines, status)
     card = scorecard(run.learner, run.records, course)
@@ -107,25 +108,6 @@ def _headline(run: Run, lines: list[Item], status: str) -> str:
     ]
     begun = len(run.records)
     return f"{what}. {begun} of {len(run.exercises)} exercises begun; {points(scored)} of {points(most)} {unit}."
-
-
-def _maxima(run: Run) -> dict[str, float]:
-    """What exercises that were not graded are worth, where hidden checks decide."""
-    graded = {r.exercise for r in run.records if r.max_points}
-    missing = [e for e in run.exercises if e.id not in graded and has_hidden(e)]
-    if not missing:
-        return {}
-    from llmkata.grading.worth import worth
-
-    try:
-        return {e.id: worth(e) for e in missing}
-    except RuntimeError as error:
-        fail(f"the hidden checks cannot be collected: {error}", f"{prog()} lint")
-
-
-def has_hidden(exercise: Exercise) -> bool:
-    """Whether the hidden checks of the exercise are here."""
-    return exercise.graders_dir.is_dir()
 
 
 def _in_actions() -> bool:

@@ -30,19 +30,13 @@ class Results:
     cards: Mapping[str, Scorecard]
     #: Exercise id -> points to be had: the most that any record says.
     maxima: Mapping[str, float]
-    records: tuple[ExerciseRecord, ...]
+    #: By learner.
+    records: Mapping[str, list[ExerciseRecord]]
 
     @property
     def exercises(self) -> tuple[Exercise, ...]:
         """What is exported."""
         return self.course.available
-
-    @cached_property
-    def _by_learner(self) -> dict[str, list[ExerciseRecord]]:
-        found: dict[str, list[ExerciseRecord]] = {}
-        for record in self.records:
-            found.setdefault(record.learner, []).append(record)
-        return found
 
     @cached_property
     def _cards(self) -> dict[tuple[str, str], ExerciseCard]:
@@ -66,7 +60,7 @@ class Results:
     def lines(self, learner: str, exercise: Exercise | None = None) -> list[Item]:
         """One line a check; for an exercise without graded checks, a line for the whole."""
         if learner not in self._lines:
-            mine = self._by_learner.get(learner, ())
+            mine = self.records.get(learner, ())
             maxima = self.maxima if any(self.maxima.values()) else None
             self._lines[learner] = items(mine, self.course, learner, maxima=maxima)
         return [line for line in self._lines[learner] if exercise is None or line.exercise == exercise.id]
@@ -84,16 +78,19 @@ def results(
     ``learners``: only these. ``maxima``: exercise id -> points to be had, where no record says it.
     """
     counted = {exercise.id for exercise in course.available}
-    standing = [r for r in counting(records, course).values() if r.exercise in counted]
-    most = {e: max((r.max_points for r in standing if r.exercise == e), default=0.0) for e in counted}
-    kept = tuple(r for r in standing if learners is None or r.learner in learners)
-    names = sorted({r.learner for r in kept}, key=lambda name: (name.casefold(), name))
-    mine = {name: [r for r in kept if r.learner == name] for name in names}
+    most = dict.fromkeys(counted, 0.0)
+    mine: dict[str, list[ExerciseRecord]] = {}
+    for r in counting(records, course).values():
+        if r.exercise in counted:
+            most[r.exercise] = max(most[r.exercise], r.max_points)
+            if learners is None or r.learner in learners:
+                mine.setdefault(r.learner, []).append(r)
+    names = sorted(mine, key=lambda name: (name.casefold(), name))
     return Results(
         course,
         {name: scorecard(name, mine[name], course) for name in names},
         {e: points or (maxima or {}).get(e, 0.0) for e, points in most.items()},
-        kept,
+        mine,
     )
 
 
