@@ -23,7 +23,7 @@ def repository(tmp_path, monkeypatch):
         shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(*left_out))
         (root / "exercises/module1/toy/toy.py").write_text(WRONG, "utf-8")
         if released:
-            kept = root / ".kata/stubs/module1/toy.py"
+            kept = root / ".kata-stubs/module1/toy.py"
             kept.parent.mkdir(parents=True)
             shutil.copy(ROOT / "exercises/module1/toy/toy.py", kept)
         monkeypatch.chdir(root)

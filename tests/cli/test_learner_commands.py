@@ -43,7 +43,7 @@ def test_reset_asks_and_needs_the_stub(toy, kata) -> None:
     file = toy / "exercises/module0/sums/sums.py"
     done = kata("reset", "0.1", "--yes")
     assert done.status == 2 and "is not kept" in done.err and file.exists()
-    kept = toy / ".kata/stubs/module0/sums.py"
+    kept = toy / ".kata-stubs/module0/sums.py"
     kept.parent.mkdir(parents=True)
     kept.write_text("# the stub\n")
     before = file.read_text()

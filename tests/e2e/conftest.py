@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from llmkata.authoring.feedback import build
+from llmkata.authoring.release import contents
+from llmkata.authoring.release.deliver import deliver
 from llmkata.course import load_course
 
 TOY = Path(__file__).parents[1] / "toy"
@@ -51,18 +53,17 @@ def clone(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def released(clone: Path, tmp_path: Path) -> Path:
-    """The toy course without solutions, graders and references; feedback.json and the stub are there."""
+def released(clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What ``kata release`` makes of the toy course, without the wheel: the framework under test is this one."""
     visible = clone / "exercises/module1/toy/test_toy.py"
     visible.write_text(visible.read_text("utf-8") + MORE, "utf-8")
     course = load_course(clone)
     toy = course.exercise("toy")
     toy.feedback.write_text(json.dumps(build(course, toy)), "utf-8")
     root = tmp_path / "released"
-    shutil.copytree(clone, root, ignore=shutil.ignore_patterns("graders", "solutions", "reference", "__pycache__"))
-    kept = root / ".kata/stubs/module1/toy.py"
-    kept.parent.mkdir(parents=True)
-    shutil.copy(clone / "exercises/module1/toy/toy.py", kept)
+    monkeypatch.setattr(contents, "_wheel", lambda: ("none.whl", b""))
+    deliver(contents.contents(course), root, course.title)
+    (root / "vendor/none.whl").unlink()
     return root
 
 

@@ -26,7 +26,7 @@ def toy(tmp_path: Path) -> Path:
     """The toy course, without what a learner has not."""
     root = tmp_path / "toy"
     shutil.copytree(TOY, root, ignore=shutil.ignore_patterns("__pycache__", "graders", "reference", "solutions", "*.py[co]"))
-    kept = root / ".kata/stubs/module1/toy.py"
+    kept = root / ".kata-stubs/module1/toy.py"
     kept.parent.mkdir(parents=True)
     shutil.copy(TOY / "exercises/module1/toy/toy.py", kept)
     return root

@@ -123,13 +123,20 @@ def cut_stub(source: str) -> str:
 
 
 def pristine_stub(exercise: Any) -> str | None:
-    """The stub as it is given out: cut from the solution, or kept by a release under ``.kata/stubs``. None where
-    neither is there. The file in ``exercises/`` is the learner's to change and tells nothing.
+    """The stub as it is given out: cut from the solution, or the copy that a release holds (:func:`copy_of_stub`). None
+    where neither is there. The file in ``exercises/`` is the learner's to change and tells nothing.
     """
     if exercise.solution.is_file():
         return _cut(exercise.solution.read_text(encoding="utf-8"))
-    kept = exercise.root / ".kata" / "stubs" / f"module{exercise.module}" / f"{exercise.slug}.py"
+    kept = exercise.root / copy_of_stub(exercise)
     return kept.read_text(encoding="utf-8") if kept.is_file() else None
+
+
+def copy_of_stub(exercise: Any) -> str:
+    """Where a learner's repository, which has no solutions, holds the stub as it was given out: a path below its root. The
+    folder begins with a dot, so that editors and pytest take none of it for code to work on.
+    """
+    return f".kata-stubs/module{exercise.module}/{exercise.slug}.py"
 
 
 @functools.lru_cache(maxsize=64)

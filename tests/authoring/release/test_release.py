@@ -17,6 +17,8 @@ from llmkata.authoring.release.deliver import MANIFEST, Occupied, deliver, hidde
 from ..conftest import edit
 
 STUB = "exercises/module1/scale/scale.py"
+#: What ``kata reset`` puts back and an untouched file is told by.
+COPY = ".kata-stubs/module1/scale.py"
 WRONG = '''
 import torch
 
@@ -51,7 +53,7 @@ def test_the_released_repository_works(toy: Path, tmp_path: Path, kata) -> None:
     assert tree(out) == {
         ".github/workflows/autograding.yml", ".gitignore", MANIFEST, "LICENSE", "README.md", "course.yaml", "docs/learner.md",
         "exercises/module1/scale/README.md", STUB, "exercises/module1/scale/feedback.json",
-        "exercises/module1/scale/test_scale.py", "kata", "pyproject.toml", "requirements.lock",
+        "exercises/module1/scale/test_scale.py", COPY, "kata", "pyproject.toml", "requirements.lock",
         f"vendor/{next((out / 'vendor').iterdir()).name}",
     }  # fmt: skip
     assert os.access(out / "kata", os.X_OK)
@@ -80,10 +82,20 @@ def test_the_released_repository_works(toy: Path, tmp_path: Path, kata) -> None:
     assert "Weights and sums" in board.stdout
     fresh = call("pytest", "exercises/module1")
     assert "not started" in fresh.stdout
+    given_out = (out / STUB).read_text()
+    untouched = call("llmkata.cli.main", "check", "scale")
+    assert untouched.returncode == 1 and "not started" in untouched.stdout, untouched.stdout + untouched.stderr
     (out / STUB).write_text(WRONG)
     wrong = call("pytest", "exercises/module1")
     assert wrong.returncode == 1
     assert "Your softmax runs over the first dimension." in wrong.stdout, wrong.stdout
+    checked = call("llmkata.cli.main", "check", "scale")
+    assert checked.returncode == 1 and "Your softmax runs over the first dimension." in checked.stdout, checked.stderr
+    assert call("llmkata.cli.main", "hint", "scale").returncode == 0
+    back = call("llmkata.cli.main", "reset", "scale", "--yes")
+    assert back.returncode == 0, back.stderr
+    assert (out / STUB).read_text() == given_out == (out / COPY).read_text()
+    assert [kept.read_text() for kept in (out / STUB).parent.glob("scale.*.bak.py")] == [WRONG]
 
 
 def test_a_leak_stops_the_release(toy: Path, tmp_path: Path, kata, quick: None) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import llmkata
 from llmkata.authoring.feedback import is_fresh, is_made
-from llmkata.authoring.stub import StubError, cut_stub
+from llmkata.authoring.stub import StubError, copy_of_stub, cut_stub
 
 #: Beside the package: launcher, pins, licence, the learner's manual.
 PROJECT = Path(llmkata.__file__).resolve().parents[2]
@@ -63,6 +63,7 @@ def _exercise(exercise: Any) -> Iterator[tuple[str, bytes]]:
         raise OutOfStep(f"{exercise.id}: the stub is out of step with its solution")
     if is_made(exercise) and not is_fresh(exercise):
         raise OutOfStep(f"{exercise.id}: feedback.json is out of step with checks and mistakes")
+    yield copy_of_stub(exercise), stub.encode()
     yield from _tree(exercise.root, exercise.folder)
 
 
