@@ -10,6 +10,7 @@ import typer
 
 from llmkata.cli.common import FAILED, PASSED, UNUSABLE, YOU, course_of, exercise_of, fail, prog, shown, state_dir
 from llmkata.cli.hidden import has_hidden
+from llmkata.cli.hold import hold
 from llmkata.cli.options import Isolation, IsolationOption
 from llmkata.cli.told import Run, tell
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from llmkata.grading.allowance import Answer
     from llmkata.grading.intake import Submission
     from llmkata.records import ExerciseRecord, RecordFile
+
+
+#: Seconds to wait for another run on the same ledger of attempts.
+_PATIENCE = 900.0
 
 
 class FailOn(StrEnum):
@@ -55,11 +60,13 @@ def ci(
     course = course_of(context)
     chosen = [exercise_of(course, name) for name in exercises] if exercises else list(course.available)
     folder = out or state_dir(course) / "ci"
-    folder.mkdir(parents=True, exist_ok=True)
     run = Run(course, learner, chosen)
-    _judge(run, _submissions(run, work), folder, isolation)
     policy = fail_on.value if fail_on else course.policy.ci.fail_on
-    raise typer.Exit({"pass": PASSED, "fail": FAILED, "error": UNUSABLE}[tell(run, folder, policy)])
+    # Two at a time would both count the attempts before either has written its own.
+    with hold(folder, f"{prog()} ci --out {shown(folder)}", patience=_PATIENCE):
+        _judge(run, _submissions(run, work), folder, isolation)
+        status = tell(run, folder, policy)
+    raise typer.Exit({"pass": PASSED, "fail": FAILED, "error": UNUSABLE}[status])
 
 
 def _submissions(run: Run, work: Path | None) -> list[Submission]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmkata.cli.common import course_of, fail
+from llmkata.cli.common import course_of, fail, prog
+from llmkata.cli.hold import hold
 from llmkata.cli.options import Isolation
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ def demo(
 
     from llmkata.cli.grade import grade_folder
 
-    grade_folder(course, folder, Path("demo"), workers=None, seed=None, isolation=isolation or _best(course))
+    out = Path("demo")
+    with hold(out, f"{prog()} demo"):
+        grade_folder(course, folder, out, workers=None, seed=None, isolation=isolation or _best(course))
 
 
 def _best(course: Course) -> Isolation:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmkata.cli.common import FAILED, course_of, fail, prog, shown
+from llmkata.cli.hold import hold
 from llmkata.cli.options import GroupsOption, Isolation, IsolationOption, RosterOption, seed_of
 
 if TYPE_CHECKING:
@@ -48,7 +49,11 @@ def grade(
     if groups is not None and not similarity:
         fail("--groups says whose submissions are not compared", f"{prog()} grade {shown(folder)} --similarity")
     given = {"workers": workers, "seed": seed_of(course, seed), "isolation": isolation}
-    if grade_folder(course, folder, out, **given, similarity=similarity, groups=groups, roster=roster, at=at, times=times):
+    given |= {"similarity": similarity, "groups": groups, "roster": roster, "at": at, "times": times}
+    command = f"{prog()} grade {shown(folder)} --out"
+    with hold(out, f"{command} {shown(out)}", f"{command} {shown(out.parent / f'{out.name}-2')}"):
+        lost = grade_folder(course, folder, out, **given)
+    if lost:
         raise typer.Exit(FAILED)
 
 
@@ -57,7 +62,8 @@ def grade_folder(
     similarity: bool = False, groups: Path | None = None, roster: Path | None = None, at: str = "",
     times: Path | None = None,
 ) -> int:
-    """Grade, write the report, print the table and where the pages are. Returns how many could not be judged.
+    """Grade, write the report, print the table and where the pages are. Returns how many could not be judged. The caller
+    has ``out`` (:func:`.hold.hold`).
 
     ``roster``: by default the one that ``out`` keeps of an earlier run.
     """

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmkata.cli.common import course_of, fail, prog, shown
+from llmkata.cli.hold import hold
 from llmkata.cli.options import GroupsOption, RosterOption
 from llmkata.cli.signed import sign_results
 
@@ -44,6 +45,13 @@ def report(
     course = course_of(context)
     if not (folder / RECORDS).is_file():
         fail(f"{shown(folder)} holds no {RECORDS}", f"{prog()} grade submissions/ --out {shown(folder)}")
+    with hold(folder, f"{prog()} report {shown(folder)}"):
+        _report(course, folder, similarity, groups, roster)
+
+
+def _report(
+    course: Course, folder: Path, similarity: Path | None, groups: Path | None, roster: Path | None
+) -> None:
     people = keep_roster(course, folder, roster) if roster else roster_of(course, folder)
     if similarity is not None:
         from llmkata.grading.intake import IntakeError, read_class
