@@ -174,6 +174,21 @@ def test_a_released_repository(released):
     assert "History: 2 attempts" in page and "Hints opened" in page
 
 
+@pytest.mark.parametrize("forking", [True, False], ids=["sandbox", "spawned"])
+def test_prints_and_the_caret_of_a_syntax_error_are_shown_by_check(clone, tmp_path, forking):
+    """Of visible checks alone: what is printed during hidden ones would tell their inputs."""
+    env = {} if forking else without_posix(tmp_path / "site")
+    stub_of(clone).write_text(HALVED.replace("e = ", "print('I see', tuple(x.shape), x.sum().item())\n    e = ", 1), "utf-8")
+    done = kata(clone, "check", "toy", **env)
+    assert done.returncode == 1, done.stderr
+    [said] = [line for line in done.stdout.splitlines() if "I see" in line]
+    assert said.split("I see")[0].strip() == "printed"
+    stub_of(clone).write_text("def softmax(x:\n    return x\n", "utf-8")
+    lines = kata(clone, "check", "toy", **env).stdout.splitlines()
+    at = next(n for n, line in enumerate(lines) if "at exercises/module1/toy/toy.py:1" in line)
+    assert lines[at + 1].index("(") == lines[at + 2].index("^")
+
+
 def test_diagnosis_hangs_on_feedback_json(released):
     """The control: the same mistake has no name where the file is gone."""
     course = load_course(released)

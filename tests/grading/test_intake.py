@@ -339,7 +339,7 @@ def test_too_large(hand_in) -> None:
 def test_a_syntax_error_shows_line_and_caret(hand_in) -> None:
     got = hand_in({"self_attention.py": b"import torch\n\ndef attention(q, k:\n    return q\n"})
     assert got.state is State.unreadable
-    assert got.cause == "Python cannot read line 3: '(' was never closed. Mend it and run the check again."
+    assert got.cause == "Python cannot read line 3: '(' was never closed. Until it is mended nothing in the file can be judged."
     assert got.evidence.summary == "SyntaxError on line 3: '(' was never closed"
     assert got.evidence.got == "def attention(q, k:\n             ^"
     assert got.evidence.index == "line 3, column 14"

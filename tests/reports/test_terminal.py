@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from rich.console import RenderableType
 
-from llmkata.records import ExerciseRecord, State
+from llmkata.records import Evidence, ExerciseRecord, Outcome, State
 from llmkata.reports.terminal import check_report, console, frames_text, summary_table
 
 from . import factory
@@ -119,6 +119,23 @@ def test_an_unreadable_file_shows_the_line() -> None:
     assert "! unreadable" in text
     assert "syntax error in line 41" in text
     assert "at kv_cache.py:41: scores = (q @ k" in text
+
+
+def test_a_syntax_error_shows_the_caret_under_its_place() -> None:
+    record = unreadable("ada")
+    record.evidence = Evidence("'(' was never closed", got="    scores = (q @ k\n             ^",
+                               frames=["kv_cache.py:41: scores = (q @ k"])
+    lines = [line.rstrip() for line in shown(check_report(record, course())).splitlines()]
+    at = lines.index("  at kv_cache.py:41")
+    assert lines[at + 1].index("(") == lines[at + 2].index("^") and lines[at + 2].strip() == "^"
+
+
+def test_what_was_printed_stands_with_the_check_that_failed() -> None:
+    record = in_progress("ada")
+    failed = next(c for c in record.checks if c.outcome is Outcome.failed and not c.not_started)
+    text = shown(check_report(record, course(), printed={failed.id: "\x1b[31mfirst\n" + "x\n" * 20 + "last\n"}))
+    assert " printed … 14 lines before" in text and "last" in text and "first" not in text and "\x1b[31m" not in text
+    assert "printed" not in shown(check_report(record, course(), printed={"test_other.py::test_no": "elsewhere"}))
 
 
 def test_frames_in_the_graded_file_get_a_path_and_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,11 @@ def test_verdicts(judge, monkeypatch):
     given_up = judge.verdict(request(endless))
     assert given_up.state is State.unreadable and "did not finish within 1.5 s" in given_up.cause
     monkeypatch.setattr(judge, "_patience", 30.0)
+    unclosed = judge.verdict(request("def softmax(x:\n    return x\n"))
+    assert unclosed.state is State.unreadable and unclosed.cause.startswith("Python cannot read line 1: '(' was never closed")
+    assert unclosed.evidence.got == "def softmax(x:\n           ^" and unclosed.evidence.frames[0].startswith("toy.py:1:")
+    utf16 = judge.verdict(Request(source=base64.b64encode(WRONG.encode("utf-16")).decode()))
+    assert utf16.state is State.unreadable and "UTF-16" in utf16.cause
     assert judge.verdict().state is State.not_started
 
 

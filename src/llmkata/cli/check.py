@@ -13,7 +13,7 @@ from llmkata.cli.options import Isolation, IsolationOption, OptionalExercise
 if TYPE_CHECKING:
     from llmkata.course import Course, Exercise
     from llmkata.grading.intake import Submission
-    from llmkata.records import ExerciseRecord
+    from llmkata.records import CheckRecord, ExerciseRecord
 
 
 def check(
@@ -41,7 +41,9 @@ def check(
         fail(f"{shown(file)} {what}", f"{prog()} check {found.id} --submission FILE")
     from llmkata.grading.intake import read_file
 
-    record = judge(course, found, read_file(file, found, course, learner=YOU), only=only, isolation=isolation)
+    printed: dict[str, str] = {}
+    read = read_file(file, found, course, learner=YOU)
+    record = judge(course, found, read, only=only, isolation=isolation, printed=printed)
     if submission is None and only is None:
         from llmkata.cli.own import record_file
 
@@ -53,7 +55,7 @@ def check(
     else:
         from llmkata.reports.terminal import check_report, console
 
-        console().print(check_report(record, course, source=file))
+        console().print(check_report(record, course, source=file, printed=printed))
     raise typer.Exit(status_of(record))
 
 
@@ -74,34 +76,45 @@ def status_of(record: ExerciseRecord) -> int:
 
 
 def judge(
-    course: Course, exercise: Exercise, read: Submission, *, isolation: Isolation, only: str | None = None
-) -> ExerciseRecord:
-    """The record of one submission: visible checks, and the hidden ones where they are present."""
+    course: Course, exercise: Exercise, read: Submission, *, isolation: Isolation, only: str | None = None,
+    printed: dict[str, str] | None = None,
+) -> ExerciseRecord:  # fmt: skip
+    """The record of one submission: visible checks, and the hidden ones where they are present. ``printed`` is given
+    what the submission printed during visible checks, by their id: what it prints during hidden ones tells their inputs.
+    """
+    printed = {} if printed is None else printed
     if read.source is None:
         return read.record()
     from llmkata.watch.warm import CAN_FORK
 
     if CAN_FORK:
-        record = _sandboxed(course, exercise, read, only, isolation)
+        record = _sandboxed(course, exercise, read, only, isolation, printed)
     else:
         from llmkata.cli.spawned import judge_spawned
 
-        record = judge_spawned(exercise, read, only=only)
+        record = judge_spawned(exercise, read, only=only, printed=printed)
     record.notes += read.notes
     return record
 
 
 def _sandboxed(
-    course: Course, exercise: Exercise, read: Submission, only: str | None, isolation: Isolation
-) -> ExerciseRecord:
+    course: Course, exercise: Exercise, read: Submission, only: str | None, isolation: Isolation,
+    printed: dict[str, str],
+) -> ExerciseRecord:  # fmt: skip
+    from llmkata.checks import context
     from llmkata.cli.options import seed_of
     from llmkata.cli.progress import Progress
     from llmkata.grading.runner import grade_one
 
+    def listen(check: CheckRecord) -> None:
+        progress()
+        if check.visibility == "visible":
+            printed[check.id] = "".join(text for link in context.current().links for text in link.printed)
+
     with Progress("checks run") as progress:
         return grade_one(
             course, exercise, read.source, learner=read.learner, file=read.file, only=only, isolation=isolation.value,
-            seed=seed_of(course, None), on_check=progress,
+            seed=seed_of(course, None), on_check=listen,
         )  # fmt: skip
 
 

@@ -19,8 +19,11 @@ _PATIENCE = 300.0
 _NOTE = "Checked in a process of its own without a sandbox, which this system has not."
 
 
-def judge_spawned(exercise: Exercise, read: Submission, *, only: str | None = None, seed: int | None = None) -> ExerciseRecord:
-    """The record of one submission that can be read, hidden checks too."""
+def judge_spawned(
+    exercise: Exercise, read: Submission, *, only: str | None = None, seed: int | None = None,
+    printed: dict[str, str] | None = None,
+) -> ExerciseRecord:  # fmt: skip
+    """The record of one submission that can be read, hidden checks too. ``printed`` as for ``cli.check.judge``."""
     from llmkata.watch.judge import Judge
     from llmkata.watch.warm import Request
 
@@ -28,6 +31,8 @@ def judge_spawned(exercise: Exercise, read: Submission, *, only: str | None = No
     try:
         source = base64.b64encode(read.source).decode()
         record = judge.verdict(Request(source=source, only=only or "", hidden=True, seed=seed))
+        if printed is not None:
+            printed.update(judge.printed)
     finally:
         judge.close()
     record.notes.append(_NOTE)

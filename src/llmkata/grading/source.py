@@ -7,6 +7,7 @@ made to take very long or to crash, is done in a child process with a deadline.
 from __future__ import annotations
 
 import codecs
+import inspect
 import json
 import re
 import subprocess
@@ -28,22 +29,25 @@ _CODECS = re.compile(
 )
 _SAVE = "Save the file as UTF-8 (VS Code: the encoding in the status bar, 'Save with Encoding') and hand it in again."
 
-_CHECKER = r"""
-import json, sys, warnings
-warnings.simplefilter("ignore")
-faults = []
-for text in json.load(sys.stdin):
+
+def _compiler_says(text):
+    """None, or [type of the error, message, line, column]. Its source is sent to a child process: it uses nothing around it."""
+    import warnings
+
     try:
-        compile(text, "<submission>", "exec", dont_inherit=True)
-        faults.append(None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compile(text, "<submission>", "exec", dont_inherit=True)
     except SyntaxError as e:
-        faults.append([type(e).__name__, str(e.msg), e.lineno or 0, e.offset or 0])
+        return [type(e).__name__, str(e.msg), e.lineno or 0, e.offset or 0]
     except (RecursionError, MemoryError):
-        faults.append(["SyntaxError", "too deeply nested for the Python compiler", 0, 0])
+        return ["SyntaxError", "too deeply nested for the Python compiler", 0, 0]
     except ValueError as e:
-        faults.append(["SyntaxError", str(e), 0, 0])
-json.dump(faults, sys.stdout)
-"""
+        return ["SyntaxError", str(e), 0, 0]
+    return None
+
+
+_IN_CHILD = "import json, sys\njson.dump([_compiler_says(text) for text in json.load(sys.stdin)], sys.stdout)\n"
 
 
 class Unreadable(ValueError):
@@ -106,7 +110,7 @@ def syntax_faults(sources: list[bytes], names: list[str]) -> list[SyntaxFault | 
         return []
     try:
         done = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", _CHECKER],
+            [sys.executable, "-I", "-S", "-c", inspect.getsource(_compiler_says) + _IN_CHILD],
             input=json.dumps([s.decode("utf-8") for s in sources]).encode(),
             capture_output=True,
             timeout=COMPILE_SECONDS,
@@ -124,6 +128,12 @@ def syntax_faults(sources: list[bytes], names: list[str]) -> list[SyntaxFault | 
     return [fault and _fault(fault, s, n) for fault, s, n in zip(found, sources, names, strict=True)]
 
 
+def syntax_fault(source: bytes, name: str) -> SyntaxFault | None:
+    """As :func:`syntax_faults`, compiled in this process: for one that is to run the source anyway."""
+    fault = _compiler_says(source.decode("utf-8"))
+    return fault and _fault(fault, source, name)
+
+
 def _fault(fault: list, source: bytes, name: str) -> SyntaxFault:
     kind, message, line, offset = fault
     lines = source.decode("utf-8").splitlines()
@@ -133,7 +143,7 @@ def _fault(fault: list, source: bytes, name: str) -> SyntaxFault:
         return SyntaxFault(f"Python cannot read the file: {message}.", Evidence(summary=summary, frames=[name]))
     shown, column = _window(lines[line - 1], offset)
     return SyntaxFault(
-        f"Python cannot read line {line}: {message}. Mend it and run the check again.",
+        f"Python cannot read line {line}: {message}. Until it is mended nothing in the file can be judged.",
         Evidence(
             summary=f"{kind} on line {line}: {message}",
             got=f"{shown}\n{' ' * (column - 1)}^" if column else shown,

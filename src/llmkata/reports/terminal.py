@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -23,11 +23,11 @@ from rich.text import Text
 
 from llmkata.course.launcher import launcher
 from llmkata.gradebook.standing import Entry, Standing, entry, grade, total
-from llmkata.records import NOT_STARTED, ExerciseRecord, Measure, latest
+from llmkata.records import NOT_STARTED, Evidence, ExerciseRecord, Measure, latest
 
 from .figures import bar
 from .policy import Level
-from .text import amount, line, percent, points, whole
+from .text import amount, line, percent, plain, points, whole
 from .view import CheckCard, ExerciseCard, TaskCard, scorecard
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ OUTCOMES = {"passed": ("✓", "green"), "failed": ("✗", "red"), "not judged": 
 MOST_COLUMNS = 6
 #: Lines of expected and got that are shown each.
 MOST_LINES = 12
+#: Last lines of what was printed that are shown.
+MOST_PRINTED = 8
 #: Operators that are named below a missed budget.
 MOST_SPOTS = 4
 
@@ -108,11 +110,12 @@ def summary_table(records: Iterable[ExerciseRecord], course: Course, *, limit: i
 
 def check_report(
     record: ExerciseRecord, course: Course, *, feedback: Level | None = None, source: Path | str | None = None,
+    printed: Mapping[str, str] | None = None,
 ) -> RenderableType:
     """One exercise of one learner, failures explained: the report of ``kata check``.
 
     ``source`` is the file that was graded; with it frames in that file become links. ``feedback`` is the level for
-    hidden checks, by default the course's.
+    hidden checks, by default the course's. ``printed``: what the submission printed, by the id of a check that failed.
     """
     card = next(
         card for card in scorecard(record.learner, [record], course, feedback=feedback).exercises
@@ -127,7 +130,7 @@ def check_report(
     if card.cause:
         parts.append(Text(card.cause))
     if card.evidence:
-        parts.append(_indented(frames_text(card.evidence.frames, source), 2))
+        parts.append(_indented(place_text(card.evidence, source), 2))
     seen: set[str] = set()
     for task in card.tasks:
         parts.append(_task_line(task))
@@ -136,7 +139,8 @@ def check_report(
             if check.cause.startswith(NOT_STARTED):
                 continue
             if check.outcome != "passed":
-                parts.append(_indented(_check(card, check, source, seen), 2, below=1))
+                said = (printed or {}).get(check.id, "")
+                parts.append(_indented(_check(card, check, source, seen, said), 2, below=1))
             elif check.measures:
                 parts.append(_indented(Group(*(measure_text(m) for m in check.measures)), 4))
     parts += [Text(f"Note: {note}", style="dim") for note in card.notes]
@@ -203,7 +207,9 @@ def _waiting(checks: list[CheckCard], source: Path | str | None) -> RenderableTy
     return Group(*parts)
 
 
-def _check(card: ExerciseCard, check: CheckCard, source: Path | str | None, seen: set[str]) -> RenderableType:
+def _check(
+    card: ExerciseCard, check: CheckCard, source: Path | str | None, seen: set[str], printed: str
+) -> RenderableType:
     """A check that did not pass: diagnosis first, then the evidence, the hint, and how to run it alone.
 
     A mistake that was told already (``seen``) is only recalled.
@@ -224,6 +230,8 @@ def _check(card: ExerciseCard, check: CheckCard, source: Path | str | None, seen
         parts += [labelled(name, text) for name, text in rows.items() if text]
         if evidence.frames:
             parts.append(frames_text(evidence.frames, source))
+    if printed:
+        parts.append(printed_text(printed))
     parts += [measure_text(m) for m in check.measures]
     if check.hints:
         more = f" (1 of {len(check.hints)}; {launcher()} hint {card.id} opens the next)" if len(check.hints) > 1 else ""
@@ -247,6 +255,21 @@ def labelled(name: str, text: str) -> RenderableType:
     grid.add_column(overflow="fold")
     grid.add_row(Text(name), Text("\n".join(lines)))
     return grid
+
+
+def printed_text(text: str) -> RenderableType:
+    """The row of evidence that holds what the submission printed: its last lines."""
+    lines = plain(text).rstrip("\n").split("\n")
+    before = len(lines) - MOST_PRINTED
+    return labelled("printed", "\n".join([f"… {before} lines before"] * (before > 0) + lines[-MOST_PRINTED:]))
+
+
+def place_text(evidence: Evidence, source: Path | str | None) -> Text:
+    """Where a file cannot be read: the line with a caret where the compiler gave one, else the frames."""
+    if not evidence.got or not evidence.frames:
+        return frames_text(evidence.frames, source)
+    place = evidence.frames[-1].partition(": ")[0]
+    return frames_text([place], source).append(f"\n    {evidence.got.replace(chr(10), chr(10) + '    ')}")
 
 
 _FRAME = re.compile(r"^(?P<file>[^:\n]+):(?P<line>\d+)(?P<rest>.*)$", re.DOTALL)

@@ -16,14 +16,12 @@ from rich.text import Text
 from llmkata.course.launcher import launcher
 from llmkata.gradebook.standing import task_done
 from llmkata.records import CheckRecord, ExerciseRecord, Outcome, State
-from llmkata.reports.terminal import frames_text, labelled, measure_text, relative
+from llmkata.reports.terminal import frames_text, labelled, measure_text, place_text, printed_text, relative
 from llmkata.reports.text import plain
 
 from .judge import first_failure
 
 KEYS = (("h", "hint"), ("n", "next"), ("l", "list"), ("c", "check all"), ("r", "reset"), ("s", "solution"), ("q", "quit"))
-#: Lines of what the learner printed that are shown, the last ones.
-_PRINTED_LINES = 8
 #: Columns of the text; wider windows leave the rest free.
 WIDEST = 120
 
@@ -147,7 +145,7 @@ def _verdict(view: View) -> list[RenderableType]:
     if record.state is not State.graded:
         parts: list[RenderableType] = [Text(f"✗ {plain(record.cause)}", style="red")]
         if record.evidence is not None and record.evidence.frames:
-            parts.append(Padding(frames_text(record.evidence.frames, exercise.stub), (0, 0, 0, 2)))
+            parts.append(Padding(place_text(record.evidence, exercise.stub), (0, 0, 0, 2)))
         return parts
     done: list[RenderableType] = [Text(f"✓ All {view.scope} pass.", style="green bold")]
     skipped = [c for c in record.checks if c.outcome is Outcome.not_judged]
@@ -176,17 +174,11 @@ def _failing(c: CheckRecord, view: View) -> list[RenderableType]:
         if e.frames:
             inner.append(frames_text(e.frames, view.exercise.stub))
     if view.printed:
-        inner.append(labelled("printed", _tail(plain(view.printed))))
+        inner.append(printed_text(view.printed))
     inner += [measure_text(m) for m in c.measures]
     top = Text(f"✗ Task {c.task}: {plain(c.title)}", style="red bold")
     return [top, *(Padding(part, (0, 0, 0, 2)) for part in inner),
             Text(f"  only this check: {launcher()} check {view.exercise.id} --only {name}", style="dim")]
-
-
-def _tail(text: str) -> str:
-    lines = text.rstrip("\n").split("\n")
-    return "\n".join(([f"… {len(lines) - _PRINTED_LINES} lines before"] if len(lines) > _PRINTED_LINES else [])
-                     + lines[-_PRINTED_LINES:])
 
 
 def _hints(c: CheckRecord, view: View) -> list[RenderableType]:

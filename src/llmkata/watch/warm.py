@@ -163,6 +163,7 @@ def _warmed(root: str, ident: str) -> tuple[Any, Any, str]:
 
 def _judged(course: Any, exercise: Any, request: Request, out: int) -> ExerciseRecord:
     from llmkata.grading.runner import grade_one
+    from llmkata.grading.source import Unreadable, python_source, syntax_fault
 
     heard = 0
 
@@ -179,6 +180,12 @@ def _judged(course: Any, exercise: Any, request: Request, out: int) -> ExerciseR
         source = base64.b64decode(request.source) if request.source else exercise.stub.read_bytes()
     except OSError as e:
         return broken(exercise, State.missing, f"{exercise.stub} cannot be read: {e.strerror}")
+    try:
+        source, _ = python_source(source)
+    except Unreadable as e:
+        return broken(exercise, State.unreadable, str(e))
+    if (fault := syntax_fault(source, exercise.stub.name)) is not None:
+        return msgspec.structs.replace(broken(exercise, State.unreadable, fault.cause), evidence=fault.evidence)
     try:
         return grade_one(course, exercise, source, file=str(exercise.stub), transport="loopback",
                          visible_only=not request.hidden, only=request.only or None, seed=request.seed, on_check=say_check,
