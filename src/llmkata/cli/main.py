@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from llmkata.cli.adjust import adjust
 from llmkata.cli.audit import audit
 from llmkata.cli.check import check
 from llmkata.cli.ci import ci
@@ -22,6 +23,7 @@ from llmkata.cli.grade import grade
 from llmkata.cli.hint import hint
 from llmkata.cli.lint import lint
 from llmkata.cli.list import list_exercises
+from llmkata.cli.log import log, undo
 from llmkata.cli.new import new
 from llmkata.cli.next import next_step, open_exercise
 from llmkata.cli.notebook import notebook
@@ -97,6 +99,7 @@ for _section, _commands in {
         "grade": grade, "report": report, "export": export, "demo": demo, "ci": ci, "verify": verify, "collect": collect,
         "workflow": workflow,
     },
+    "Change by hand": {"adjust": adjust, "undo": undo, "log": log},
     "Write exercises": {"new": new, "sync": sync, "lint": lint, "audit": audit, "release": release},
     "This installation": {"doctor": doctor, "version": version},
 }.items():

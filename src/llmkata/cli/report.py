@@ -15,6 +15,7 @@ from llmkata.cli.signed import sign_results
 
 if TYPE_CHECKING:
     from llmkata.course import Course
+    from llmkata.gradebook.changes import Change, ChangeLog
     from llmkata.grading.intake import Submission
     from llmkata.grading.roster import Roster
     from llmkata.records import ExerciseRecord
@@ -24,6 +25,8 @@ RECORDS = "records.jsonl"
 GRADEBOOK = "gradebook.db"
 #: The roster last given; extensions may be entered here.
 ROSTER = "roster.csv"
+#: What was changed by hand, and what moved when work was graded again.
+CHANGES = "changes.jsonl"
 #: The pairs last computed, for staff.
 SIMILARITY = "similarity.json"
 
@@ -93,11 +96,29 @@ def _roster(course: Course, path: Path) -> Roster:
         fail(str(error))
 
 
+def log_of(folder: Path) -> ChangeLog:
+    """The log of changes in the folder of a run."""
+    from llmkata.gradebook.changes import ChangeLog
+
+    return ChangeLog(folder / CHANGES)
+
+
+def changes_of(folder: Path) -> list[Change]:
+    """What was changed in a class; stops where the log cannot be read, since no grade is right without it."""
+    from llmkata.gradebook.changes import ChangeError
+
+    try:
+        return log_of(folder).read()
+    except ChangeError as error:
+        fail(f"{error}\nGrades hang on this file: mend the line, or take the file from a backup")
+
+
 def enrolled_course(course: Course, folder: Path) -> Course:
-    """The course as it holds for the class of a run: with the extensions of its roster."""
+    """The course as it holds for the class of a run: with the extensions of its roster and what was changed by hand."""
+    from llmkata.gradebook.in_force import with_changes
     from llmkata.grading.roster import enrolled
 
-    return enrolled(course, roster_of(course, folder))
+    return with_changes(enrolled(course, roster_of(course, folder)), changes_of(folder))
 
 
 def compare(course: Course, submissions: Iterable[Submission], folder: Path, groups: Path | None) -> None:
@@ -141,13 +162,13 @@ def publish(course: Course, folder: Path) -> list[ExerciseRecord]:
     records that count; without any nothing is written. Where the instructor's key is set the files are signed.
     """
     from llmkata.gradebook import Gradebook, counting
-    from llmkata.grading.roster import enrolled
+    from llmkata.gradebook.counted import as_it_counts
     from llmkata.records.pairs import read_pairs
     from llmkata.reports.site import write_report
     from llmkata.reports.terminal import console, summary_table
 
     roster = roster_of(course, folder)
-    course = enrolled(course, roster)
+    course = enrolled_course(course, folder)
     people = {p.id: (p.name, p.section) for p in roster.people} if roster else None
     records = list(counting(records_of(folder), course).values())
     if not records:
@@ -159,7 +180,9 @@ def publish(course: Course, folder: Path) -> list[ExerciseRecord]:
         typer.echo(f"nobody handed in {names}: left out of pages and totals")
     course, records = course.narrowed(used), [r for r in records if r.exercise in used]
     with Gradebook.open(f"sqlite:///{folder / GRADEBOOK}") as book:
-        book.rebuild([folder / RECORDS], lambda read: counting(read, course))
+        book.rebuild(
+            [folder / RECORDS], lambda read: counting(read, course), lambda record: as_it_counts(record, course)
+        )
         pairs = read_pairs(folder / SIMILARITY, records)
         written = write_report(folder, course, records, book, pairs=pairs, people=people)
     console().print(summary_table(records, course))

@@ -1,11 +1,13 @@
 """The course: ``course.yaml`` as typed, validated structures. Never imports torch."""
 
+from .by_hand import Adjustment, ByHand, Comment, Criterion, Freeze, Mark, Pin, Voiding
 from .faults import CourseError, Fault, UnknownExercise
 from .grading import Extension, ExtraCredit, Grading, Late
 from .load import load_course
 from .model import Course, Exercise, Feedback, Hours, Limits, Module, Policy, Task, Weights
 
 __all__ = [
-    "Course", "CourseError", "Exercise", "Extension", "ExtraCredit", "Fault", "Feedback", "Grading", "Hours", "Late",
-    "Limits", "Module", "Policy", "Task", "UnknownExercise", "Weights", "load_course",
+    "Adjustment", "ByHand", "Comment", "Course", "CourseError", "Criterion", "Exercise", "Extension", "ExtraCredit",
+    "Fault", "Feedback", "Freeze", "Grading", "Hours", "Late", "Limits", "Mark", "Module", "Pin", "Policy", "Task",
+    "UnknownExercise", "Voiding", "Weights", "load_course",
 ]

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
+from .by_hand import ByHand
 from .faults import did_you_mean
 from .nodes import (
     BAD,
@@ -83,6 +84,10 @@ class Grading(msgspec.Struct, frozen=True):
     extra_credit: ExtraCredit = ExtraCredit()
     #: Learner -> extension, from the roster of a class.
     extensions: Mapping[str, Extension] = {}
+    #: When learners see grades: as soon as pages are written, or after `kata release-grades`.
+    release: Literal["at_once", "by_hand"] = "at_once"
+    #: What staff changed, from the log of a class.
+    by_hand: ByHand = ByHand()
 
 
 def _zone(reader: Reader, node: yaml.Node, field: str) -> Any:
@@ -135,6 +140,7 @@ _EXTRA = mapping({
 GRADING = mapping({
     "timezone": (_zone, None), "deadlines": (located(_deadlines), None), "late": (_LATE, None),
     "attempts": (choice("last", "best"), "last"), "drop_lowest": (integer(0), 0), "extra_credit": (_EXTRA, {}),
+    "release": (choice("at_once", "by_hand"), "at_once"),
 })
 
 
@@ -170,7 +176,7 @@ def make_grading(raw: dict[str, Any]) -> Grading:
         timezone=name, deadlines={module: in_zone(moment, name) for module, (moment, _) in sorted(found.items())},
         late=Late(**raw["late"]) if raw["late"] else None, attempts=raw["attempts"], drop_lowest=raw["drop_lowest"],
         extra_credit=ExtraCredit(**(extra | {"exercises": tuple(slug for slug, _ in extra["exercises"])})) if extra
-        else ExtraCredit(),
+        else ExtraCredit(), release=raw["release"],
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from .by_hand import Criterion
 from .faults import CourseError, Fault
 from .grading import check_grading, make_grading
 from .model import CI, Course, Exercise, Feedback, Hours, Limits, Module, Policy, Task, Weights
@@ -77,4 +78,5 @@ def _exercise(raw: dict[str, Any], module: int, root: Path, limits: Limits) -> E
         hours=Hours(**raw["hours"][0]), prerequisites=tuple(name for name, _ in raw["prerequisites"]),
         components=tuple(name for name, _ in raw["components"]), tasks=tuple(Task(**task) for task, _ in raw["tasks"]),
         wall=raw["grants"].get("wall", limits.wall),
+        rubric=tuple(Criterion(**criterion) for criterion, _ in raw["rubric"]),
     )

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from .by_hand import Criterion
 from .faults import UnknownExercise
 from .grading import Grading
 
@@ -52,6 +53,8 @@ class Exercise(msgspec.Struct, frozen=True, kw_only=True):
     tasks: tuple[Task, ...]
     #: Seconds that grading one submission may take.
     wall: float
+    #: What is marked by hand.
+    rubric: tuple[Criterion, ...] = ()
 
     @property
     def id(self) -> str:
@@ -66,6 +69,14 @@ class Exercise(msgspec.Struct, frozen=True, kw_only=True):
         if 1 <= number <= len(self.tasks):
             return self.tasks[number - 1]
         raise KeyError(f"{self.id} has no task {number}: its tasks are 1 to {len(self.tasks)}")
+
+    def criterion(self, name: str) -> Criterion:
+        """The criterion of the rubric of that name; ``KeyError`` names the exercise and the criteria it has."""
+        for criterion in self.rubric:
+            if criterion.name == name:
+                return criterion
+        known = ", ".join(criterion.name for criterion in self.rubric) or "none"
+        raise KeyError(f"{self.id} has no criterion {name!r} in its rubric: it has {known}")
 
     @property
     def folder(self) -> Path:

@@ -33,6 +33,7 @@ def check(reader: Reader, modules: tuple[Raw, ...], root: Path) -> None:
         _names(reader, exercise, module, field)
         _hours(reader, exercise, field)
         _tasks(reader, exercise, field)
+        _rubric(reader, exercise, field)
         _files(reader, exercise, module, field, root)
     _prerequisites(reader, placed)
 
@@ -83,6 +84,20 @@ def _tasks(reader: Reader, exercise: Raw, field: str) -> None:
     status, node = exercise["status"]
     if status == "available" and not any(task["tier"] in ("core", BAD) for task, _ in exercise["tasks"]):
         reader.fault(node, f"{field}.tasks", "an available exercise needs at least one core task")
+
+
+
+def _rubric(reader: Reader, exercise: Raw, field: str) -> None:
+    first: dict[str, int] = {}
+    for place, (criterion, node) in enumerate(exercise["rubric"] if exercise["rubric"] is not BAD else ()):
+        name, where = criterion["name"], f"{field}.rubric[{place}].name"
+        if name is BAD:
+            continue
+        if not fullmatch(r"[a-z][a-z0-9_-]*", name):
+            reader.fault(node, where, f'"{name}" must be a word in lower case, as "readability"')
+        if name in first:
+            reader.fault(node, where, f'duplicate criterion "{name}" (first in line {first[name]})')
+        first.setdefault(name, node.start_mark.line + 1)
 
 
 def _files(reader: Reader, exercise: Raw, module: int | None, field: str, root: Path) -> None:

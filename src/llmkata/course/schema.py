@@ -51,6 +51,7 @@ _HOURS = mapping({"core": (number(0), REQUIRED), "total": (number(0), REQUIRED)}
 _TASK = mapping({
     "number": (integer(1), REQUIRED), "title": (text, REQUIRED), "tier": (choice("core", "stretch"), REQUIRED),
 })
+_CRITERION = mapping({"name": (text, REQUIRED), "points": (number(0), REQUIRED), "about": (text, "")})
 
 _EXERCISE = mapping({
     "number": (located(text), REQUIRED), "slug": (located(text), REQUIRED), "title": (text, REQUIRED),
@@ -58,7 +59,7 @@ _EXERCISE = mapping({
     "prerequisites": (listing(located(text)), ()), "weight": (number(0), 1.0),
     "profile": (choice("base", "matplotlib", "transformers", "text", "numba"), "base"), "grants": (_grants, {}),
     "components": (listing(located(text)), ()), "status": (located(choice("available", "planned")), REQUIRED),
-    "tasks": (listing(located(_TASK)), ()),
+    "tasks": (listing(located(_TASK)), ()), "rubric": (listing(located(_CRITERION)), ()),
 })
 _MODULE = mapping({
     "number": (located(integer(0)), REQUIRED), "title": (text, REQUIRED), "objective": (text, REQUIRED),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from llmkata.policy.deadlines import utc
 from llmkata.records import ExerciseRecord, State, rank
 
+from .counted import as_it_counts
 from .standing import entry, grade
 
 if TYPE_CHECKING:
@@ -21,21 +22,26 @@ _NOTHING = frozenset({State.missing, State.not_started})
 
 
 def counting(records: Iterable[ExerciseRecord], course: Course) -> dict[tuple[str, str], ExerciseRecord]:
-    """The record that counts for each (learner, exercise) by ``policy.grading.attempts``, in order of first appearance.
+    """The record that counts for each (learner, exercise) by ``policy.grading.attempts``, in order of first appearance,
+    as it counts: with voided checks and rubric (:mod:`.counted`). Where the grade is frozen it is the record it is of.
 
     The last is the last handed in, where its time is known, else the last graded. Of two that count for the same, and
     of two that were handed in at the same time, the later written counts. One the grader failed on counts where there
     is no other.
     """
     found: dict[tuple[str, str], dict[tuple[object, ...], ExerciseRecord]] = {}
-    for record in records:
+    frozen: dict[tuple[str, str], ExerciseRecord] = {}
+    for record in (as_it_counts(record, course) for record in records):
+        pin = course.policy.grading.by_hand.pin(record.learner, record.exercise)
+        if pin is not None and (record.graded_at, record.submission_sha) == (pin.graded_at, pin.submission_sha):
+            frozen[record.learner, record.exercise] = record
         submissions = found.setdefault((record.learner, record.exercise), {})
         known = submissions.get(_submission(record))
         if known is None or rank(record) >= rank(known):
             # Put at the end: among equals the later written counts.
             submissions.pop(_submission(record), None)
             submissions[_submission(record)] = record
-    return {pair: _counts(list(submissions.values()), course) for pair, submissions in found.items()}
+    return {pair: frozen.get(pair) or _counts(list(made.values()), course) for pair, made in found.items()}
 
 
 def _submission(record: ExerciseRecord) -> tuple[object, ...]:

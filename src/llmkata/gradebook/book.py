@@ -20,6 +20,7 @@ from llmkata.records import NOT_STARTED, ExerciseRecord, Fault, Outcome, latest,
 
 from . import schema
 from .answers import BudgetUse, CheckRate, Flag, Misconception, Unjudged
+from .counted import VOIDED
 from .schema import GradebookError
 from .standing import Entry, Standing, Total, entry, total
 
@@ -67,18 +68,21 @@ class Gradebook:
     # -- writing ------------------------------------------------------------------------------------------------
 
     def rebuild(
-        self, record_files: Iterable[Path | str], choose: Callable[[list[ExerciseRecord]], Standings] = latest
+        self, record_files: Iterable[Path | str], choose: Callable[[list[ExerciseRecord]], Standings] = latest,
+        revise: Callable[[ExerciseRecord], ExerciseRecord] = lambda record: record,
     ) -> list[Fault]:
         """Forget everything and index these files anew, in one transaction. Returns the lines that were skipped.
 
-        ``choose``: which record of a learner and exercise stands; by default the latest that was judged.
+        ``choose``: which record of a learner and exercise stands; by default the latest that was judged. ``revise``: a
+        record as it counts, where something was changed by hand.
         """
         reading = read_records(record_files)
-        current = {id(record) for record in choose(reading.records).values()}
+        records = [revise(record) for record in reading.records]
+        current = {id(record) for record in choose(records).values()}
         with self._engine.begin() as connection:
             for table in (schema.measure, schema.check, schema.record):
                 connection.execute(delete(table))
-            _insert(connection, reading.records, current)
+            _insert(connection, records, current)
         return reading.faults
 
     def add(self, record: ExerciseRecord) -> None:
@@ -165,7 +169,7 @@ class Gradebook:
         return list(found.values())
 
     def unjudged(self) -> list[Unjudged]:
-        """Faults of the grader and checks it could not judge, apart from every grade.
+        """Faults of the grader and checks it could not judge, apart from every grade; no check that was voided.
 
         The last fault of a learner and exercise is listed until a later record of theirs was judged.
         """
@@ -179,7 +183,7 @@ class Gradebook:
         table = schema.check.c
         query = _standing(
             schema.record.c.learner, schema.record.c.exercise, table.check_id, table.cause, of=schema.check
-        ).where(table.outcome == Outcome.not_judged.value)
+        ).where(table.outcome == Outcome.not_judged.value, not_(table.cause.startswith(VOIDED)))
         with self._rows(query.order_by(schema.record.c.learner, schema.record.c.exercise, table.id)) as rows:
             faults += [Unjudged(*row) for row in rows]
         return faults

@@ -6,14 +6,18 @@ The one place where these are defined; board, card, class page, gradebook and ex
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from llmkata.policy import Grade, Part, combine
+from llmkata.course.grading import in_zone
+from llmkata.policy import Grade, Part, adjusted, combine
 from llmkata.policy import grade as grade_of
 from llmkata.records import CheckRecord, ExerciseRecord, Outcome, State
+
+from .counted import RUBRIC
 
 if TYPE_CHECKING:
     from llmkata.course import Course, Exercise, Weights
@@ -66,12 +70,31 @@ class Entry(msgspec.Struct, frozen=True):
         """
         if self.standing is Standing.infrastructure:
             return None
-        core, stretch = (weights.core, weights.stretch) if weights else (1.0, 1.0)
+        core, stretch = _of(weights)
         earned = core * self.core_points + stretch * (self.points - self.core_points)
+        possible = self._possible(weights, stretch_on_top)
+        return earned / possible if possible > 0 else 0.0
+
+    def share(self, points: float, of: float, weights: Weights | None = None, *, stretch_on_top: bool = False) -> float:
+        """What points given by hand come to, each counting as a point of a core task. ``of``: points to be had, where
+        the entry tells none.
+        """
+        possible = self._possible(weights, stretch_on_top)
+        if possible > 0:
+            return _of(weights)[0] * points / possible
+        return points / of if of > 0 else 0.0
+
+    def _possible(self, weights: Weights | None, stretch_on_top: bool) -> float:
+        core, stretch = _of(weights)
         possible = core * self.core_max_points
         if not (stretch_on_top and possible > 0):
             possible += stretch * (self.max_points - self.core_max_points)
-        return earned / possible if possible > 0 else 0.0
+        return possible
+
+
+def _of(weights: Weights | None) -> tuple[float, float]:
+    """What a point of a core task counts, and one of a stretch task."""
+    return (weights.core, weights.stretch) if weights else (1.0, 1.0)
 
 
 class Total(msgspec.Struct, frozen=True):
@@ -94,7 +117,7 @@ def standing(record: ExerciseRecord | None) -> Standing:
         return Standing.not_started
     if record.state is not State.graded:
         return Standing(_UNGRADED[record.state])
-    judged = [check for check in record.checks if not check.excused]
+    judged = [check for check in record.checks if not check.excused and check.kind != RUBRIC]
     core = [check for check in judged if check.tier == "core"]
     if not core or not all(check.outcome is Outcome.passed for check in core):
         return Standing.in_progress
@@ -119,6 +142,8 @@ def entry(record: ExerciseRecord) -> Entry:
     """The gradebook line of a record. A record the grader failed on, or a stub nobody touched, has no points."""
     by_task: dict[int, list[CheckRecord]] = {}
     for check in record.checks:
+        if check.kind == RUBRIC:
+            continue
         by_task.setdefault(check.task, []).append(check)
     graded = record.state is State.graded
     core = [check for check in record.checks if check.tier == "core"]
@@ -134,14 +159,23 @@ def entry(record: ExerciseRecord) -> Entry:
 
 
 def grade(course: Course, exercise: Exercise, known: Entry | None) -> Grade:
-    """What an exercise counts for by the course's policy: its share, less what lateness costs. Without an entry: nothing."""
+    """What an exercise counts for by the course's policy: its share, less what lateness costs, and what was given by
+    hand. Without an entry: nothing. A frozen grade is what it was.
+    """
     grading = course.policy.grading
     if known is None:
         return grade_of(grading, exercise.module, "", 0.0)
     raw = known.fraction(course.policy.weights, stretch_on_top=grading.extra_credit.stretch)
-    return grade_of(
+    pin = grading.by_hand.pin(known.learner, exercise.id)
+    if pin is not None:
+        due = in_zone(datetime.fromisoformat(pin.due), grading.timezone) if pin.due else None
+        return Grade(pin.raw, pin.deduction, pin.days_late, due, pin.why, pin.adjustment)
+    made = grade_of(
         grading, exercise.module, known.learner, raw, known.submitted_at, marked_late=known.marked_late
     )
+    given = grading.by_hand.adjustments.get((known.learner, exercise.id), ())
+    on_top = grading.extra_credit.stretch
+    return adjusted(made, sum(known.share(a.points, a.of, course.policy.weights, stretch_on_top=on_top) for a in given))
 
 
 def total(course: Course, entries: Mapping[str, Entry], exercises: Iterable[Exercise] | None = None) -> Total:

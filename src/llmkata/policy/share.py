@@ -18,17 +18,19 @@ class Grade(msgspec.Struct, frozen=True):
 
     #: As graded.
     raw: float | None
-    #: What was deducted; ``raw - deduction`` counts.
+    #: What was deducted; ``raw - deduction`` counts, and what was given by hand.
     deduction: float = 0.0
     days_late: int = 0
     due: datetime | None = None
     #: One sentence on lateness, whatever it costs; "" in time.
     why: str = ""
+    #: What was given (or, below 0, taken) by hand; never more taken than was there.
+    adjustment: float = 0.0
 
     @property
     def counted(self) -> float | None:
         """The share that counts in the total."""
-        return None if self.raw is None else self.raw - self.deduction
+        return None if self.raw is None else self.raw - self.deduction + self.adjustment
 
 
 def grade(
@@ -44,6 +46,13 @@ def grade(
     # Points that were not reached cannot be taken away.
     deduction = min(raw, percent / 100)
     return Grade(raw, deduction, late.days, late.due, _why(grading, late, submitted_at, percent))
+
+
+def adjusted(made: Grade, share: float) -> Grade:
+    """The grade with a share given by hand, which no lateness takes away; what counts is never below 0."""
+    if made.raw is None or not share:
+        return made
+    return msgspec.structs.replace(made, adjustment=max(share, made.deduction - made.raw))
 
 
 def _unknown(grading: Grading) -> str:

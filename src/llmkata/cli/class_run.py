@@ -1,0 +1,121 @@
+"""The folder of a run as commands that change something by hand see it: records, log, grades before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmkata.cli.common import course_of, fail, prog, shown
+from llmkata.cli.report import RECORDS, changes_of, handed_in, log_of, records_of, roster_of
+
+if TYPE_CHECKING:
+    from llmkata.course import Course, Exercise
+    from llmkata.gradebook.changes import Change
+    from llmkata.gradebook.moves import Grades
+    from llmkata.grading.roster import Roster
+    from llmkata.records import ExerciseRecord
+
+InOption = Annotated[Path, typer.Option("--in", help="The --out folder of a 'kata grade'.", metavar="DIR")]
+LearnerArgument = Annotated[str, typer.Argument(help="Id, or name or address of the roster.", metavar="LEARNER")]
+ExerciseArgument = Annotated[str, typer.Argument(help="For example module2/self_attention, or 2.1.", metavar="EXERCISE")]
+REPORT = Path("report")
+
+
+@dataclass
+class ClassRun:
+    """A graded class. ``course`` holds the roster's extensions and counts what somebody handed in."""
+
+    course: Course
+    folder: Path
+    roster: Roster | None
+    records: list[ExerciseRecord]
+    changes: list[Change]
+
+    @cached_property
+    def now(self) -> Grades:
+        """What counts, frozen grades as they were frozen."""
+        return self.grades(self.changes)
+
+    @cached_property
+    def live(self) -> Grades:
+        """What would count if nothing were frozen."""
+        return self.grades(self.changes, frozen=False)
+
+    def grades(self, changes: Sequence[Change], *, frozen: bool = True) -> Grades:
+        """The grades under these changes."""
+        from llmkata.gradebook.in_force import with_changes
+        from llmkata.gradebook.moves import grades_of
+
+        return grades_of(with_changes(self.course, changes, frozen=frozen), self.records)
+
+    def exercise(self, name: str) -> Exercise:
+        """The exercise of that name; stops where nobody handed it in, since it counts nowhere."""
+        exercise = self.course.exercise(name)
+        if not exercise.available:
+            fail(f"nobody handed in {exercise.number} {exercise.title}: it counts nowhere", f"{prog()} report {shown(self.folder)}")
+        return exercise
+
+    def learner(self, name: str) -> str:
+        """The learner of that id, name or address; stops with the nearest where there is none."""
+        known = {learner for learner, _ in self.now.records}
+        if name in known:
+            return name
+        folded = name.casefold()
+        found = {learner for learner in known if learner.casefold() == folded}
+        if not found and self.roster:
+            found = {p.id for p in self.roster.people if folded in (p.name.casefold(), p.email.casefold())} & known
+        if len(found) == 1:
+            return found.pop()
+        near = sorted(found) or get_close_matches(name, sorted(known), n=3, cutoff=0.5)
+        said = "means several" if found else "is nobody there"
+        fail(f"{shown(self.folder)}: {name!r} {said}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+
+    def record(self, learner: str, exercise: Exercise) -> ExerciseRecord:
+        """The record that counts; stops where there is none."""
+        record = self.live.records.get((learner, exercise.id))
+        if record is None:
+            fail(f"{learner} has no record of {exercise.number} {exercise.title}", f"{prog()} grade submissions/ --out {shown(self.folder)}")
+        return record
+
+    def worth(self, exercise: Exercise) -> float:
+        """Points to be had in an exercise, as its records or else its graders tell."""
+        from llmkata.cli.hidden import maxima
+
+        most = max((r.max_points for (_, name), r in self.live.records.items() if name == exercise.id), default=0.0)
+        return most or maxima([exercise], self.records).get(exercise.id, 0.0)
+
+    def add(self, *changes: Change) -> list[Change]:
+        """Write changes into the log. They get their numbers there."""
+        from llmkata.gradebook.changes import ChangeError
+
+        try:
+            made = log_of(self.folder).append(*changes)
+        except ChangeError as error:
+            fail(str(error))
+        except OSError as error:
+            fail(f"cannot write to {shown(self.folder)}: {error.strerror or error}")
+        self.changes = changes_of(self.folder)
+        for known in ("now", "live"):
+            self.__dict__.pop(known, None)
+        return made
+
+
+def open_class(context: typer.Context, folder: Path) -> ClassRun:
+    """The class in the folder of a run; stops where there is none."""
+    from llmkata.grading.roster import enrolled
+
+    course = course_of(context)
+    if not (folder / RECORDS).is_file():
+        fail(f"{shown(folder)} holds no {RECORDS}", f"{prog()} grade submissions/ --out {shown(folder)}")
+    records = records_of(folder)
+    if not records:
+        fail(f"{shown(folder / RECORDS)} holds no record that can be read", f"{prog()} report {shown(folder)}")
+    roster = roster_of(course, folder)
+    course = enrolled(course.narrowed(handed_in(records)), roster)
+    return ClassRun(course, folder, roster, records, changes_of(folder))
