@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import builtins
+import random
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 
 from llmkata.authoring.stub import cut_stub
 from llmkata.course import load_course
+from llmkata.grading import similarity
 from llmkata.grading.intake import Submission
 from llmkata.grading.similarity import SHARE, similar, similar_submissions
 from llmkata.records import ExerciseRecord, State
@@ -117,6 +120,36 @@ def test_the_lines_are_those_that_are_alike() -> None:
 def test_what_cannot_be_python_stops_nobody() -> None:
     class_ = {"ada": OWN.format("a"), "bob": OWN.format("b"), "cyd": "", "dan": "\0'''(((\n", "eve": "é" * 5000}
     assert [(pair.left.learner, pair.right.learner) for pair in similar(class_, "")] == [("ada", "bob")]
+
+
+def test_the_index_finds_the_pairs_that_comparing_all_with_all_finds() -> None:
+    draw = random.Random(7)
+    pool = [draw.getrandbits(63) - 2**62 for _ in range(60)]
+    prints = {f"l{i}": set(draw.sample(pool, draw.randrange(1, 40))) for i in range(40)}
+    prints |= {"alone": {2**62 + 1}, "twin": set(prints["l0"])}
+    wanted = {}
+    for (one, a), (other, b) in combinations(prints.items(), 2):
+        share = len(a & b) / min(len(a), len(b))
+        if share >= SHARE / 2:
+            wanted[one, other] = share
+    assert 100 < len(wanted) < 41 * 42 // 2 - 100, "some are pairs and some are not"
+    assert {(one, other): share for share, one, other in similarity._alike(prints)} == wanted
+    assert wanted["l0", "twin"] == 1 and not any("alone" in pair for pair in wanted)
+    assert list(similarity._alike({})) == list(similarity._alike({"ada": {1}})) == []
+
+
+def test_a_class_of_500_reads_each_text_once_and_compares_in_full_only_what_is_alike(monkeypatch) -> None:
+    draw = random.Random(3)
+    class_ = {f"own{i}": f"DATA = {[draw.getrandbits(16) for _ in range(60)]}\n" for i in range(450)}
+    class_ |= {f"alike{i}": OWN.format("same") for i in range(50)}
+    read, compared = [], []
+    fingerprint, pair = similarity._fingerprint, similarity._pair
+    monkeypatch.setattr(similarity, "_fingerprint", lambda source, window: read.append(source) or fingerprint(source, window))
+    monkeypatch.setattr(similarity, "_pair", lambda *given: compared.append(given[::2]) or pair(*given))
+    found = similarity._compare(similarity._Question("", class_, []))
+    assert len(class_) == 500 and len(read) == 450 + 1 + 1, "each text, and the stub"
+    assert len(compared) == similarity._MOST < 50 * 49 / 2
+    assert len(found) == len(compared) and all(side.learner.startswith("alike") for pair in found for side in pair)
 
 
 def test_equal_questions_have_equal_answers() -> None:

@@ -14,7 +14,8 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,19 +111,22 @@ def similar_submissions(
     for s in submissions:
         if s.source is not None:
             by_exercise.setdefault(s.exercise_id, {})[s.learner] = s.source
-    pairs: list[Pair] = []
-    for name, handed_in in by_exercise.items():
-        if len(handed_in) < 2:
-            continue
+    several = [(name, handed_in) for name, handed_in in by_exercise.items() if len(handed_in) > 1]
+
+    def of_one(name: str, handed_in: Mapping[str, bytes]) -> list[Pair]:
         told(name)
         texts = {learner: source.decode("utf-8", "replace") for learner, source in handed_in.items()}
-        for pair in similar(texts, pristine_stub(course.exercise(name)) or "", groups, exercise=name):
-            signed = [
-                msgspec.structs.replace(side, sha=hashlib.sha256(handed_in[side.learner]).hexdigest())
-                for side in (pair.left, pair.right)
-            ]
-            pairs.append(Pair(name, *signed))
+        found = similar(texts, pristine_stub(course.exercise(name)) or "", groups, exercise=name)
+        return [Pair(name, *(_signed(side, handed_in) for side in (pair.left, pair.right))) for pair in found]
+
+    # Each exercise is a process of its own, which threads wait for.
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        pairs = [pair for found in pool.map(of_one, *zip(*several, strict=True)) for pair in found] if several else []
     return sorted(pairs, key=lambda pair: -pair.share)
+
+
+def _signed(side: Side, handed_in: Mapping[str, bytes]) -> Side:
+    return msgspec.structs.replace(side, sha=hashlib.sha256(handed_in[side.learner]).hexdigest())
 
 
 def _compare(question: _Question) -> list[tuple[Side, Side]]:
@@ -130,26 +134,48 @@ def _compare(question: _Question) -> list[tuple[Side, Side]]:
     from copydetect.utils import get_token_coverage
 
     given = _fingerprint(question.stub, window=1).hashes
-    prints = {}
+    prints: dict[str, Any] = {}
+    known: dict[str, Any] = {}
     for learner, source in sorted(question.sources.items()):
-        made = _fingerprint(source, window=_SURE - _NOISE + 1)
-        # copydetect's own removal of given code goes wrong where a fingerprint occurs twice.
-        made.hashes = made.hashes - given
-        made.hash_idx = {key: places for key, places in made.hash_idx.items() if key in made.hashes}
-        made.token_coverage = get_token_coverage(made.hash_idx, made.k, len(made.filtered_code))
-        if made.token_coverage >= COMMON:
-            prints[learner] = made
+        if source not in known:  # nearly all the time goes into reading sources
+            made = known[source] = _fingerprint(source, window=_SURE - _NOISE + 1)
+            # copydetect's own removal of given code goes wrong where a fingerprint occurs twice.
+            made.hashes = made.hashes - given
+            made.hash_idx = {key: places for key, places in made.hash_idx.items() if key in made.hashes}
+            made.token_coverage = get_token_coverage(made.hash_idx, made.k, len(made.filtered_code))
+        if known[source].token_coverage >= COMMON:
+            prints[learner] = known[source]
     apart = set(question.apart)
-    candidates = []
-    for (one, a), (other, b) in combinations(prints.items(), 2):
-        # Cheap, and enough for nearly all pairs: a share of the code is about that share of the fingerprints.
-        alike = len(a.hashes & b.hashes) / min(len(a.hashes), len(b.hashes))
-        if alike >= SHARE / 2 and (one, other) not in apart:
-            candidates.append((alike, one, other))
+    candidates = (c for c in _alike({learner: made.hashes for learner, made in prints.items()}) if c[1:] not in apart)
     closest = heapq.nlargest(_MOST, candidates)
     compared = (_pair(one, prints[one], other, prints[other]) for _, one, other in closest)
     pairs = [pair for pair in compared if pair is not None]
     return sorted(pairs, key=lambda pair: (-pair[0].share, pair[0].learner, pair[1].learner))
+
+
+def _alike(prints: Mapping[str, set[int]]) -> Iterator[tuple[float, str, str]]:
+    """(share, one, other) of the pairs, in order of ``prints``, where one has at least half of ``SHARE`` of its
+    fingerprints in common with the other: cheap, and a share of the code is about that share of the fingerprints.
+
+    Counted through an index from fingerprint to learners, so what only one has costs nothing.
+    """
+    import numpy as np
+    from scipy.sparse import csr_array, triu
+
+    if len(prints) < 2:
+        return
+    column: dict[int, int] = {}
+    rows = [[column.setdefault(key, len(column)) for key in made] for made in prints.values()]
+    sizes = np.array([len(row) for row in rows])
+    has = csr_array(
+        (np.ones(sizes.sum(), np.int32), np.concatenate(rows), np.concatenate([[0], sizes.cumsum()])),
+        shape=(len(rows), len(column)),
+    )  # fmt: skip
+    common = triu(has @ has.T, k=1, format="coo")
+    shares = common.data / np.minimum(sizes[common.row], sizes[common.col])
+    names = list(prints)
+    for place in np.flatnonzero(shares >= SHARE / 2):
+        yield float(shares[place]), names[common.row[place]], names[common.col[place]]
 
 
 def _pair(one: str, a: Any, other: str, b: Any) -> tuple[Side, Side] | None:
@@ -174,7 +200,7 @@ def _fingerprint(source: str, window: int) -> Any:
     lines = source.replace("\r\n", "\n").replace("\r", "\n")
     if lines.startswith("\n"):
         lines = " " + lines
-    made = CodeFingerprint("submission.py", _NOISE, window, fp=io.StringIO(lines))
+    made = CodeFingerprint("submission.py", _NOISE, window, language="python", fp=io.StringIO(lines))
     # The offset it notes at the name of a class is not summed up, as all others are.
     made.offsets[:, 1] = np.maximum.accumulate(made.offsets[:, 1])
     return made
