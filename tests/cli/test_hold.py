@@ -12,6 +12,7 @@ from llmkata.records import RecordFile
 def run(toy, hidden, make_record):
     """The folder of a run, and submissions."""
     RecordFile(toy / "report" / "records.jsonl").append(make_record("module0/sums", "pass 1", learner="ada"))
+    RecordFile(toy / "part" / "records.jsonl").append(make_record("module0/sums", "pass 1", learner="bob"))
     work = toy / "submissions" / "ada" / "module0"
     work.mkdir(parents=True)
     (work / "sums.py").write_text("def add(x):\n    return sum(x)\n")
@@ -21,6 +22,8 @@ def run(toy, hidden, make_record):
 WRITERS = {
     "grade": ("grade", "submissions", "--out", "report", "--seed", "4711"),
     "report": ("report", "report"),
+    "regrade": ("regrade", "report"),
+    "merge": ("merge", "report", "part"),
     "ci": ("ci", "--out", "report"),
 }
 

@@ -34,7 +34,8 @@ def demo(
 
     out = Path("demo")
     with hold(out, f"{prog()} demo"):
-        grade_folder(course, folder, out, workers=None, seed=None, isolation=isolation or _best(course))
+        grade_folder(course, folder, out, workers=None, seed=None, isolation=isolation or _best(course),
+                     fresh=True)
 
 
 def _best(course: Course) -> Isolation:

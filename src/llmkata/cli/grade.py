@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +16,8 @@ from llmkata.cli.options import GroupsOption, Isolation, IsolationOption, Roster
 if TYPE_CHECKING:
     from llmkata.course import Course
     from llmkata.grading.intake import Intake
+    from llmkata.grading.submission import Submission
+    from llmkata.records import ExerciseRecord
 
 
 def grade(
@@ -35,6 +39,10 @@ def grade(
         Path | None,
         typer.Option(help="CSV of times: id, submitted at; or the grading worksheet of Moodle.", metavar="CSV"),
     ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Grade what is graded already, too.")] = False,
+    shard: Annotated[
+        str, typer.Option(help="Grade only part I of N into records, for 'kata merge': on N machines at once.", metavar="I/N")
+    ] = "",
 ) -> None:
     """Grade the submissions of a class.
 
@@ -43,13 +51,16 @@ def grade(
     by its ids, and those with nothing are told too. Without --seed the seed is taken from the environment variable that
     course.yaml names, else it is the public one.
 
+    What --out holds of the same submission, graders and seed is not graded again: a run that was cut off goes on.
+
     Exit status: 0 every submission was graded; 1 some could not be judged (see the report); 2 wrong usage.
     """
     course = course_of(context)
     if groups is not None and not similarity:
         fail("--groups says whose submissions are not compared", f"{prog()} grade {shown(folder)} --similarity")
     given = {"workers": workers, "seed": seed_of(course, seed), "isolation": isolation}
-    given |= {"similarity": similarity, "groups": groups, "roster": roster, "at": at, "times": times}
+    given |= {"similarity": similarity, "groups": groups, "roster": roster, "at": at, "times": times, "fresh": fresh}
+    given |= {"shard": _shard_of(shard)}
     command = f"{prog()} grade {shown(folder)} --out"
     with hold(out, f"{command} {shown(out)}", f"{command} {shown(out.parent / f'{out.name}-2')}"):
         lost = grade_folder(course, folder, out, **given)
@@ -60,21 +71,21 @@ def grade(
 def grade_folder(
     course: Course, folder: Path, out: Path, *, workers: int | None, seed: int | None, isolation: Isolation,
     similarity: bool = False, groups: Path | None = None, roster: Path | None = None, at: str = "",
-    times: Path | None = None,
+    times: Path | None = None, fresh: bool = False, shard: tuple[int, int] | None = None,
 ) -> int:
     """Grade, write the report, print the table and where the pages are. Returns how many could not be judged. The caller
     has ``out`` (:func:`.hold.hold`).
 
-    ``roster``: by default the one that ``out`` keeps of an earlier run.
+    ``roster``: by default the one that ``out`` keeps of an earlier run. ``shard``: (which, of how many), from 1; writes
+    records alone.
     """
-    import os
-
-    from llmkata.cli.progress import Progress
     from llmkata.cli.report import compare, keep_roster, publish, roster_of
     from llmkata.grading.csvfile import TableError
     from llmkata.grading.intake import IntakeError, read_class
     from llmkata.grading.roster import enrolled
+    from llmkata.grading.shards import part
     from llmkata.grading.times import read_times
+    from llmkata.records import State
 
     people = keep_roster(course, out, roster) if roster else roster_of(course, out)
     course = enrolled(course, people)
@@ -85,30 +96,64 @@ def grade_folder(
         fail(str(error))
     except IntakeError as error:
         fail(str(error), f"{prog()} grade submissions/ --out report/")
-    submissions = intake.submissions
-    present = sum(s.source is not None for s in submissions)
     _announce(folder, intake)
+    submissions = intake.submissions if shard is None else part(intake.submissions, *shard)
+    records = grade_new(course, submissions, out, workers=workers, seed=seed, isolation=isolation, fresh=fresh)
+    if shard is not None:
+        which, of = shard
+        typer.echo(f"part {which} of {of}: {len(submissions)} submissions, their records in {shown(out)}")
+        typer.echo(f"Next, when all parts are there: {prog()} merge report/ {shown(out)} ...")
+        return sum(r.state is State.infrastructure for r in records)
+    if similarity:
+        compare(course, submissions, out, groups)
+    return sum(r.state is State.infrastructure for r in publish(course, out))
 
+
+def grade_new(
+    course: Course, submissions: list[Submission], out: Path, *, workers: int | None, seed: int | None,
+    isolation: Isolation, fresh: bool = False,
+) -> list[ExerciseRecord]:
+    """Grade what ``out`` has no verdict of, or everything; returns the records that were added to its file."""
+    from llmkata.cli.progress import Progress
+    from llmkata.cli.report import RECORDS, records_of
     from llmkata.grading.isolation import TooLittleIsolation
-    from llmkata.records import State
+    from llmkata.grading.kept import plan
+    from llmkata.grading.sources import keep
+    from llmkata.records import RecordFile
     from llmkata.watch.warm import CAN_FORK
 
+    earlier = [] if fresh or not (out / RECORDS).is_file() else records_of(out)
+    planned = plan(course, submissions, earlier, seed=seed, isolation=isolation.value)
+    RecordFile(out / RECORDS).append(*planned.taken)
+    keep(out, submissions)
+    graded = sum(s.source is not None for s in submissions) - len(planned.rest)
+    if graded:
+        typer.echo(f"{graded} of them graded already, by the same checks (--fresh grades them again)")
     try:
-        with Progress("submissions graded", present) as progress:
+        with Progress("submissions graded", len(planned.rest)) as progress:
             given = {"out": out, "seed": seed, "isolation": isolation.value, "progress": progress}
             if CAN_FORK:
                 from llmkata.grading.executor import grade_many
 
-                grade_many(course, submissions, workers=workers or os.cpu_count() or 1, **given)
+                found = grade_many(course, planned.rest, workers=workers or os.cpu_count() or 1, **given)
             else:
                 from llmkata.cli.spawned import grade_spawned
 
-                grade_spawned(course, submissions, **given)
+                found = grade_spawned(course, planned.rest, **given)
     except TooLittleIsolation as error:
         fail(str(error))
-    if similarity:
-        compare(course, submissions, out, groups)
-    return sum(r.state is State.infrastructure for r in publish(course, out))
+    return [*planned.taken, *found]
+
+
+def _shard_of(text: str) -> tuple[int, int] | None:
+    """(I, N) of "I/N"."""
+    if not text:
+        return None
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    which, of = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= which <= of:
+        fail(f'--shard {text}: must be I/N with I from 1 to N, like 3/8', f"{prog()} grade submissions/ --shard 1/8 --out part1/")
+    return which, of
 
 
 def _announce(folder: Path, intake: Intake) -> None:

@@ -24,9 +24,11 @@ from llmkata.cli.hint import hint
 from llmkata.cli.lint import lint
 from llmkata.cli.list import list_exercises
 from llmkata.cli.log import log, undo
+from llmkata.cli.merge import merge
 from llmkata.cli.new import new
 from llmkata.cli.next import next_step, open_exercise
 from llmkata.cli.notebook import notebook
+from llmkata.cli.regrade import regrade
 from llmkata.cli.release import release
 from llmkata.cli.replay import replay
 from llmkata.cli.report import report
@@ -96,7 +98,7 @@ for _section, _commands in {
         "notebook": notebook,
     },
     "Grade": {
-        "grade": grade, "report": report, "export": export, "demo": demo, "ci": ci, "verify": verify, "collect": collect,
+        "grade": grade, "regrade": regrade, "merge": merge, "report": report, "export": export, "demo": demo, "ci": ci, "verify": verify, "collect": collect,
         "workflow": workflow,
     },
     "Change by hand": {"adjust": adjust, "undo": undo, "log": log},

@@ -1,0 +1,81 @@
+"""What earlier runs found need not be found again: a submission under the same key has the same verdict.
+
+That is what makes a run that was killed go on where it was, and a class that hands in once more cost only what is new.
+A check that could not be judged is never taken over: it may be judged now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from llmkata.records import ExerciseRecord, Outcome, State
+
+from .provenance import result_key
+
+if TYPE_CHECKING:
+    from llmkata.course import Course
+
+    from .submission import Submission
+
+
+@dataclass
+class Plan:
+    """How a run is split by what is known: ``known`` stands in the record file as it is, ``taken`` is to be written
+    there, ``rest`` is to be graded."""
+
+    known: list[Submission] = field(default_factory=list)
+    taken: list[ExerciseRecord] = field(default_factory=list)
+    rest: list[Submission] = field(default_factory=list)
+
+
+def plan(
+    course: Course, submissions: Iterable[Submission], records: Iterable[ExerciseRecord], *, seed: int | None,
+    isolation: str,
+) -> Plan:
+    """Hold ``submissions`` against the records of earlier runs. ``seed``: as for ``grade_many``."""
+    verdicts: dict[str, ExerciseRecord] = {}
+    last: dict[tuple[str, str], tuple[object, ...]] = {}
+    for record in records:
+        last[record.learner, record.exercise] = _identity(record)
+        if record.key and final(record):
+            verdicts[record.key] = record
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    result = Plan()
+    for submission in submissions:
+        if submission.source is None:
+            found = submission.record()
+        else:
+            exercise = course.exercise(submission.exercise_id)
+            key = result_key(exercise, submission.source, seed or 0, isolation)
+            if key not in verdicts:
+                result.rest.append(submission)
+                continue
+            # Its notes are about the file of that time; signing adds those of this one.
+            found = submission.signed(msgspec.structs.replace(verdicts[key], notes=[], graded_at=now))
+        # What was written last counts as handed in last, where no times are known.
+        new = [r for r in submission.shared(found) if last.get((r.learner, r.exercise)) != _identity(r)]
+        result.taken += new
+        if not new:
+            result.known.append(submission)
+    return result
+
+
+def final(record: ExerciseRecord) -> bool:
+    """Whether grading once more could not say anything else."""
+    if record.state in (State.missing, State.not_started):
+        return True
+    if record.state is State.unreadable:
+        return not record.submission_sha  # told by reading the file; what cannot be imported is tried again
+    return record.state is State.graded and not any(
+        c.outcome is Outcome.not_judged and not c.excused for c in record.checks)
+
+
+def _identity(record: ExerciseRecord) -> tuple[object, ...]:
+    """Equal for records that say the same of the same submission."""
+    return (record.learner, record.exercise, record.key, record.state, record.submitted_at, record.cause,
+            *record.files, *record.notes)
