@@ -24,7 +24,7 @@ def log(
     exercise: Annotated[str | None, typer.Option(help="Only what is about this exercise.", metavar="NAME")] = None,
     action: Annotated[
         list[str] | None,
-        typer.Option(help="Only adjust, rubric, comment, void, freeze, release, undo or regrade; may be repeated.", metavar="NAME"),
+        typer.Option(help="Only adjust, rubric, comment, void, freeze, release, undo, regrade or forget; may be repeated.", metavar="NAME"),
     ] = None,
     by: Annotated[str | None, typer.Option(help="Only what this person did.", metavar="NAME")] = None,
     since: Annotated[str | None, typer.Option(help="Only from this day or time on.", metavar="DATE")] = None,
@@ -107,7 +107,7 @@ def undo(
         if number in undone:
             fail(f"#{number} was taken back already, by #{undone[number]}", listing)
         about = known[number]
-        if about.action in (Action.undo, Action.regrade):
+        if about.action in (Action.undo, Action.regrade, Action.forget):
             fail(f"#{number} is no change by hand that could be taken back ({about.action.value})", listing)
         made.append(Change(
             0, now(), who(), Action.undo, about.exercise, learner=about.learner, text=reason.strip(), undoes=number

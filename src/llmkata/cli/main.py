@@ -19,6 +19,7 @@ from llmkata.cli.collect import collect
 from llmkata.cli.common import UNUSABLE, UsageFault, prog
 from llmkata.cli.demo import demo
 from llmkata.cli.export import export
+from llmkata.cli.forget import forget
 from llmkata.cli.grade import grade
 from llmkata.cli.hint import hint
 from llmkata.cli.lint import lint
@@ -98,8 +99,8 @@ for _section, _commands in {
         "notebook": notebook,
     },
     "Grade": {
-        "grade": grade, "regrade": regrade, "merge": merge, "report": report, "export": export, "demo": demo, "ci": ci, "verify": verify, "collect": collect,
-        "workflow": workflow,
+        "grade": grade, "regrade": regrade, "merge": merge, "report": report, "export": export, "demo": demo, "ci": ci,
+        "verify": verify, "collect": collect, "workflow": workflow, "forget": forget,
     },
     "Change by hand": {"adjust": adjust, "undo": undo, "log": log},
     "Write exercises": {"new": new, "sync": sync, "lint": lint, "audit": audit, "release": release},

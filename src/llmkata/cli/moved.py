@@ -82,7 +82,8 @@ def where(course: Course, change: Change) -> str:
     from llmkata.reports.text import line
 
     number = next((e.number for e in course.exercises if e.id == change.exercise), change.exercise)
-    return ", ".join(part for part in (line(change.learner, 40), line(number)) if part) + ": "
+    parts = ", ".join(part for part in (line(change.learner, 40), line(number)) if part)
+    return f"{parts}: " if parts else ""
 
 
 def what(change: Change) -> str:
@@ -106,6 +107,8 @@ def what(change: Change) -> str:
             return f"#{change.undoes} taken back{reason}"
         case Action.regrade:
             return f"{percent(change.before)} → {percent(change.after)}{reason}"
+        case Action.forget:
+            return f"a learner was removed{reason}"
     many = len(change.pins)
     return f"{many} grade{'s' if many != 1 else ''}{reason}"
 

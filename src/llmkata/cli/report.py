@@ -12,6 +12,7 @@ from llmkata.cli.common import course_of, fail, prog, shown
 from llmkata.cli.hold import hold
 from llmkata.cli.options import GroupsOption, RosterOption
 from llmkata.cli.signed import sign_results
+from llmkata.places import CARDS, CHANGES, GRADEBOOK, RECORDS, ROSTER, SIMILARITY
 
 if TYPE_CHECKING:
     from llmkata.course import Course
@@ -19,16 +20,6 @@ if TYPE_CHECKING:
     from llmkata.grading.intake import Submission
     from llmkata.grading.roster import Roster
     from llmkata.records import ExerciseRecord
-
-#: Within the folder of a run: the records, which are the truth, and the index rebuilt from them.
-RECORDS = "records.jsonl"
-GRADEBOOK = "gradebook.db"
-#: The roster last given; extensions may be entered here.
-ROSTER = "roster.csv"
-#: What was changed by hand, and what moved when work was graded again.
-CHANGES = "changes.jsonl"
-#: The pairs last computed, for staff.
-SIMILARITY = "similarity.json"
 
 
 def report(
@@ -187,9 +178,9 @@ def publish(course: Course, folder: Path) -> list[ExerciseRecord]:
         written = write_report(folder, course, records, book, pairs=pairs, people=people)
     console().print(summary_table(records, course))
     typer.echo()
-    places = {"class page": written.index, "grades": written.grades, "scorecards": written.index.parent / "learners"}
+    places = {"class page": written.index, "grades": written.grades, "scorecards": folder / CARDS}
     for what, path in (places | {"records": folder / RECORDS}).items():
         typer.echo(f"{what + ':':<12}{shown(path)}")
-    pages = [*(folder / "learners").iterdir(), written.index, written.grades, folder / RECORDS]
+    pages = [*(folder / CARDS).iterdir(), written.index, written.grades, folder / RECORDS]
     sign_results(folder, [path for path in pages if path.is_file()])
     return records

@@ -38,6 +38,8 @@ class Action(StrEnum):
     undo = "undo"
     #: Not by hand: work was graded again, and its grade moved.
     regrade = "regrade"
+    #: A learner was removed; the log does not say who.
+    forget = "forget"
 
 
 class Change(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -12,6 +12,9 @@ from llmkata.policy.deadlines import utc
 from .roster import Roster
 from .submission import Submission
 
+#: How the note of a work begins that counts for several; their ids follow.
+FOR_GROUP = "handed in for a group: "
+
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -45,7 +48,7 @@ def _unit(learner: str, roster: Roster | None) -> tuple[str, ...]:
 def _told(submission: Submission, unit: tuple[str, ...]) -> list[str]:
     if len(unit) == 1 or not submission.file:
         return submission.notes
-    return [*submission.notes, f"handed in for a group: {', '.join(unit)}"]
+    return [*submission.notes, f"{FOR_GROUP}{', '.join(unit)}"]
 
 
 def _one(found: list[Submission], exercise: str, unit: tuple[str, ...]) -> Submission:

@@ -66,7 +66,7 @@ def read_class(
     """
     with _opened(Path(place)) as folder:
         found = _works(folder, course, str(place), empty=roster is not None)
-        owned, strangers = _owned(found, roster)
+        owned, strangers = owners(found, roster)
         read = [s for work, learners in owned for s in read_work(work, learners, course, at=at)]
     if times is not None:
         read = times.stamped(read, roster)
@@ -137,7 +137,7 @@ def _works(folder: Path, course: Course, shown: str, *, empty: bool) -> Found:
     return found
 
 
-def _owned(found: Found, roster: Roster | None) -> tuple[list[tuple[Work, tuple[str, ...]]], list[str]]:
+def owners(found: Found, roster: Roster | None) -> tuple[list[tuple[Work, tuple[str, ...]]], list[str]]:
     """Each work with the learners it is of (all members of a group whose name it has), and whose are on no roster."""
     if roster is None:
         return [(work, (work.name,)) for work in found.works], []
