@@ -281,14 +281,14 @@ def test_grades_csv_is_one_line_per_learner(tmp_path: Path) -> None:
     fault = record("cyd", KV_CACHE, State.infrastructure)
     text = grades.to_csv(course(), book_of([*showcase("ada"), fault], tmp_path).entries())
     header, ada, cyd = csv.reader(io.StringIO(text))
-    fields = ("state", "points", "max_points", "deduction_percent", "percent", "late")
-    assert header[:10] == ["learner", "name", "section", "total_percent", *(f"{MATRIX_CALCULUS} {field}" for field in fields)]
+    fields = ("state", "points", "max_points", "deduction_percent", "percent", "late", "by_hand", "by_hand_reason")
+    assert header[:12] == ["learner", "name", "section", "total_percent", *(f"{MATRIX_CALCULUS} {field}" for field in fields)]
     assert "transformer_encoder" not in text, "planned exercises are not counted"
     assert ada[:4] == ["ada", "", "", "36.63"]
-    assert ada[4:10] == ["mastered", "20.0", "20.0", "", "100.0", ""]
-    assert ada[10:16] == ["in progress", "20.0", "43.0", "", "46.51", ""]
-    assert ada[16:] == ["unreadable", "0.0", "", "", "0.0", ""]
-    assert cyd == ["cyd", "", "", "0.0", *["not started", "0", "", "", "0", ""] * 2, "not judged", *[""] * 5]
+    assert ada[4:12] == ["mastered", "20.0", "20.0", "", "100.0", "", "", ""]
+    assert ada[12:20] == ["in progress", "20.0", "43.0", "", "46.51", "", "", ""]
+    assert ada[20:] == ["unreadable", "0.0", "", "", "0.0", "", "", ""]
+    assert cyd == ["cyd", "", "", "0.0", *["not started", "0", "", "", "0", "", "", ""] * 2, "not judged", *[""] * 7]
 
 
 def test_names_and_sections_of_a_roster(tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ def where(course: Course, change: Change) -> str:
 def what(change: Change) -> str:
     """What a change says, in one line."""
     from llmkata.gradebook.changes import Action
+    from llmkata.reports.by_hand import signed
     from llmkata.reports.text import line, percent, points
 
     said = line(change.text)
@@ -111,13 +112,6 @@ def what(change: Change) -> str:
             return f"a learner was removed{reason}"
     many = len(change.pins)
     return f"{many} grade{'s' if many != 1 else ''}{reason}"
-
-
-def signed(value: float) -> str:
-    """Points with their sign: ``+3``, ``−0.5``."""
-    from llmkata.reports.text import points
-
-    return f"{'−' if value < 0 else '+'}{points(abs(value))}"
 
 
 def _in_force(run: ClassRun):

@@ -60,7 +60,7 @@ def result_document(
     as tests that nobody can fail. ``at``: when it was graded (by default now).
     """
     at = (at or datetime.datetime.now(datetime.UTC)).astimezone(datetime.UTC)
-    counted = [item for item in lines if item.max_score]
+    counted = [item for item in lines if item.max_score or item.score]
     return {
         "schema": SCHEMA,
         "classroom": submission.classroom,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from llmkata.gradebook.standing import Standing
+from llmkata.reports.by_hand import signed
 from llmkata.reports.view import CheckCard, ExerciseCard, TaskCard, scorecard
 
 if TYPE_CHECKING:
@@ -83,12 +84,14 @@ def items(
             lines.append(
                 _whole(card, exercise, (maxima or {}).get(card.id, 0.0) if by_points else float(len(exercise.tasks)))
             )
+            lines += _by_hand(card, exercise)
             continue
         for task in card.tasks:
             if by_points:
                 lines += [_of_check(card, task, check, exercise, seconds, source) for check in task.checks]
             else:
                 lines.append(_of_task(card, task, exercise, seconds, source))
+        lines += _by_hand(card, exercise)
     return lines
 
 
@@ -186,6 +189,22 @@ def _whole(card: ExerciseCard, exercise: Exercise, worth: float) -> Item:
         file=file,
         line=own_line(card.evidence.frames, file) if card.evidence else 0,
     )
+
+
+def _by_hand(card: ExerciseCard, exercise: Exercise) -> list[Item]:
+    """What people gave: a line a criterion that was marked, and one for each adjustment, which is out of 0. A mark is no
+    failure, whatever it is.
+    """
+    name = f"{card.number} {card.title}, by hand"
+    rows = [
+        (f"{name}: {m.name}", m.points, m.max_points, " ".join(filter(None, (m.about, m.remark))))
+        for m in card.by_hand.rubric if m.points is not None
+    ]  # fmt: skip
+    rows += [(f"{name}: {signed(g.points)}", g.points, 0.0, g.reason) for g in card.by_hand.given]
+    return [
+        Item(card.id, said, "pass", score, most, "core", True, message, file=stub_path(exercise))
+        for said, score, most, message in rows
+    ]
 
 
 def _of_check(

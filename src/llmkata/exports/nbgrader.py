@@ -87,6 +87,9 @@ def _cells(view: Results, exercise: Exercise) -> dict[str, float]:
         for task in view.card(learner, exercise).tasks:
             cell = cell_of(task.number)
             most[cell] = max(most.get(cell, 0.0), task.max_points)
+        for mark in view.card(learner, exercise).by_hand.rubric:
+            if mark.points is not None:
+                most[f"rubric-{mark.name}"] = mark.max_points
     return most or {cell_of(1): view.maxima[exercise.id]}
 
 
@@ -108,14 +111,16 @@ def _student(row: Person | None) -> dict[str, str]:
 
 
 def _submission(master: Notebook, view: Results, learner: str, exercise: Exercise) -> list[Any]:
-    """The rows of one submission; none where nothing was handed in, which nbgrader counts as zero.
+    """The rows of one submission; none where nothing was handed in or given by hand, which
+    nbgrader counts as zero.
 
     ``Gradebook.add_submission`` makes the same rows, with a transaction and ten queries each.
     """
     from nbgrader.api import Comment, Grade, SubmittedAssignment, SubmittedNotebook, new_uuid
 
     card = view.card(learner, exercise)
-    if card.standing is Standing.missing or not (card.files or card.graded_at):
+    nothing = card.standing is Standing.missing or not (card.files or card.graded_at)
+    if nothing and not card.by_hand.given:
         return []
     submission = SubmittedAssignment(
         id=new_uuid(), assignment_id=master.assignment_id, student_id=view.cards[learner].learner,
@@ -124,6 +129,7 @@ def _submission(master: Notebook, view: Results, learner: str, exercise: Exercis
     notebook = SubmittedNotebook(id=new_uuid(), notebook_id=master.id, assignment_id=submission.id)
     score = view.score(learner, exercise)
     points = {cell_of(task.number): task.points for task in card.tasks}
+    points |= {f"rubric-{m.name}": m.points for m in card.by_hand.rubric if m.points is not None}
     grades = [
         Grade(cell_id=cell.id, notebook_id=notebook.id, needs_manual_grade=score is None,
               auto_score=None if score is None else points.get(cell.name, 0.0))

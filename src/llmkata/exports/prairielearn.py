@@ -34,7 +34,8 @@ def document(view: Results, learner: str, exercise: Exercise) -> dict[str, Any]:
     PrairieLearn takes no points away.
     """
     card = view.card(learner, exercise)
-    gradable = card.standing not in (Standing.unreadable, Standing.missing, Standing.infrastructure)
+    judged = card.standing not in (Standing.unreadable, Standing.missing, Standing.infrastructure)
+    gradable = judged or bool(card.by_hand.given and card.percent is not None)
     found: dict[str, Any] = {
         "gradable": gradable,
         # PrairieLearn knows no more than all.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from llmkata.gradebook.standing import Standing
 from llmkata.records import NOT_STARTED
+from llmkata.reports.by_hand import signed
 from llmkata.reports.figures import verdict
 from llmkata.reports.text import amount, percent, points
 
@@ -41,11 +42,25 @@ def summary(card: ExerciseCard) -> str:
     """One exercise in a sentence or two, lateness and what it costs included."""
     head = f"{card.number} {card.title}: {card.standing.value}"
     if card.standing in (Standing.infrastructure, Standing.missing, Standing.unreadable, Standing.not_started):
-        return f"{head}. {card.cause}".rstrip(". ") + "."
+        return f"{head}. {card.cause}".rstrip(". ") + f".{_by_hand(card)}"
     told = f"{head}, {points(card.points)} of {points(card.max_points)} points, {card.tasks_done} of {card.tasks_total} tasks."
     if not card.late:
-        return told
-    return f"{told} {f'{percent(card.percent)} count: ' if card.deduction else ''}{card.late}."
+        return f"{told}{_by_hand(card)}"
+    counted = (card.percent or 0.0) - card.by_hand.percent
+    return f"{told} {f'{percent(counted)} count: ' if card.deduction else ''}{card.late}.{_by_hand(card)}"
+
+
+def _by_hand(card: ExerciseCard) -> str:
+    """Marks, points given and comments, after the rest."""
+    hand = card.by_hand
+    said = [
+        f"{m.name}: {points(m.points)} of {points(m.max_points)}" + (f" ({m.remark})" if m.remark else "")
+        for m in hand.rubric if m.points is not None
+    ]  # fmt: skip
+    said += [f"{signed(g.points)} point{'s' if abs(g.points) != 1 else ''} by hand: {g.reason}" for g in hand.given]
+    said += [" ".join(c.text.split()) for c in hand.comments]
+    counted = f" {percent(card.percent)} count." if hand.given else ""
+    return "".join(f" {text.rstrip('.')}." for text in said) + counted
 
 
 def comment(card: Scorecard) -> str:

@@ -15,6 +15,8 @@ from llmkata.gradebook.answers import BudgetUse, CheckRate, Flag, Misconception,
 from llmkata.gradebook.standing import Entry, Standing, grade, total
 
 from . import figures, pages
+from .by_hand import signed
+from .class_by_hand import exercise_states, hand_rows
 from .text import amount, line, plain
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ class Cell:
     key: float
     #: How late it was handed in and what that costs; "" in time.
     late: str = ""
+    #: Points given by hand, with their reasons; "" for none.
+    given: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,8 @@ def to_html(
         timeline=figures.timeline(stamps), undated=len(handed_in) - len(stamps),
         standings=[where.value for where in Standing], signs=SIGNS,
         late=any(cell.late for row in rows for cell in row.cells), absent=_absent(entries),
+        given=any(cell.given for row in rows for cell in row.cells), hands=hand_rows(course),
+        states=exercise_states(course, entries),
         flags=[
             Flag(f.learner, line(f.exercise), line(f.check_id), [line(flag) for flag in f.flags], plain(f.output))
             for f in book.flags()
@@ -141,13 +147,20 @@ def _row(course: Course, learner: str, entries: Mapping[str, Entry], link: str, 
 
 
 def _cell(course: Course, exercise: Exercise, known: Entry | None) -> Cell:
-    if known is None or known.standing in _NOTHING_THERE:
-        where = known.standing if known else Standing.not_started
-        return Cell(where.value, None, 0 if where is Standing.unreadable else None, _NOTHING_THERE[where])
-    made = grade(course, exercise, known)
+    if known is None:
+        return Cell(Standing.not_started.value, None, None, _NOTHING_THERE[Standing.not_started])
+    made, where = grade(course, exercise, known), known.standing
+    given = _given(course, exercise, known.learner)
+    if where in _NOTHING_THERE and not made.adjustment:
+        return Cell(where.value, None, 0 if where is Standing.unreadable else None, _NOTHING_THERE[where], "", given)
     share = made.counted or 0.0
-    level = {Standing.mastered: 4, Standing.passed: 3}.get(known.standing, 2 if share >= 0.5 else 1)
-    return Cell(known.standing.value, 100 * share, level, 100 * share, made.why if made.days_late else "")
+    level = {Standing.mastered: 4, Standing.passed: 3}.get(where, 2 if share >= 0.5 else 1)
+    return Cell(where.value, 100 * share, level, 100 * share, made.why if made.days_late else "", given)
+
+
+def _given(course: Course, exercise: Exercise, learner: str) -> str:
+    given = course.policy.grading.by_hand.adjustments.get((learner, exercise.id), ())
+    return "; ".join(f"{signed(a.points)} by hand: {line(a.reason)}" for a in given)
 
 
 _NOTHING_THERE = {

@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
 
 #: Columns of an exercise.
-_FIELDS = ("state", "points", "max_points", "deduction_percent", "percent", "late")
+_FIELDS = ("state", "points", "max_points", "deduction_percent", "percent", "late", "by_hand", "by_hand_reason")
 
 
 def to_csv(
     course: Course, entries: Mapping[str, Mapping[str, Entry]], people: Mapping[str, Sequence[str]] | None = None
 ) -> str:
-    """Learner, name and section (``people``; empty where no roster tells them), total in percent, then of every exercise that counts: state, points as graded, points to be had, what
-    lateness takes off in percent of these, the percent that counts in the total, and why it is late.
+    """Learner, name and section (``people``; empty where no roster tells them), total in percent, then of every exercise
+    that counts: state, points as graded, points to be had, what lateness takes off in percent of these, the percent that
+    counts in the total, why it is late, points given by hand and why.
 
     An exercise the grader failed on has its state and empty cells; a learner with nothing judged has an empty total.
     Cells that a spreadsheet would take for a formula are defused. Lines end as RFC 4180 says.
@@ -40,13 +41,15 @@ def to_csv(
             known = reached.get(exercise.id)
             made = grade(course, exercise, known)
             if known is None:
-                row += [Standing.not_started.value, 0, "", "", 0, ""]
+                row += [Standing.not_started.value, 0, "", "", 0, "", "", ""]
             elif made.counted is None:
                 row += [known.standing.value, *[""] * (len(_FIELDS) - 1)]
             else:
+                given = course.policy.grading.by_hand.adjustments.get((learner, exercise.id), ())
                 row += [
                     known.standing.value, round(known.points, 4), round(known.max_points, 4) or "",
                     round(100 * made.deduction, 4) or "", round(100 * made.counted, 2), made.why,
+                    sum(a.points for a in given) or "", "; ".join(a.reason for a in given),
                 ]  # fmt: skip
         writer.writerow([csv_cell(cell) for cell in row])
     return file.getvalue()

@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-from . import figures, text
+from . import by_hand, figures, text
 from .policy import LEVELS
 
 _LOADER = jinja2.PackageLoader("llmkata.reports", "templates")
@@ -30,6 +30,7 @@ def html() -> jinja2.Environment:
     env.filters.update(
         points=text.points, percent=text.percent, amount=text.amount, moment=text.moment, parts=text.parts,
         anchor=text.slug, flat=text.line, whole=text.whole,
+        signed=by_hand.signed,
     )
     env.globals.update(bar=figures.bar, growth=figures.growth, feedback_levels=LEVELS)
     # The pages name the digests of their own style and script, and the browser runs nothing else.
@@ -48,6 +49,7 @@ def markdown() -> jinja2.Environment:
         points=lambda value: Literal(text.points(value)), percent=lambda value: Literal(text.percent(value)),
         amount=lambda value, unit="": Literal(text.amount(value, text.markdown(unit))),
         fence=lambda value: Literal(text.fence(value)), moment=text.moment,
+        signed=lambda value: Literal(by_hand.signed(value)),
     )
     env.globals.update(verdict=figures.verdict)
     return env

@@ -72,7 +72,8 @@ def standing_text(known: Entry) -> Text:
 def summary_table(records: Iterable[ExerciseRecord], course: Course, *, limit: int = 60) -> RenderableType:
     """The class as a table: learners in alphabetical order with total and what they reached in each exercise.
 
-    At most ``limit`` learners are listed; the line below counts all. Faults of the grader are counted apart.
+    At most ``limit`` learners are listed; the line below counts all. Faults of the grader are counted apart. ± marks
+    what was changed by hand.
     """
     book: dict[str, dict[str, Entry]] = {}
     for (learner, name), record in latest(records).items():
@@ -161,8 +162,9 @@ def _cell(course: Course, exercise: Exercise, known: Entry | None) -> Text:
         return Text("")
     sign, style = SIGNS[known.standing]
     text = Text(f"{sign} {known.standing.value}", style=style)
-    if known.standing in (Standing.in_progress, Standing.passed):
-        text.append(f", {whole(100 * (grade(course, exercise, known).counted or 0.0))} %")
+    made = grade(course, exercise, known)
+    if known.standing in (Standing.in_progress, Standing.passed) or made.adjustment:
+        text.append(f", {whole(100 * (made.counted or 0.0))} %{' ±' if made.adjustment else ''}")
     return text
 
 

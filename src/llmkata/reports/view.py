@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from llmkata.gradebook.counted import RUBRIC
 from llmkata.gradebook.standing import Entry, Standing, entry, grade, task_done, total
 from llmkata.policy import Grade
 from llmkata.records import (
@@ -27,6 +28,7 @@ from llmkata.records import (
     State,
 )
 
+from .by_hand import HandCard, hand_card, voided
 from .policy import Audience, Level, allowed, in_one, withheld
 from .text import line, plain
 
@@ -54,6 +56,7 @@ class CheckCard(msgspec.Struct, forbid_unknown_fields=True):
     measures: list[Measure]
     flags: Annotated[list[str], Meta(description="For staff; empty on a learner's card.")]
     staff_output: Annotated[str, Meta(description="For staff; empty on a learner's card.")]
+    voided: Annotated[str, Meta(description="What became of a check that was found wrong, and why; else empty.")] = ""
 
 
 class TaskCard(msgspec.Struct, forbid_unknown_fields=True):
@@ -116,6 +119,9 @@ class ExerciseCard(msgspec.Struct, forbid_unknown_fields=True):
     due: Annotated[str, Meta(description="The learner's deadline, extension included; empty where there is none.")] = ""
     extra: Annotated[bool, Meta(description="Whether it is extra credit: it comes on top of the total.")] = False
     dropped: Annotated[bool, Meta(description="Whether the total leaves it out, as one that costs it most.")] = False
+    by_hand: Annotated[HandCard, Meta(description="What people put beside the checks.")] = msgspec.field(
+        default_factory=HandCard
+    )
 
 
 class TotalCard(msgspec.Struct, forbid_unknown_fields=True):
@@ -173,13 +179,13 @@ def scorecard(
     known = {exercise.id: exercise for exercise in course.exercises}
     cards = [
         _exercise(
-            exercise, mine.get(exercise.id), entries.get(exercise.id), course, levels, audience,
+            exercise, mine.get(exercise.id), entries.get(exercise.id), learner, course, levels, audience,
             "" if audience == "staff" else withheld(course, exercise.module, learner, now or datetime.now(UTC)),
         )
         for exercise in course.exercises if exercise.available or exercise.id in mine
     ]
     cards += [
-        _exercise(None, record, entries[name], course, levels, audience, "")
+        _exercise(None, record, entries[name], learner, course, levels, audience, "")
         for name, record in mine.items() if name not in known
     ]
     for card in cards if past is not None else ():
@@ -203,14 +209,16 @@ def scorecard(
 
 
 def _exercise(
-    exercise: Exercise | None, record: ExerciseRecord | None, known: Entry | None, course: Course,
+    exercise: Exercise | None, record: ExerciseRecord | None, known: Entry | None, learner: str, course: Course,
     levels: dict[str, Level], audience: Audience, hiding: str,
 ) -> ExerciseCard:
     """A card from what the course says about the exercise, what the record says, or both."""
     name = exercise.id if exercise else record.exercise if record else ""
-    checks = record.checks if record else []
+    checks = [check for check in record.checks if check.kind != RUBRIC] if record else []
     tasks = _tasks(exercise, checks, levels, audience, hiding)
-    known = known or Entry(learner="", exercise=name, standing=Standing.not_started)
+    for check in (check for task in tasks for check in task.checks):
+        check.voided = voided(course, name, check.id)
+    known = known or Entry(learner=learner, exercise=name, standing=Standing.not_started)
     made = grade(course, exercise, known) if exercise else Grade(known.fraction(course.policy.weights))
     graded = record is not None and record.state is State.graded
     return ExerciseCard(
@@ -230,6 +238,7 @@ def _exercise(
         provenance=_provenance(record, audience) if record and record.provenance else None,
         deduction=100.0 * made.deduction, late=made.why if made.days_late else "", due=f"{made.due:%Y-%m-%d %H:%M %Z}" if made.due else "",
         extra=bool(exercise and exercise.slug in course.policy.grading.extra_credit.exercises),
+        by_hand=hand_card(course, exercise, learner, made, graded, audience) if exercise else HandCard(),
     )
 
 
