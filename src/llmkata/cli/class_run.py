@@ -54,6 +54,14 @@ class ClassRun:
 
         return grades_of(with_changes(self.course, changes, frozen=frozen), self.records)
 
+    def planned(self, *changes: Change, frozen: bool = True) -> Grades:
+        """The grades as they would be after these changes, too."""
+        import msgspec
+
+        last = max((change.number for change in self.changes), default=0)
+        numbered = [msgspec.structs.replace(c, number=last + n) for n, c in enumerate(changes, start=1)]
+        return self.grades([*self.changes, *numbered], frozen=frozen)
+
     def exercise(self, name: str) -> Exercise:
         """The exercise of that name; stops where nobody handed it in, since it counts nowhere."""
         exercise = self.course.exercise(name)

@@ -20,6 +20,7 @@ from llmkata.cli.common import UNUSABLE, UsageFault, prog
 from llmkata.cli.demo import demo
 from llmkata.cli.export import export
 from llmkata.cli.forget import forget
+from llmkata.cli.freeze import freeze, release_grades
 from llmkata.cli.grade import grade
 from llmkata.cli.hint import hint
 from llmkata.cli.lint import lint
@@ -31,6 +32,7 @@ from llmkata.cli.next import next_step, open_exercise
 from llmkata.cli.notebook import notebook
 from llmkata.cli.regrade import regrade
 from llmkata.cli.release import release
+from llmkata.cli.remark import comment, rubric
 from llmkata.cli.replay import replay
 from llmkata.cli.report import report
 from llmkata.cli.reset import give_up, reset
@@ -39,6 +41,7 @@ from llmkata.cli.signed import verify
 from llmkata.cli.start import start
 from llmkata.cli.sync import sync
 from llmkata.cli.version import version
+from llmkata.cli.void import void
 from llmkata.cli.watch import watch
 from llmkata.cli.workflow import workflow
 from llmkata.threads import one_thread
@@ -102,7 +105,10 @@ for _section, _commands in {
         "grade": grade, "regrade": regrade, "merge": merge, "report": report, "export": export, "demo": demo, "ci": ci,
         "verify": verify, "collect": collect, "workflow": workflow, "forget": forget,
     },
-    "Change by hand": {"adjust": adjust, "undo": undo, "log": log},
+    "Change by hand": {
+        "adjust": adjust, "comment": comment, "rubric": rubric, "void": void, "undo": undo, "freeze": freeze,
+        "release-grades": release_grades, "log": log,
+    },
     "Write exercises": {"new": new, "sync": sync, "lint": lint, "audit": audit, "release": release},
     "This installation": {"doctor": doctor, "version": version},
 }.items():
