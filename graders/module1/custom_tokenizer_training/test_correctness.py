@@ -15,7 +15,7 @@ import math
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
+import regex
 
 from llmkata.checks import check, expect_error, hint, points, probe, same, task
 
@@ -68,9 +68,9 @@ def streamed(module, counts, size, specials, cuts):
 
 
 @probe
-def laziness(module, counts, size, chunks):
+def laziness(module, counts, size, specials, chunks):
     """For each id: how many chunks had been asked for when it came."""
-    model, taken = module.train_bpe(dict(map(tuple, counts)), size), [0]
+    model, taken = module.train_bpe(dict(map(tuple, counts)), size, specials), [0]
 
     def read():
         for chunk in chunks:
@@ -340,6 +340,7 @@ def test_wordpiece_training(submission, reference, rng):
     ]
     small = {"aaaa": 3, "ab": 1}
     cases += [({**word_counts(), "a": 5}, 60, "[UNK]"), (small, 2, "[UNK]"), (small, 500, "[UNK]"), ({}, 5, "[UNK]")]
+    cases.append(({"cd": 1, "ab": 1}, 6, "[UNK]"))  # equal scores and counts
     for (counts, size, unk), got in zip(cases, submission.run(wordpieces, cases), strict=True):
         want = reference.wordpiece_vocab(counts, size, unk)
         check(got == want, f"The vocabulary of {dict(list(counts.items())[:20])}, size {size}", got=got, want=want)
@@ -485,6 +486,11 @@ def test_em_step(submission, reference, rng):
         if set(new) == sizes:
             check(likelihood >= last - 1e-9 * abs(last), "The likelihood fell.", got=likelihood, want=last)
         before, last, sizes = new, likelihood, set(new)
+    # ab competes with a b, which has 1/4: its expected count is `share` floors.
+    for share in (0.5, 1.5):
+        logp = {"a": math.log(0.5), "b": math.log(0.5), "ab": math.log(share * 0.25e-12)}
+        ((_, new),) = submission.run(em_steps, {"ab": 1}, logp, 2, 1)
+        check(("ab" in new) == (share > 1), f"A piece with an expected count of {share}e-12", got=sorted(new))
 
 
 # --- task 7 -----------------------------------------------------------------------------------------------------------
@@ -511,6 +517,11 @@ def test_prune(submission, reference, rng):
             wants.append(want)
     for keep in (2, 0, 40):
         cases.append((*cases[0][:2], keep, 4))
+        wants.append(reference.prune(*cases[-1])[0])
+    # Nobody uses aa and zz: their loss is 0, though zz cannot be written in any other way. That of ab is 1/2.
+    unused = {"zz": -2.0, "a": -1.0, "b": -1.0, "aa": -3.0, "ab": -1.5}
+    for keep in (3, 4):
+        cases.append(({"ab": 1}, unused, keep, 2))
         wants.append(reference.prune(*cases[-1])[0])
     for (counts, logp, keep, _), want, got in zip(cases, wants, submission.run(pruned, cases), strict=True):
         check(set(got) == set(want), f"Which {keep} of {logp} stay", got=sorted(got), want=sorted(want))
@@ -541,12 +552,15 @@ def test_train_unigram(submission, reference, rng):
         if gap > 1e-6:
             cases.append((counts, size, options))
             wants.append((logp, history, options["max_piece"]))
-    rare = {"abcab": 1, "xyz": 1}
-    cases += [(rare, 7, {"max_piece": 3}), ({"ab": 2}, 40, {})]
-    wants += [
-        reference.train_unigram(*cases[-2][:2], max_piece=3)[:2] + (3,),
-        reference.train_unigram({"ab": 2}, 40)[:2] + (6,),
-    ]
+    # Few pieces occur twice; no more seeds than characters; a vocabulary of the characters alone.
+    for case in (
+        ({"abcab": 1, "xyz": 1}, 7, {"max_piece": 3}),
+        ({"ab": 2}, 40, {}),
+        ({"abcabc": 2, "cab": 1}, 40, {"seed_size": 2}),
+        ({"ababab": 700, "abc": 523}, 3, {"max_piece": 2}),
+    ):
+        cases.append(case)
+        wants.append((*reference.train_unigram(*case[:2], **case[2])[:2], case[2].get("max_piece", 6)))
     for (counts, size, options), (logp, history, most), got in zip(
         cases, wants, submission.run(unigrams, cases), strict=True
     ):
@@ -580,7 +594,7 @@ def test_encode_iterable(submission, reference, rng):
     # Contractions and runs of spaces are merged, or it would not show where they are cut.
     counts = [*natural(reference, 0)[0], [b"'ll", 900], [b"'ve", 800], [b"   ", 700], [b" \n", 600]]
     merges = reference.bpe_merges(dict(map(tuple, counts)), 40)
-    specials = ["<|a|>", "<|ab|>", "ab|", "zz<"]
+    specials = ["<|a|>", "<|ab|>", "ab|", "zz<", "[end of text]"]
     parts = [
         "<|a|>",
         "<|",
@@ -603,6 +617,7 @@ def test_encode_iterable(submission, reference, rng):
         "e",
     ]
     cuts = [[], [""], ["'l", "l"], ["x <|a", "b|>"], ["<|", "", "a|>", " "], ["a  ", " b"], ["a\n", " \n", "b"]]
+    cuts += [["x <|ab|", ">"], ["[end of text", "]"]]  # all but the last character of a special token
     for _ in range(60):
         text = "".join(rng.choice(parts, size=rng.integers(1, 14)))
         borders = sorted({0, len(text), *(int(x) for x in rng.integers(0, len(text) + 1, size=rng.integers(1, 8)))})
@@ -610,14 +625,24 @@ def test_encode_iterable(submission, reference, rng):
     for chunks, got in zip(cuts, submission.run(streamed, counts, 296 + len(specials), specials, cuts), strict=True):
         want = reference.bpe_encode("".join(chunks), merges, specials)
         check(got == want, f"The ids of the chunks {chunks}", got=got, want=want)
-    words = [f" w{i % 7}" for i in range(60)]
-    found = submission.run(laziness, counts, 296, words)
-    want = reference.bpe_encode("".join(words), merges)
-    check([i for i, _ in found] == want, "The ids of 60 chunks", got=[i for i, _ in found], want=want)
-    # A chunk is two pre-tokens (" w", "3"). With two held back, the ids of chunk k are out before chunk k + 2 is read.
-    ends = np.cumsum([len(reference.bpe_encode(word, merges)) for word in words])
-    late = [k for k, end in enumerate(ends) if found[end - 1][1] > min(k + 3, len(words))]
-    check(not late, "Ids are held back longer than the last two pre-tokens.", got=f"chunks {late[:5]} of {len(words)}")
+    words = [f" w{i % 7}" for i in range(40)]
+    words[10], words[20:22] = "[end of text]", [" a b c[", "end of text]"]
+    found = submission.run(laziness, counts, 297, specials[-1:], words)
+    want = reference.bpe_encode("".join(words), merges, specials[-1:])
+    check([i for i, _ in found] == want, "The ids of 40 chunks", got=[i for i, _ in found], want=want)
+    read = ["".join(words[: n + 1]) for n in range(len(words))]
+    due = [len(reference.bpe_encode(settled(reference, text, specials[-1]), merges, specials[-1:])) for text in read]
+    late = [n for n, least in enumerate(due, 1) if sum(taken <= n for _, taken in found) < least]
+    check(not late, "More is held back than the last two pre-tokens and what could begin a special token.",
+          got=f"after {late[:5]} of {len(words)} chunks")  # fmt: skip
+
+
+def settled(reference, text, special):
+    """A text without what may be held back of it: after the last special token two pre-tokens, and a beginning of one."""
+    rest = text.rpartition(special)[2]
+    begun = next((i for i in range(len(rest)) if special.startswith(rest[i:])), len(rest))
+    held = "".join(regex.findall(reference.PAT, rest[:begun])[-2:]) + rest[begun:]
+    return text[: len(text) - len(held)]
 
 
 # --- task 10 ----------------------------------------------------------------------------------------------------------
@@ -636,7 +661,8 @@ def test_export_loads(submission, reference, rng):
     counts, merges = natural(reference, 40)
     texts = [*HARD, *BETWEEN, *sample()[12:15]]
     text, ids = submission.run(exported, "bpe", (counts, 299, SPECIALS), texts)
-    json.loads(text)
+    numbered = sorted(json.loads(text)["model"]["vocab"].values())
+    check(numbered == list(range(296)), "The vocabulary of the file holds bytes and merges alone.", got=numbered)
     loaded = Tokenizer.from_str(text)
     for source, found in zip(texts, ids, strict=True):
         want = reference.bpe_encode(source, merges, SPECIALS)
@@ -645,10 +671,10 @@ def test_export_loads(submission, reference, rng):
         back = loaded.decode(want, skip_special_tokens=False)
         check(back == source, f"What the file decodes for {source!r}", got=back, want=source)
     words = words_over(rng, "abc", 40, 10)
-    learnt = table(rng, "abc")
-    text, found = submission.run(exported, "wordpiece", (learnt, 20), [*words, "abz"])
+    learnt, odd = table(rng, "abc"), ["abz", "a" * 100, "a" * 101]
+    text, found = submission.run(exported, "wordpiece", (learnt, 20), [*words, *odd])
     loaded, vocab = Tokenizer.from_str(text), reference.wordpiece_vocab(learnt, 20)
-    for word, pieces in zip([*words, "abz"], found, strict=True):
+    for word, pieces in zip([*words, *odd], found, strict=True):
         got, want = loaded.encode(word), reference.wordpiece_encode(word, vocab)
         check(pieces == got.tokens == want, f"The WordPiece tokens of {word!r}", got=got.tokens, want=want)
         check(got.ids == [vocab[p] for p in want], f"The WordPiece ids of {word!r}", got=got.ids)
