@@ -109,3 +109,16 @@ def mean_gradients(losses, parameters):
         grads = gradients(loss(leaves), list(leaves.values()))
         total = grads if total is None else [a + b for a, b in zip(total, grads)]
     return {name: g / len(losses) for name, g in zip(parameters, total)}
+
+
+def chain_gradients(layers, inputs):
+    """Per layer (weight, bias) gradients of a chain of tanh layers, summed over the inputs' mean squares."""
+    leaves = [t.detach().double().requires_grad_() for layer in layers for t in layer]
+    total = 0.0
+    for x in inputs:
+        x = x.double()
+        for w, b in zip(leaves[::2], leaves[1::2]):
+            x = torch.tanh(x @ w.T + b)
+        total = total + x.square().mean()
+    grads = gradients(total, leaves)
+    return list(zip(grads[::2], grads[1::2]))
