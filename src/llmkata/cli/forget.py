@@ -62,11 +62,9 @@ def forget(
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         _log(folder, found)
         if pages and records_of(folder):
-            publish(course, folder)
+            publish(course, folder, pseudonyms=pseudonymous)
         left = [path for place in (folder, submissions) if place for path in forgetting.still_named(place, names)]
     typer.echo(f"\nremoved from {shown(folder)}" + (f" and {shown(submissions)}" if works and submissions else ""))
-    if pseudonymous:
-        typer.echo(f"Next: {prog()} report {shown(folder)} --pseudonyms     # the run under pseudonyms, without the learner")
     if left:
         typer.echo("these may still name the learner; look at them:", err=True)
         for path in left[:20]:

@@ -11,7 +11,7 @@ import typer
 
 from llmkata.cli.common import FAILED, course_of, fail, prog, shown
 from llmkata.cli.hold import hold
-from llmkata.cli.options import GroupsOption, Isolation, IsolationOption, RosterOption, seed_of
+from llmkata.cli.options import GroupsOption, Isolation, IsolationOption, PseudonymsOption, RosterOption, seed_of
 
 if TYPE_CHECKING:
     from llmkata.course import Course
@@ -39,6 +39,7 @@ def grade(
         Path | None,
         typer.Option(help="CSV of times: id, submitted at; or the grading worksheet of Moodle.", metavar="CSV"),
     ] = None,
+    pseudonyms: PseudonymsOption = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Grade what is graded already, too.")] = False,
     shard: Annotated[
         str, typer.Option(help="Grade only part I of N into records, for 'kata merge': on N machines at once.", metavar="I/N")
@@ -60,7 +61,7 @@ def grade(
         fail("--groups says whose submissions are not compared", f"{prog()} grade {shown(folder)} --similarity")
     given = {"workers": workers, "seed": seed_of(course, seed), "isolation": isolation}
     given |= {"similarity": similarity, "groups": groups, "roster": roster, "at": at, "times": times, "fresh": fresh}
-    given |= {"shard": _shard_of(shard)}
+    given |= {"shard": _shard_of(shard), "pseudonyms": pseudonyms}
     command = f"{prog()} grade {shown(folder)} --out"
     with hold(out, f"{command} {shown(out)}", f"{command} {shown(out.parent / f'{out.name}-2')}"):
         lost = grade_folder(course, folder, out, **given)
@@ -72,6 +73,7 @@ def grade_folder(
     course: Course, folder: Path, out: Path, *, workers: int | None, seed: int | None, isolation: Isolation,
     similarity: bool = False, groups: Path | None = None, roster: Path | None = None, at: str = "",
     times: Path | None = None, fresh: bool = False, shard: tuple[int, int] | None = None,
+    pseudonyms: bool = False,
 ) -> int:
     """Grade, write the report, print the table and where the pages are. Returns how many could not be judged. The caller
     has ``out`` (:func:`.hold.hold`).
@@ -106,7 +108,7 @@ def grade_folder(
         return sum(r.state is State.infrastructure for r in records)
     if similarity:
         compare(course, submissions, out, groups)
-    return sum(r.state is State.infrastructure for r in publish(course, out))
+    return sum(r.state is State.infrastructure for r in publish(course, out, pseudonyms=pseudonyms))
 
 
 def grade_new(

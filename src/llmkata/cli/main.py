@@ -43,6 +43,7 @@ from llmkata.cli.sync import sync
 from llmkata.cli.version import version
 from llmkata.cli.void import void
 from llmkata.cli.watch import watch
+from llmkata.cli.whois import whois
 from llmkata.cli.workflow import workflow
 from llmkata.threads import one_thread
 
@@ -104,6 +105,7 @@ for _section, _commands in {
     "Grade": {
         "grade": grade, "regrade": regrade, "merge": merge, "report": report, "export": export, "demo": demo, "ci": ci,
         "verify": verify, "collect": collect, "workflow": workflow, "forget": forget,
+        "whois": whois,
     },
     "Change by hand": {
         "adjust": adjust, "comment": comment, "rubric": rubric, "void": void, "undo": undo, "freeze": freeze,

@@ -46,6 +46,12 @@ RosterOption = Annotated[
 ]
 
 
+PseudonymsOption = Annotated[
+    bool,
+    typer.Option("--pseudonyms", help="Also write the run under pseudonyms, for third parties: DIR/pseudonymous/."),
+]
+
+
 def seed_of(course: Course, given: int | None) -> int | None:
     """The seed given, else that of the environment variable the course names, else None (the public seed)."""
     if given is not None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmkata.cli.common import course_of, fail, prog, shown
+from llmkata.cli.common import course_of, fail, prog, shown, state_dir
 from llmkata.cli.hold import hold
-from llmkata.cli.options import GroupsOption, RosterOption
+from llmkata.cli.options import GroupsOption, PseudonymsOption, RosterOption
 from llmkata.cli.signed import sign_results
-from llmkata.places import CARDS, CHANGES, GRADEBOOK, RECORDS, ROSTER, SIMILARITY
+from llmkata.places import CARDS, CHANGES, GRADEBOOK, INDEX, PSEUDONYMOUS, RECORDS, ROSTER, SIMILARITY
 
 if TYPE_CHECKING:
     from llmkata.course import Course
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from llmkata.grading.intake import Submission
     from llmkata.grading.roster import Roster
     from llmkata.records import ExerciseRecord
+    from llmkata.reports.site import Report
 
 
 def report(
@@ -31,6 +33,7 @@ def report(
     ] = None,
     groups: GroupsOption = None,
     roster: RosterOption = None,
+    pseudonyms: PseudonymsOption = False,
 ) -> None:
     """Write scorecards, class page and grades.csv again, from the records of a run.
 
@@ -40,11 +43,11 @@ def report(
     if not (folder / RECORDS).is_file():
         fail(f"{shown(folder)} holds no {RECORDS}", f"{prog()} grade submissions/ --out {shown(folder)}")
     with hold(folder, f"{prog()} report {shown(folder)}"):
-        _report(course, folder, similarity, groups, roster)
+        _report(course, folder, similarity, groups, roster, pseudonyms)
 
 
 def _report(
-    course: Course, folder: Path, similarity: Path | None, groups: Path | None, roster: Path | None
+    course: Course, folder: Path, similarity: Path | None, groups: Path | None, roster: Path | None, pseudonyms: bool
 ) -> None:
     people = keep_roster(course, folder, roster) if roster else roster_of(course, folder)
     if similarity is not None:
@@ -58,7 +61,7 @@ def _report(
         compare(course, submissions, folder, groups)
     elif groups is not None:
         fail("--groups says whose submissions are not compared", f"{prog()} report {shown(folder)} --similarity DIR")
-    if not publish(course, folder):
+    if not publish(course, folder, pseudonyms=pseudonyms):
         what = f"{shown(folder / RECORDS)} holds no record that can be read"
         fail(what, f"{prog()} grade submissions/ --out {shown(folder)}")
 
@@ -146,41 +149,83 @@ def handed_in(records: Iterable[ExerciseRecord]) -> set[str]:
     return {r.exercise for r in records if r.state is not State.missing} or {r.exercise for r in records}
 
 
-def publish(course: Course, folder: Path) -> list[ExerciseRecord]:
+def publish(course: Course, folder: Path, *, pseudonyms: bool = False) -> list[ExerciseRecord]:
     """Rebuild the gradebook of a run, write its pages, print the class as a table and where the pages are.
 
     Exercises that nobody of the class handed in are left out: a course is longer than a term has passed. Returns the
-    records that count; without any nothing is written. Where the instructor's key is set the files are signed.
+    records that count; without any nothing is written. Where the instructor's key is set the files are signed. The run
+    under pseudonyms is written with ``pseudonyms``, and from then on whenever this one is.
     """
-    from llmkata.gradebook import Gradebook, counting
+    from llmkata.reports.terminal import console, summary_table
+
+    made = _write(course, folder, records_of(folder))
+    if made is None:
+        return []
+    if made.unused:
+        names = ", ".join(made.unused) if len(made.unused) <= 8 else f"{len(made.unused)} of {len(course.available)} exercises"
+        typer.echo(f"nobody handed in {names}: left out of pages and totals")
+    console().print(summary_table(made.records, made.course))
+    typer.echo()
+    places = {"class page": made.report.index, "grades": made.report.grades, "scorecards": folder / CARDS}
+    for what, path in (places | {"records": folder / RECORDS}).items():
+        typer.echo(f"{what + ':':<12}{shown(path)}")
+    pages = [*(folder / CARDS).iterdir(), made.report.index, made.report.grades, folder / RECORDS]
+    sign_results(folder, [path for path in pages if path.is_file()])
+    if pseudonyms or (folder / PSEUDONYMOUS).is_dir():
+        _write_pseudonymous(course, folder)
+    return made.records
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What became of the records of a run."""
+
+    course: Course
+    records: list[ExerciseRecord]
+    report: Report
+    #: Numbers of exercises that nobody handed in.
+    unused: list[str]
+
+
+def _write(course: Course, folder: Path, read: list[ExerciseRecord]) -> _Made | None:
+    """Gradebook and pages, of records as they were read; None where there are none."""
+    from llmkata.gradebook import Gradebook
+    from llmkata.gradebook.attempts import chosen
     from llmkata.gradebook.counted import as_it_counts
     from llmkata.records.pairs import read_pairs
     from llmkata.reports.site import write_report
-    from llmkata.reports.terminal import console, summary_table
 
     roster = roster_of(course, folder)
     course = enrolled_course(course, folder)
     people = {p.id: (p.name, p.section) for p in roster.people} if roster else None
-    records = list(counting(records_of(folder), course).values())
-    if not records:
-        return []
-    used = handed_in(records)
+    everything = [as_it_counts(record, course) for record in read]
+    standing = list(chosen(everything, course).values())
+    if not standing:
+        return None
+    used = handed_in(standing)
     unused = [exercise.number for exercise in course.available if exercise.id not in used]
-    if unused:
-        names = ", ".join(unused) if len(unused) <= 8 else f"{len(unused)} of {len(course.available)} exercises"
-        typer.echo(f"nobody handed in {names}: left out of pages and totals")
-    course, records = course.narrowed(used), [r for r in records if r.exercise in used]
+    course, records = course.narrowed(used), [r for r in standing if r.exercise in used]
     with Gradebook.open(f"sqlite:///{folder / GRADEBOOK}") as book:
-        book.rebuild(
-            [folder / RECORDS], lambda read: counting(read, course), lambda record: as_it_counts(record, course)
-        )
+        book.index(everything, standing)
         pairs = read_pairs(folder / SIMILARITY, records)
-        written = write_report(folder, course, records, book, pairs=pairs, people=people)
-    console().print(summary_table(records, course))
-    typer.echo()
-    places = {"class page": written.index, "grades": written.grades, "scorecards": folder / CARDS}
-    for what, path in (places | {"records": folder / RECORDS}).items():
-        typer.echo(f"{what + ':':<12}{shown(path)}")
-    pages = [*(folder / CARDS).iterdir(), written.index, written.grades, folder / RECORDS]
-    sign_results(folder, [path for path in pages if path.is_file()])
-    return records
+        report = write_report(folder, course, records, book, pairs=pairs, people=people)
+    return _Made(course, records, report, unused)
+
+
+def _write_pseudonymous(course: Course, folder: Path) -> None:
+    """The run under pseudonyms, beside it: what ``kata export`` needs, and pages."""
+    from llmkata.grading.pseudonyms import Pseudonyms, write_run
+
+    place = key_place(course)
+    new = not place.exists()
+    target = folder / PSEUDONYMOUS
+    write_run(folder, target, Pseudonyms.of_file(place), roster_of(course, folder))
+    _write(course, target, records_of(target))
+    typer.echo(f"{'pseudonyms:':<12}{shown(target / INDEX)}, for third parties")
+    if new:
+        typer.echo(f"{'their key:':<12}{shown(place)}: keep it secret and safe, pseudonyms hang on it")
+
+
+def key_place(course: Course) -> Path:
+    """Where the secret key of a course's pseudonyms lies."""
+    return state_dir(course) / "pseudonyms.key"

@@ -29,9 +29,14 @@ def counting(records: Iterable[ExerciseRecord], course: Course) -> dict[tuple[st
     of two that were handed in at the same time, the later written counts. One the grader failed on counts where there
     is no other.
     """
+    return chosen((as_it_counts(record, course) for record in records), course)
+
+
+def chosen(records: Iterable[ExerciseRecord], course: Course) -> dict[tuple[str, str], ExerciseRecord]:
+    """:func:`counting` of records that are as they count already; the very objects."""
     found: dict[tuple[str, str], dict[tuple[object, ...], ExerciseRecord]] = {}
     frozen: dict[tuple[str, str], ExerciseRecord] = {}
-    for record in (as_it_counts(record, course) for record in records):
+    for record in records:
         pin = course.policy.grading.by_hand.pin(record.learner, record.exercise)
         if pin is not None and (record.graded_at, record.submission_sha) == (pin.graded_at, pin.submission_sha):
             frozen[record.learner, record.exercise] = record

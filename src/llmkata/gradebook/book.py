@@ -68,22 +68,25 @@ class Gradebook:
     # -- writing ------------------------------------------------------------------------------------------------
 
     def rebuild(
-        self, record_files: Iterable[Path | str], choose: Callable[[list[ExerciseRecord]], Standings] = latest,
-        revise: Callable[[ExerciseRecord], ExerciseRecord] = lambda record: record,
+        self, record_files: Iterable[Path | str], choose: Callable[[list[ExerciseRecord]], Standings] = latest
     ) -> list[Fault]:
-        """Forget everything and index these files anew, in one transaction. Returns the lines that were skipped.
+        """Forget everything and index these files anew. Returns the lines that were skipped.
 
-        ``choose``: which record of a learner and exercise stands; by default the latest that was judged. ``revise``: a
-        record as it counts, where something was changed by hand.
+        ``choose``: which record of a learner and exercise stands; by default the latest that was judged.
         """
         reading = read_records(record_files)
-        records = [revise(record) for record in reading.records]
-        current = {id(record) for record in choose(records).values()}
+        self.index(reading.records, choose(reading.records).values())
+        return reading.faults
+
+    def index(self, records: Sequence[ExerciseRecord], standing: Iterable[ExerciseRecord]) -> None:
+        """Forget everything and index these records, in one transaction. ``standing``: those of them that stand, the very
+        objects, one for each learner and exercise.
+        """
+        current = {id(record) for record in standing}
         with self._engine.begin() as connection:
             for table in (schema.measure, schema.check, schema.record):
                 connection.execute(delete(table))
             _insert(connection, records, current)
-        return reading.faults
 
     def add(self, record: ExerciseRecord) -> None:
         """Index one record; it becomes the standing one of its learner and exercise unless an older one outranks it."""

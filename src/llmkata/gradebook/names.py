@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -16,7 +16,8 @@ class Names:
     """The id of a learner, and the other names that mean the same person: name, address, accounts, numbers.
 
     Letters and digits beside a name make it another word, so ``ann`` is found in ``ann_340934`` and ``(ann)`` and not in
-    ``annotation``. Case, and how much white space parts the words of a name, do not matter.
+    ``annotation``. Case, the order of first and last, and what parts the words of a name do not matter (``Berg, Ann``,
+    ``ann_berg``, ``bergann``).
     """
 
     def __init__(self, learner: str, others: Iterable[str] = ()) -> None:
@@ -55,7 +56,14 @@ class Names:
 
 
 def _pattern(names: Iterable[str]) -> re.Pattern[str] | None:
-    words = [r"\s+".join(re.escape(word) for word in name.split()) for name in names]
-    if not words:
+    found = [form for name in names for form in _forms(name)]
+    if not found:
         return None
-    return re.compile(rf"(?<![^\W_])(?:{'|'.join(words)})(?![^\W_])", re.IGNORECASE)
+    return re.compile(rf"(?<![^\W_])(?:{'|'.join(found)})(?![^\W_])", re.IGNORECASE)
+
+
+def _forms(name: str) -> Iterator[str]:
+    """A name with its words in every turn: ``ann marie berg``, ``marie berg ann``, ``berg ann marie``."""
+    words = [re.escape(word) for word in re.split(r"[\s,]+", name) if word]
+    for turn in range(len(words)):
+        yield r"[\W_]*".join(words[turn:] + words[:turn])

@@ -129,10 +129,11 @@ def names_of(learner: str, roster: Roster | None) -> Names:
 
 
 def _mentions(record: ExerciseRecord, names: Names) -> bool:
-    return any(names.learner in _members(note) for note in record.notes)
+    return any(names.learner in members(note) for note in record.notes)
 
 
-def _members(note: str) -> list[str]:
+def members(note: str) -> list[str]:
+    """The ids in the note of a work that counts for a group; none in any other."""
     return note.removeprefix(FOR_GROUP).split(", ") if note.startswith(FOR_GROUP) else []
 
 
@@ -152,9 +153,9 @@ def unnamed(record: ExerciseRecord, names: Names, instead: str) -> ExerciseRecor
     """The record with ``instead`` in place of the names in its free texts: what was printed, compared, noted and found."""
 
     def note(text: str) -> str:
-        members = _members(text)
-        if members:
-            return FOR_GROUP + ", ".join(instead if member == names.learner else member for member in members)
+        unit = members(text)
+        if unit:
+            return FOR_GROUP + ", ".join(instead if member == names.learner else member for member in unit)
         return names.taken_out(text, instead)
 
     def out(value):

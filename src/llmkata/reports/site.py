@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from llmkata.gradebook import Gradebook
-from llmkata.records import ExerciseRecord, latest
+from llmkata.records import ExerciseRecord
 from llmkata.records.pairs import Pair
 
 from . import classpage, grades, scorecard
@@ -47,15 +47,15 @@ def write_report(
 ) -> Report:
     """Write the report of a class into the folder ``out``, which is made where needed; files of that name are replaced.
 
-    ``records`` are the records of the run (several per learner and exercise may be there: :func:`latest` decides) and
-    ``book`` their index. ``feedback``: level for hidden checks, by default the course's. ``pairs``: submissions that
-    are alike, for the class page alone; None where nobody looked for them. ``people``: name and section of learners, for
+    ``records`` are those that count, one for each learner and exercise, and ``book`` the index of the run. ``feedback``:
+    level for hidden checks, by default the course's. ``pairs``: submissions that are alike, for the class page alone; None
+    where nobody looked for them. ``people``: name and section of learners, for
     class page and grades.csv.
     """
     out = Path(out)
     by_learner: dict[str, list[ExerciseRecord]] = {}
-    for (learner, _), record in latest(records).items():
-        by_learner.setdefault(learner, []).append(record)
+    for record in records:
+        by_learner.setdefault(record.learner, []).append(record)
     cards = {
         learner: write_card(out / "learners", learner, mine, course, feedback=feedback)
         for learner, mine in by_learner.items()

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from llmkata.course.launcher import launcher
 from llmkata.gradebook.standing import Entry, Standing, entry, grade, total
-from llmkata.records import NOT_STARTED, Evidence, ExerciseRecord, Measure, latest
+from llmkata.records import NOT_STARTED, Evidence, ExerciseRecord, Measure
 
 from .figures import bar
 from .policy import Level
@@ -71,13 +71,14 @@ def standing_text(known: Entry) -> Text:
 
 def summary_table(records: Iterable[ExerciseRecord], course: Course, *, limit: int = 60) -> RenderableType:
     """The class as a table: learners in alphabetical order with total and what they reached in each exercise.
+    ``records``: those that count, one for each learner and exercise.
 
     At most ``limit`` learners are listed; the line below counts all. Faults of the grader are counted apart. ± marks
     what was changed by hand.
     """
     book: dict[str, dict[str, Entry]] = {}
-    for (learner, name), record in latest(records).items():
-        book.setdefault(learner, {})[name] = entry(record)
+    for record in records:
+        book.setdefault(record.learner, {})[record.exercise] = entry(record)
     if not book:
         return Text("No submissions were graded.", style="dim")
     used = {name for known in book.values() for name in known}
