@@ -13,6 +13,8 @@ SIMILARITY = "similarity.json"
 INDEX = "index.html"
 GRADES = "grades.csv"
 CARDS = "learners"
+#: Cards for staff, where grades are released by hand.
+STAFF = "staff"
 #: What was written for other systems, and the run under pseudonyms.
 EXPORTS = "export"
 PSEUDONYMOUS = "pseudonymous"

@@ -9,7 +9,6 @@ import typer
 
 from llmkata.cli.class_run import REPORT, ExerciseArgument, InOption, LearnerArgument, open_class
 from llmkata.cli.common import fail, prog
-from llmkata.cli.moved import tell_changes
 
 _SIGNED = re.compile(r"[+-]\d{1,6}(\.\d{1,4})?")
 
@@ -32,14 +31,12 @@ def adjust(
     again = f'{prog()} adjust {learner} {exercise} --points +3 --reason "..."'
     if not _SIGNED.fullmatch(points.strip()) or not float(points):
         fail(f"--points {points}: write what is added or taken, with its sign, as +3 or -1.5", again)
-    if not reason.strip():
+    if not reason.strip(" ."):
         fail("--reason must say why: the learner reads it", again)
     run = open_class(context, folder)
     chosen, name = run.exercise(exercise), run.learner(learner)
     run.record(name, chosen)
-    before = run.now
-    made = run.add(Change(
+    run.change(Change(
         0, now(), who(), Action.adjust, chosen.id, learner=name, points=float(points), of=run.worth(chosen),
         text=reason.strip(),
     ))  # fmt: skip
-    tell_changes(run, made, before)

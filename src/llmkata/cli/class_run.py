@@ -98,6 +98,13 @@ class ClassRun:
         most = max((r.max_points for (_, name), r in self.live.records.items() if name == exercise.id), default=0.0)
         return most or maxima([exercise], self.records).get(exercise.id, 0.0)
 
+    def change(self, *changes: Change) -> None:
+        """Write changes into the log and tell what they move, and what waits because it is frozen."""
+        from llmkata.cli.moved import tell_changes
+
+        now, live = self.now, self.live
+        tell_changes(self, self.add(*changes), now, live)
+
     def add(self, *changes: Change) -> list[Change]:
         """Write changes into the log. They get their numbers there."""
         from llmkata.gradebook.changes import ChangeError

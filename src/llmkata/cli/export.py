@@ -10,7 +10,7 @@ import typer
 from llmkata.cli.common import FAILED, course_of, exercise_of, fail, prog, shown
 from llmkata.cli.hidden import maxima
 from llmkata.cli.options import Isolation, IsolationOption
-from llmkata.cli.report import RECORDS, enrolled_course, handed_in, records_of
+from llmkata.cli.report import RECORDS, enrolled_course, handed_in, records_of, released_in
 
 if TYPE_CHECKING:
     from llmkata.course import Course, Exercise
@@ -37,6 +37,9 @@ def export(
     ] = None,
     exercise: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.", metavar="NAME")] = None,
     learner: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.", metavar="NAME")] = None,
+    unreleased: Annotated[
+        bool, typer.Option("--unreleased", help="Also what is not released to learners yet; for staff.")
+    ] = False,
     isolation: IsolationOption = Isolation.sandbox,
 ) -> None:
     """Write results for another system, or (nbgrader-course) the exercises as notebooks for nbgrader.
@@ -66,7 +69,7 @@ def export(
     found = folder or Path("report")
     if not (found / RECORDS).is_file():
         fail(f"{shown(found)} holds no {RECORDS}", f"{prog()} grade submissions/ --out {shown(found)}")
-    if not _export(FORMATS[format], _view(course, found, chosen, learner), people, out, found):
+    if not _export(FORMATS[format], _view(course, found, chosen, learner, unreleased), people, out, found):
         raise typer.Exit(FAILED)
 
 
@@ -80,14 +83,27 @@ def _list() -> None:
     typer.echo(f"\nNext: {prog()} export canvas report/ --people gradebook.csv")
 
 
-def _view(course: Course, folder: Path, chosen: list[Exercise], learners: list[str] | None) -> Results:
-    """What is exported: exercises that somebody handed in, as on the pages, unless some were named."""
+def _view(
+    course: Course, folder: Path, chosen: list[Exercise], learners: list[str] | None, unreleased: bool
+) -> Results:
+    """What is exported: exercises that somebody handed in, as on the pages, unless some were named; without those that
+    learners may not see yet, unless staff ask for them.
+    """
     from llmkata.exports.results import results
 
     records = records_of(folder)
     if not records:
         fail(f"{shown(folder / RECORDS)} holds no record that can be read", f"{prog()} report {shown(folder)}")
     course = enrolled_course(course.narrowed({e.id for e in chosen} or handed_in(records)), folder)
+    released = None if unreleased else released_in(course)
+    if released is not None:
+        held = [e.number for e in course.available if e.id not in released]
+        if len(held) == len(course.available):
+            step = f"{prog()} release-grades --in {shown(folder)}     # or export --unreleased, for staff"
+            fail(f"nothing is released to learners yet: {', '.join(held[:8])}", step)
+        if held:
+            typer.echo(f"not released, left out: {_few(held)}", err=True)
+        course = course.narrowed(released & {e.id for e in course.available})
     unknown = set(learners or ()) - {r.learner for r in records}
     if unknown:
         fail(f"{shown(folder)} has no learner {', '.join(sorted(unknown))}", f"{prog()} export csv {shown(folder)}")

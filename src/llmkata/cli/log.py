@@ -9,7 +9,7 @@ import typer
 
 from llmkata.cli.class_run import REPORT, InOption, open_class
 from llmkata.cli.common import course_of, fail, prog, shown
-from llmkata.cli.moved import tell_changes, what, where
+from llmkata.cli.moved import what, where
 from llmkata.cli.report import RECORDS, changes_of
 
 if TYPE_CHECKING:
@@ -112,8 +112,7 @@ def undo(
         made.append(Change(
             0, now(), who(), Action.undo, about.exercise, learner=about.learner, text=reason.strip(), undoes=number
         ))  # fmt: skip
-    before = run.now
-    tell_changes(run, run.add(*made), before)
+    run.change(*made)
 
 
 def _moment(text: str) -> datetime:

@@ -19,26 +19,28 @@ if TYPE_CHECKING:
 MOST_ROWS = 40
 
 
-def tell_changes(run: ClassRun, made: Iterable[Change], before: Grades) -> None:
-    """Say what was written into the log, what it moves, and what waits because it is frozen."""
+def tell_changes(run: ClassRun, made: Iterable[Change], before: Grades, live: Grades) -> None:
+    """Say what was written into the log, what it moves, and what waits because it is frozen.
+
+    ``before``: the grades until now; ``live``: as they were if nothing were frozen.
+    """
+    from llmkata.gradebook.changes import Action
+    from llmkata.gradebook.in_force import by_hand
     from llmkata.gradebook.moves import moves
 
     made = list(made)
     for change in made:
         typer.echo(described(run.course, change))
-    found = moves(before, run.now)
-    tell_moves(run.course, found, before, run.now)
-    held = sorted({c.exercise for c in made if waits(run, c)})
+    in_force = by_hand(run.changes)
+    held = sorted({c.exercise for c in made if c.number in in_force.waiting.get(c.exercise, ())})
     for name in held:
         number = run.course.exercise(name).number
-        how = "release-grades" if name in _in_force(run).released else "freeze"
-        typer.echo(f"{number} is frozen: this waits until '{prog()} {how} {number} --in {shown(run.folder)}'")
+        how = "release-grades" if name in in_force.released else "freeze"
+        typer.echo(f"{number} is frozen: this waits until '{prog()} {how} {number} --in {shown(run.folder)}'; then:")
+    if any(c.action is not Action.comment for c in made):
+        was, is_ = (live, run.live) if held else (before, run.now)
+        tell_moves(run.course, moves(was, is_), was, is_)
     typer.echo(f"Next: {prog()} report {shown(run.folder)}     # writes the pages again")
-
-
-def waits(run: ClassRun, change: Change) -> bool:
-    """Whether a change is not in force, because the exercise is frozen."""
-    return change.number in _in_force(run).waiting.get(change.exercise, ())
 
 
 def tell_moves(course: Course, found: list[Move], before: Grades, after: Grades) -> None:
@@ -112,12 +114,6 @@ def what(change: Change) -> str:
             return f"a learner was removed{reason}"
     many = len(change.pins)
     return f"{many} grade{'s' if many != 1 else ''}{reason}"
-
-
-def _in_force(run: ClassRun):
-    from llmkata.gradebook.in_force import by_hand
-
-    return by_hand(run.changes)
 
 
 def _mean(grades: Grades) -> str:

@@ -9,7 +9,6 @@ import typer
 
 from llmkata.cli.class_run import REPORT, ClassRun, ExerciseArgument, InOption, LearnerArgument, open_class
 from llmkata.cli.common import fail, prog, shown
-from llmkata.cli.moved import tell_changes
 
 if TYPE_CHECKING:
     from llmkata.course import Exercise
@@ -40,9 +39,7 @@ def comment(
     run = open_class(context, folder)
     chosen, name = run.exercise(exercise), run.learner(learner)
     run.record(name, chosen)
-    before = run.now
-    change = Change(0, now(), who(), Action.comment, chosen.id, learner=name, text=said, staff=staff)
-    tell_changes(run, run.add(change), before)
+    run.change(Change(0, now(), who(), Action.comment, chosen.id, learner=name, text=said, staff=staff))
 
 
 def rubric(
@@ -84,7 +81,6 @@ def rubric(
     else:
         name = run.learner(learner)
         given = [(name, *_mark(text, chosen), remark.strip()) for text in marks]
-    before = run.now
     changes: list[Change] = []
     for name, criterion, points, said in given:
         record = run.record(name, chosen)
@@ -94,7 +90,7 @@ def rubric(
             0, now(), who(), Action.rubric, chosen.id, learner=name, text=said, points=points,
             of=chosen.criterion(criterion).points, criterion=criterion,
         ))  # fmt: skip
-    tell_changes(run, run.add(*changes), before)
+    run.change(*changes)
 
 
 def _names(exercise: Exercise) -> str:

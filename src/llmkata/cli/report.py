@@ -13,7 +13,7 @@ from llmkata.cli.common import course_of, fail, prog, shown, state_dir
 from llmkata.cli.hold import hold
 from llmkata.cli.options import GroupsOption, PseudonymsOption, RosterOption
 from llmkata.cli.signed import sign_results
-from llmkata.places import CARDS, CHANGES, GRADEBOOK, INDEX, PSEUDONYMOUS, RECORDS, ROSTER, SIMILARITY
+from llmkata.places import CARDS, CHANGES, GRADEBOOK, INDEX, PSEUDONYMOUS, RECORDS, ROSTER, SIMILARITY, STAFF
 
 if TYPE_CHECKING:
     from llmkata.course import Course
@@ -156,9 +156,11 @@ def publish(course: Course, folder: Path, *, pseudonyms: bool = False) -> list[E
     records that count; without any nothing is written. Where the instructor's key is set the files are signed. The run
     under pseudonyms is written with ``pseudonyms``, and from then on whenever this one is.
     """
+    from llmkata.cli.settled import stood, tell_settled, tell_unreleased
     from llmkata.reports.terminal import console, summary_table
 
-    made = _write(course, folder, records_of(folder))
+    before, read = stood(folder), records_of(folder)
+    made = _write(course, folder, read)
     if made is None:
         return []
     if made.unused:
@@ -166,14 +168,23 @@ def publish(course: Course, folder: Path, *, pseudonyms: bool = False) -> list[E
         typer.echo(f"nobody handed in {names}: left out of pages and totals")
     console().print(summary_table(made.records, made.course))
     typer.echo()
-    places = {"class page": made.report.index, "grades": made.report.grades, "scorecards": folder / CARDS}
-    for what, path in (places | {"records": folder / RECORDS}).items():
+    places = {"class page": made.report.index, "grades": made.report.grades, "records": folder / RECORDS}
+    places |= {what: folder / cards for what, cards in (("scorecards", CARDS), ("for staff", STAFF)) if (folder / cards).is_dir()}
+    for what, path in places.items():
         typer.echo(f"{what + ':':<12}{shown(path)}")
-    pages = [*(folder / CARDS).iterdir(), made.report.index, made.report.grades, folder / RECORDS]
+    tell_unreleased(made.course, folder)
+    tell_settled(course, folder, before, read, made.records)
+    pages = [*(folder / CARDS).glob("*"), made.report.index, made.report.grades, folder / RECORDS]
     sign_results(folder, [path for path in pages if path.is_file()])
     if pseudonyms or (folder / PSEUDONYMOUS).is_dir():
         _write_pseudonymous(course, folder)
     return made.records
+
+
+def released_in(course: Course) -> set[str] | None:
+    """Ids of the exercises that learners may see the grades of; None: of all, as soon as pages are written."""
+    grading = course.policy.grading
+    return set(grading.by_hand.released) if grading.release == "by_hand" else None
 
 
 @dataclass(frozen=True)
@@ -187,8 +198,10 @@ class _Made:
     unused: list[str]
 
 
-def _write(course: Course, folder: Path, read: list[ExerciseRecord]) -> _Made | None:
-    """Gradebook and pages, of records as they were read; None where there are none."""
+def _write(course: Course, folder: Path, read: list[ExerciseRecord], *, outside: bool = False) -> _Made | None:
+    """Gradebook and pages, of records as they were read; None where there are none. ``outside``: for third parties, so
+    that grades not released to learners matter as much as others, and there are no cards for staff.
+    """
     from llmkata.gradebook import Gradebook
     from llmkata.gradebook.attempts import chosen
     from llmkata.gradebook.counted import as_it_counts
@@ -208,7 +221,8 @@ def _write(course: Course, folder: Path, read: list[ExerciseRecord]) -> _Made | 
     with Gradebook.open(f"sqlite:///{folder / GRADEBOOK}") as book:
         book.index(everything, standing)
         pairs = read_pairs(folder / SIMILARITY, records)
-        report = write_report(folder, course, records, book, pairs=pairs, people=people)
+        released = None if outside else released_in(course)
+        report = write_report(folder, course, records, book, pairs=pairs, people=people, released=released)
     return _Made(course, records, report, unused)
 
 
@@ -220,7 +234,7 @@ def _write_pseudonymous(course: Course, folder: Path) -> None:
     new = not place.exists()
     target = folder / PSEUDONYMOUS
     write_run(folder, target, Pseudonyms.of_file(place), roster_of(course, folder))
-    _write(course, target, records_of(target))
+    _write(course, target, records_of(target), outside=True)
     typer.echo(f"{'pseudonyms:':<12}{shown(target / INDEX)}, for third parties")
     if new:
         typer.echo(f"{'their key:':<12}{shown(place)}: keep it secret and safe, pseudonyms hang on it")

@@ -10,7 +10,7 @@ import typer
 
 from llmkata.cli.class_run import REPORT, ClassRun, ExerciseArgument, InOption, open_class
 from llmkata.cli.common import fail, prog, shown
-from llmkata.cli.moved import tell_changes, tell_moves
+from llmkata.cli.moved import tell_moves
 
 if TYPE_CHECKING:
     from llmkata.course import Exercise
@@ -38,7 +38,7 @@ def void(
     words = [prog(), "void", exercise, check]
     if drop == full:
         fail("say what becomes of its points: --drop (they count for nobody) or --full (all have them)", shlex.join([*words, "--drop"]))
-    if yes and not reason.strip():
+    if yes and not reason.strip(" ."):
         fail("--reason must say why: learners read it", shlex.join([*words, "--drop" if drop else "--full", "--reason", "..."]))
     run = open_class(context, folder)
     chosen = run.exercise(exercise)
@@ -47,8 +47,7 @@ def void(
         0, now(), who(), Action.void, chosen.id, check=found.id, way="drop" if drop else "full", text=reason.strip()
     )
     if yes:
-        before = run.now
-        tell_changes(run, run.add(change), before)
+        run.change(change)
         return
     # As it will be when nothing is frozen: a change that waits is put into force later, and this is what it does then.
     planned = run.planned(change, frozen=False)

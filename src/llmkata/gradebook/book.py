@@ -27,6 +27,8 @@ from .standing import Entry, Standing, Total, entry, total
 if TYPE_CHECKING:
     from llmkata.course import Course, Exercise
 
+#: What tells a record of one (learner, exercise) from the others: when it was graded, and the hash of what was handed in.
+Identity = tuple[str, str]
 #: (learner, exercise id) -> the record that stands.
 Standings = Mapping[tuple[str, str], ExerciseRecord]
 
@@ -116,6 +118,13 @@ class Gradebook:
                 known["standing"] = Standing(known["standing"])
                 book.setdefault(row.learner, {})[row.exercise] = Entry(**known)
         return dict(sorted(book.items(), key=lambda item: (item[0].casefold(), item[0])))
+
+    def identities(self) -> dict[tuple[str, str], Identity]:
+        """Which record stands: (learner, exercise id) -> its identity."""
+        table = schema.record.c
+        columns = [table[name] for name in ("learner", "exercise", "graded_at", "submission_sha")]
+        with self._rows(select(*columns).where(table.current)) as rows:
+            return {(row.learner, row.exercise): (row.graded_at, row.submission_sha) for row in rows}
 
     def totals(self, course: Course, exercises: Sequence[Exercise] | None = None) -> dict[str, Total]:
         """The total of each learner over ``exercises``; by default all of the course but planned ones."""

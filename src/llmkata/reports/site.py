@@ -5,19 +5,21 @@
     report/index.html            for staff
     report/grades.csv            for staff
     report/learners/NAME.html    for handing out, as are .md and .json
+    report/staff/NAME.html       for staff, where grades are released by hand
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from llmkata.gradebook import Gradebook
+from llmkata.places import CARDS, STAFF
 from llmkata.records import ExerciseRecord
 from llmkata.records.pairs import Pair
 
@@ -44,23 +46,34 @@ class Report:
 def write_report(
     out: Path | str, course: Course, records: Iterable[ExerciseRecord], book: Gradebook, *,
     feedback: Level | None = None, pairs: Sequence[Pair] | None = None, people: Mapping[str, Sequence[str]] | None = None,
+    released: Collection[str] | None = None,
 ) -> Report:
     """Write the report of a class into the folder ``out``, which is made where needed; files of that name are replaced.
 
     ``records`` are those that count, one for each learner and exercise, and ``book`` the index of the run. ``feedback``:
     level for hidden checks, by default the course's. ``pairs``: submissions that are alike, for the class page alone; None
     where nobody looked for them. ``people``: name and section of learners, for
-    class page and grades.csv.
+    class page and grades.csv. ``released``: ids of the exercises that learners' cards tell of; staff then have cards of
+    their own, of all; None: no matter.
     """
     out = Path(out)
     by_learner: dict[str, list[ExerciseRecord]] = {}
     for record in records:
         by_learner.setdefault(record.learner, []).append(record)
-    cards = {
-        learner: write_card(out / "learners", learner, mine, course, feedback=feedback)
-        for learner, mine in by_learner.items()
-    }
-    links = {learner: f"learners/{quote(path.name)}" for learner, path in cards.items()}
+    cards, staff = {}, {}
+    counted = {exercise.id for exercise in course.available}
+    shown = course if released is None else course.narrowed(counted & set(released))
+    for learner, mine in by_learner.items():
+        told = mine if released is None else [record for record in mine if record.exercise in released]
+        if told:
+            cards[learner] = write_card(out / CARDS, learner, told, shown, feedback=feedback)
+        else:
+            _remove_card(out / CARDS, learner)
+        if released is not None:
+            staff[learner] = write_card(out / STAFF, learner, mine, course, audience="staff")
+        else:
+            _remove_card(out / STAFF, learner)
+    links = {learner: f"{path.parent.name}/{quote(path.name)}" for learner, path in (cards | staff).items()}
     _write(out / "index.html", classpage.to_html(course, book, links, pairs, people))
     _write(out / "grades.csv", grades.to_csv(course, book.entries(), people))
     return Report(out / "index.html", out / "grades.csv", cards)
@@ -77,6 +90,11 @@ def write_card(
     _write(folder / f"{name}.md", scorecard.to_markdown(card))
     _write(folder / f"{name}.json", scorecard.to_json(card))
     return _write(folder / f"{name}.html", scorecard.to_html(card))
+
+
+def _remove_card(folder: Path, learner: str) -> None:
+    for suffix in (".html", ".md", ".json"):
+        (folder / f"{slug(learner)}{suffix}").unlink(missing_ok=True)
 
 
 def _write(path: Path, content: str | bytes) -> Path:
