@@ -460,6 +460,9 @@ def test_heads_matter(submission):
 def test_sign_flip(submission, reference, case):
     """The p-value is the share of all sign patterns whose mean is at least as far from zero as the observed one."""
     same(submission.sign_flip_pvalue(case), reference.sign_flip_pvalue(case), atol=1e-12, what="p-value")
+    # Decimals tie but for rounding, which the 1e-12 forgives; 1.5e-12 is a difference.
+    for differences, want in (([0.1, 0.2, -0.1], 0.75), ([1.0, 1.5e-12], 0.5)):
+        same(submission.sign_flip_pvalue(differences), want, atol=1e-12, what=f"p-value of {differences}")
 
 
 def trial(variant, task_name, seed, exact, accuracy=0.5, kv_bytes=256, n_params=1000):
@@ -501,14 +504,16 @@ def test_compare(submission, reference, rng):
             trial("other", "gather4", s, hard[s] + (gain[s] if s % 2 else -gain[s]), 0.625),
         ]
     trials += [trial(v, "copy", s, 1.0) for s in seeds[:5] for v in ("base", "more")]
-    for options in ({}, {"metric": "token_accuracy"}, {"alpha": 0.03}):
+    # Six of six have p = 1/32, which is no less than an alpha of 1/32.
+    for options in ({}, {"metric": "token_accuracy"}, {"alpha": 0.03}, {"alpha": 1 / 32}):
         got = submission.run(compared, trials, "base", options)
         want = reference.compare(trials, "base", options.get("metric", "exact_match"), options.get("alpha", 0.05))
         same(got, want, atol=1e-12, rtol=0.0, what="rows")
-    single = [trial("base", "copy", 0, 0.5), trial("more", "copy", 0, 0.75)]
-    got = submission.run(compared, single, "base", {})
-    want = reference.compare(single, "base", "exact_match", 0.05)
-    same(got, want, atol=1e-12, equal_nan=True, what="rows of one seed")
+    few = [trial(v, "copy", s, x + s / 8) for s in (0, 1) for v, x in (("base", 0.5), ("more", 0.75))]
+    for n in (1, 2):
+        got = submission.run(compared, few[: 2 * n], "base", {})
+        want = reference.compare(few[: 2 * n], "base", "exact_match", 0.05)
+        same(got, want, atol=1e-12, equal_nan=True, what=f"rows of {n} seeds")
 
 
 @task(5)
@@ -622,6 +627,8 @@ def test_pareto(submission, reference, case):
     # The same qualities as means over two tasks that tell different stories.
     spread = [(n, t, q + s, c) for i, (n, q, c) in enumerate(case) for t, s in (("copy", i), ("gather4", -i))]
     same(submission.run(front_of, spread), want, what="front of two tasks")
+    some = [(n, t, q, c) for i, (n, q, c) in enumerate(case) for t in ("copy", "gather4")[: 1 + i % 2]]
+    same(submission.run(front_of, some), want, what="front of variants with one task or two")
 
 
 @probe
@@ -663,17 +670,24 @@ def test_plot_comparison(submission, rng):
             "diff_mean": 0.0, "p_value": 1.0, "verdict": "indistinguishable", "kv_bytes": 256, "n_params": 10,
             "metric": "token_accuracy",
         }
-        for name, n, sd in (("one", 4, 0.2), ("four", 9, 0.3), ("mqa", 1, math.nan))
+        for name, n, sd in (("one", 2, 0.2), ("four", 9, 0.3), ("mqa", 1, math.nan))
     ]  # fmt: skip
-    facts = submission.run(figure_facts, rows)
+    judge_figure(submission.run(figure_facts, rows), rows)
+    judge_figure(submission.run(figure_facts, rows[:1]), rows[:1])
+
+
+def judge_figure(facts, rows):
     same([height for _, height in facts["bars"]], [r["mean"] for r in rows], atol=1e-9, what="heights of the bars")
     check(facts["y_label"] == "token_accuracy", "The y label is not the metric.", got=facts["y_label"])
     for (x, _), row in zip(facts["bars"], rows, strict=True):
         labels = [text for at, text in facts["ticks"] if abs(at - x) < 0.3]
         check(labels == [row["variant"]], "Each bar needs a tick with its variant.", got=labels, want=row["variant"])
-        if row["n"] > 1:
+        ends = [sorted(e[1:]) for e in facts["errors"] if abs(e[0] - x) < 1e-6]
+        if row["n"] == 1:
+            drawn = [e for e in ends if e[1] - e[0] > 1e-6]
+            check(not drawn, f"With one seed there is no error to draw at the bar of {row['variant']}.", got=drawn)
+        else:
             error = row["sd"] / math.sqrt(row["n"])
-            ends = [sorted(e[1:]) for e in facts["errors"] if abs(e[0] - x) < 1e-6]
             want = [row["mean"] - error, row["mean"] + error]
             found = any(abs(a - want[0]) < 1e-6 and abs(b - want[1]) < 1e-6 for a, b in ends)
             sentence = f"No line from mean - error to mean + error at the bar of {row['variant']}."
