@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from llmkata.gradebook.changes import Action, Change
 from llmkata.gradebook.names import Names
-from llmkata.places import CARDS, CHANGES, EXPORTS, GRADEBOOK, GRADES, INDEX, PSEUDONYMOUS, RECORDS, ROSTER, SIMILARITY
+from llmkata.places import CARDS, CHANGES, EXPORTS, GRADEBOOK, GRADES, INDEX, PSEUDONYMOUS, RECORDS, ROSTER, SIMILARITY, STAFF
 from llmkata.records import ExerciseRecord, decode, encode
 from llmkata.records.pairs import Pair
 
@@ -75,7 +75,7 @@ def traces(folder: Path, names: Names, card: str) -> Traces:
     found.pairs = sum(_of(pair, names) for pair in _pairs(folder / SIMILARITY))
     kept = (folder / SOURCES / f"{sha}.py" for sha in sorted(mine - others - {""}))
     found.sources = [path for path in kept if path.is_file()]
-    found.cards = sorted(path for path in (folder / CARDS).glob("*") if path.stem == card)
+    found.cards = sorted(path for cards in (CARDS, STAFF) for path in (folder / cards).glob("*") if path.stem == card)
     found.whole = [folder / name for name in (EXPORTS, PSEUDONYMOUS) if (folder / name).is_dir()]
     return found
 
