@@ -131,18 +131,6 @@ def test_solved_it_is_graded_like_a_file_and_the_stub_earns_nothing(toy):
     assert grade_one(course, course.exercise("toy"), stub.encode(), transport="loopback", visible_only=True).state is State.not_started
 
 
-def test_where_llmkata_is_missing_the_first_cell_says_what_to_do(toy):
-    setup = by_id(made(toy), "set-up").source
-    program = ("import sys; sys.meta_path.insert(0, type('Block', (), {'find_spec': staticmethod("
-               "lambda name, *a: (_ for _ in ()).throw(ModuleNotFoundError(name)) if name == 'llmkata' else None)}))\n"
-               "import importlib.util; real = importlib.util.find_spec\n"
-               "importlib.util.find_spec = lambda name, *a: None if name == 'llmkata' else real(name, *a)\n"
-               "from IPython.core.interactiveshell import InteractiveShell\n"
-               f"InteractiveShell.instance().run_cell({setup!r}).raise_error()")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=toy)
-    assert done.returncode == 1 and "Set REPOSITORY to the address of your course's repository" in done.stderr + done.stdout
-
-
 def test_loading_the_package_loads_nothing_heavy():
     program = "import sys, llmkata; assert callable(llmkata.load_ipython_extension); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

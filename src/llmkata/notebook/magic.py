@@ -189,7 +189,7 @@ def _root() -> Path:
     for folder in (here, *here.parents, Path(__file__).resolve().parents[3]):
         if (folder / "course.yaml").is_file():
             return folder
-    raise KataFault(f"no course.yaml in {here} or above it: start Jupyter in the course's folder")
+    raise KataFault(f"no course.yaml in {here} or above it: start Jupyter in the course's folder, or set KATA_COURSE to it")
 
 
 def _without_a_grade(why: str) -> None:

@@ -15,17 +15,26 @@ if TYPE_CHECKING:
     from llmkata.course import Exercise
 
 SET_UP = '''\
-# On Colab, and wherever llmkata is not installed: the address of your course's repository.
+# Run this first. On Colab it fetches the course from this address, which git must be able to clone:
 REPOSITORY = "{repository}"
 
 import importlib.util
-import sys
 
 if importlib.util.find_spec("llmkata") is None:
-    assert REPOSITORY, "Set REPOSITORY to the address of your course's repository (git clone must take it)."
-    !git clone --quiet --depth 1 {{REPOSITORY}} course
-    %pip install --quiet --editable course
-    sys.path.insert(0, "course/src")
+    import glob, os, pathlib, subprocess, sys
+
+    here = [folder for folder in (pathlib.Path.cwd(), *pathlib.Path.cwd().parents) if (folder / "course.yaml").is_file()]
+    assert not here, f"Choose the Python in {{here[0] / '.venv'}} as the kernel of this notebook: that one has llmkata."
+    assert REPOSITORY, "Set REPOSITORY, above, to the address of your course's repository and run this cell again."
+    if not os.path.isdir("course"):
+        fetched = subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPOSITORY, "course"], capture_output=True)
+        assert fetched.returncode == 0, f"{{REPOSITORY}} cannot be cloned: {{fetched.stderr.decode()}}"
+    package = glob.glob("course/vendor/llmkata-*.whl") or ["./course"]
+    print("Installing what the course needs; this takes a few minutes.")
+    done = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *package], capture_output=True, text=True)
+    assert done.returncode == 0, f"llmkata cannot be installed: {{done.stderr[-2000:]}}"
+    importlib.invalidate_caches()
+    os.environ["KATA_COURSE"] = os.path.abspath("course")
 
 %load_ext llmkata
 %kata use {exercise}'''
