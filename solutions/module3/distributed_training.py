@@ -78,7 +78,7 @@ def init_distributed(env: DistEnv, init_method: str | None = None, timeout_s: fl
     """Create the default process group of `env`; on a GPU make that GPU the current one first.
 
     Args:
-        init_method: a URL such as "file:///tmp/meeting"; None: MASTER_ADDR and MASTER_PORT say where ("env://"). A
+        init_method: a URL such as "tcp://10.0.0.1:29500"; None: MASTER_ADDR and MASTER_PORT say where ("env://"). A
             world of one process meets nobody: it needs neither.
         timeout_s: seconds a collective may wait for the other ranks.
     """
