@@ -626,21 +626,27 @@ def test_encode_iterable(submission, reference, rng):
         want = reference.bpe_encode("".join(chunks), merges, specials)
         check(got == want, f"The ids of the chunks {chunks}", got=got, want=want)
     words = [f" w{i % 7}" for i in range(40)]
-    words[10], words[20:22] = "[end of text]", [" a b c[", "end of text]"]
-    found = submission.run(laziness, counts, 297, specials[-1:], words)
-    want = reference.bpe_encode("".join(words), merges, specials[-1:])
+    words[10:13], words[20:22] = ["[end of text]", "<e>", " the<e>"], [" a b c[", "end of text]"]
+    specials = [specials[-1], "<e>"]
+    found = submission.run(laziness, counts, 298, specials, words)
+    want = reference.bpe_encode("".join(words), merges, specials)
     check([i for i, _ in found] == want, "The ids of 40 chunks", got=[i for i, _ in found], want=want)
     read = ["".join(words[: n + 1]) for n in range(len(words))]
-    due = [len(reference.bpe_encode(settled(reference, text, specials[-1]), merges, specials[-1:])) for text in read]
+    due = [len(reference.bpe_encode(settled(reference, text, specials), merges, specials)) for text in read]
     late = [n for n, least in enumerate(due, 1) if sum(taken <= n for _, taken in found) < least]
     check(not late, "More is held back than the last two pre-tokens and what could begin a special token.",
           got=f"after {late[:5]} of {len(words)} chunks")  # fmt: skip
+    (plain,) = submission.run(streamed, counts, 296, [], [words])
+    want = reference.bpe_encode("".join(words), merges)
+    check(plain == want, "The ids where there are no special tokens", got=plain, want=want)
 
 
-def settled(reference, text, special):
+def settled(reference, text, specials):
     """A text without what may be held back of it: after the last special token two pre-tokens, and a beginning of one."""
-    rest = text.rpartition(special)[2]
-    begun = next((i for i in range(len(rest)) if special.startswith(rest[i:])), len(rest))
+    special, rest = reference.parts(text, specials)[-1]
+    if special:
+        return text
+    begun = next((i for i in range(len(rest)) if any(s.startswith(rest[i:]) for s in specials)), len(rest))
     held = "".join(regex.findall(reference.PAT, rest[:begun])[-2:]) + rest[begun:]
     return text[: len(text) - len(held)]
 
