@@ -89,4 +89,4 @@ def test_what_similarity_needs(kata, toy, run) -> None:
     (toy / "submissions" / "ada" / "module0").mkdir(parents=True)
     (toy / "groups.csv").write_text("name\nada\n")
     done = kata("report", "report", "--similarity", "submissions", "--groups", "groups.csv")
-    assert done.status == 2 and "groups.csv:1: no column id and no column group" in done.err
+    assert done.status == 2 and "groups.csv:1: no column id; the columns are name\n" in done.err and ":1: no column group;" in done.err

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llmkata.exports.people import PeopleError, read_people
+from llmkata.exports.people import read_people
+from llmkata.grading.csvfile import TableError
 
 from .exporting import listed
 
@@ -33,10 +34,10 @@ def test_a_name_kept_from_spreadsheets_is_still_the_name(tmp_path):
 
 def test_nobody_is_guessed(tmp_path):
     people = listed(tmp_path, "id,name\n1,Ann\n2,Ann\n")
-    with pytest.raises(PeopleError, match=r"people\.csv: lines 2, 3 all answer to 'ann'"):
+    with pytest.raises(TableError, match=r"people\.csv: lines 2, 3 all answer to 'ann'"):
         people.of("ann")
     people = listed(tmp_path, "id,name\nann,Ann Lee\n")
-    with pytest.raises(PeopleError, match=r"people\.csv:2: both 'ann' and 'Ann Lee'"):
+    with pytest.raises(TableError, match=r"people\.csv:2: both 'ann' and 'Ann Lee'"):
         people.matched(["ann", "Ann Lee"])
     assert set(people.matched(["ann", "bob"])) == {"ann"}
 
@@ -47,13 +48,13 @@ def test_nobody_is_guessed(tmp_path):
         (b"", "is empty"),
         (b"colour,size\nred,1\n", ":1: no column tells people apart"),
         (b"id\n\xff\xfe\n", "is not UTF-8"),
-        (b'id\n"open\n', "not a CSV file"),
+        (b'id\n"open\n', ":2: is not CSV"),
     ],
 )
 def test_what_is_no_list_is_refused(tmp_path, content, said):
     path = tmp_path / "people.csv"
     path.write_bytes(content)
-    with pytest.raises(PeopleError, match=said):
+    with pytest.raises(TableError, match=said):
         read_people(path)
-    with pytest.raises(PeopleError, match="No such file"):
+    with pytest.raises(TableError, match="No such file"):
         read_people(tmp_path / "none.csv")

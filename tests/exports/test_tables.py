@@ -8,8 +8,8 @@ import io
 import pytest
 
 from llmkata.exports.formats import ExportError
-from llmkata.exports.people import PeopleError
 from llmkata.exports.results import results
+from llmkata.grading.csvfile import TableError
 from llmkata.records import State
 
 from ..reports.factory import course, record
@@ -122,5 +122,5 @@ def test_moodles_gradebook(tmp_path):
 
 
 def test_two_lines_for_one_learner_are_told(tmp_path):
-    with pytest.raises(PeopleError, match="lines 2, 3"):
+    with pytest.raises(TableError, match="lines 2, 3"):
         exported("canvas", view(), listed(tmp_path, "id\nann\nann\n"))

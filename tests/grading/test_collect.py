@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llmkata.grading.collect import ListFault, Repository, _environment, collect, read_list
+from llmkata.grading.collect import Repository, _environment, collect, read_list
+from llmkata.grading.csvfile import TableError
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 
@@ -123,17 +124,17 @@ def test_the_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("name,repo\n", "no column id and no column repository"),
-        ("", "no column"),
-        ("id,repository\n../eve,o/r\n", "list.csv:2: id '../eve'"),
-        ("id,repository\n.git,o/r\n", "id '.git'"),
-        ("id,repository\nann,o/r\nAnn,o/s\n", "list.csv:3: id 'Ann' stands here twice"),
+        ("name,repo\n", "list.csv:1: no column id; the columns are name, repo\n"),
+        ("", "list.csv: is empty; its first line names the columns, as id,repository"),
+        ("id,repository\n../eve,o/r\n", "list.csv:2: id: '../eve'"),
+        ("id,repository\n.git,o/r\n", "id: '.git'"),
+        ("id,repository\nann,o/r\nAnn,o/s\n", "list.csv:3: id: 'Ann' stands here twice"),
         ("id,repository\nann,--upload-pack=x\n", "is no address"),
     ],
 )
 def test_a_list_that_cannot_be_used_says_where(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "list.csv"
     path.write_text(text)
-    with pytest.raises(ListFault) as told:
+    with pytest.raises(TableError) as told:
         read_list(path)
     assert said in str(told.value)

@@ -78,9 +78,9 @@ def test_a_time_of_staff_comes_before_any_other(tmp_path: Path) -> None:
     [
         ("id,time\nada,2026-10-05\n", ":1: no column submitted at"),
         ("who,submitted at\nada,2026-10-05 10:00\n", ":1: no column id"),
-        ("id,submitted at\nada,this morning\n", ":2: 'this morning' is no time; write it as 2026-10-05 23:59"),
-        ("id,submitted at\nada,2026-10-05\n", ":2: '2026-10-05' has no time of day"),
-        ("id,exercise,submitted at\nada,9.9,2026-10-05 10:00\n", ':2: no exercise "9.9"'),
+        ("id,submitted at\nada,this morning\n", ":2: submitted at: 'this morning' is no time; write it as 2026-10-05 23:59"),
+        ("id,submitted at\nada,2026-10-05\n", ":2: submitted at: '2026-10-05' has no time of day"),
+        ("id,exercise,submitted at\nada,9.9,2026-10-05 10:00\n", ':2: exercise: no exercise "9.9"'),
         ("id,submitted at\nada,2026-10-05 10:00,x\n", ":2: 3 cells for 2 columns"),
     ],
 )

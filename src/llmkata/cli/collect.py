@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmkata.cli.common import FAILED, fail, prog, shown
+from llmkata.cli.common import FAILED, again, fail, prog, shown
 
 if TYPE_CHECKING:
     from llmkata.grading.collect import Outcome
@@ -25,12 +25,13 @@ def collect(
     Exit status: 0 all are there; 1 some could not be had, each with the reason; 2 wrong usage.
     """
     from llmkata.grading import collect as collecting
+    from llmkata.grading.csvfile import TableError
 
     server = os.environ.get(collecting.SERVER) or "https://github.com"
     try:
         repositories = collecting.read_list(listed, server)
-    except (OSError, UnicodeDecodeError, collecting.ListFault) as error:
-        fail(str(error), f"{prog()} collect repositories.csv submissions/")
+    except TableError as error:
+        fail(str(error), again())
     if not repositories:
         fail(f"{shown(listed)} names no repository")
 

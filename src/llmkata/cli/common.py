@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -64,6 +66,11 @@ def prog() -> str:
     from llmkata.course.launcher import launcher
 
     return launcher()
+
+
+def again() -> str:
+    """The command as it was given, to be run again once a file is mended."""
+    return shlex.join([prog(), *sys.argv[1:]])
 
 
 def shown(path: Path) -> str:

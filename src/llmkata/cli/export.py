@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmkata.cli.common import FAILED, course_of, exercise_of, fail, prog, shown
+from llmkata.cli.common import FAILED, again, course_of, exercise_of, fail, prog, shown
 from llmkata.cli.hidden import maxima
 from llmkata.cli.options import Isolation, IsolationOption
 from llmkata.cli.report import RECORDS, enrolled_course, handed_in, records_of, released_in
@@ -124,7 +124,7 @@ def _export(format: Format, view: Results, people: Path | None, out: Path | None
     except ModuleNotFoundError as error:
         fail(f"{format.name} needs the package {error.name}", "pip install 'llmkata[instructor]'")
     except ValueError as error:
-        fail(str(error), f"{prog()} export")
+        fail(str(error), again())
     except OSError as error:
         fail(f"cannot write {shown(place)}: {error.strerror or error}", f"{prog()} export {format.name} --out PATH")
     learners = listed.matched(view.cards) if listed else view.cards

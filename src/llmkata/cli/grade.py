@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmkata.cli.common import FAILED, course_of, fail, prog, shown
+from llmkata.cli.common import FAILED, again, course_of, fail, prog, shown
 from llmkata.cli.hold import hold
 from llmkata.cli.options import GroupsOption, Isolation, IsolationOption, PseudonymsOption, RosterOption, seed_of
 
@@ -95,7 +95,7 @@ def grade_folder(
         stamps = read_times(times, course) if times else None
         intake = read_class(folder, course, people, at=at, times=stamps)
     except TableError as error:
-        fail(str(error))
+        fail(str(error), again())
     except IntakeError as error:
         fail(str(error), f"{prog()} grade submissions/ --out report/")
     _announce(folder, intake)

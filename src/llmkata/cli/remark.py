@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmkata.cli.class_run import REPORT, ClassRun, ExerciseArgument, InOption, LearnerArgument, open_class
-from llmkata.cli.common import fail, prog, shown
+from llmkata.cli.common import again, fail, prog, shown
 
 if TYPE_CHECKING:
     from llmkata.course import Exercise
@@ -125,29 +125,28 @@ def _points(name: str, number: str, exercise: Exercise) -> float:
 
 def _read_marks(path: Path, run: ClassRun, exercise: Exercise) -> list[tuple[str, str, float, str]]:
     """(learner, criterion, points, remark) of every cell that is filled in; stops with all faults of the table."""
-    from llmkata.grading.csvfile import TableError, read_rows
+    from llmkata.grading.csvfile import TableError, column, read_table
 
     try:
-        columns, rows = read_rows(path, f"id,{','.join(c.name for c in exercise.rubric)},remark")
+        table = read_table(path, f"id,{','.join(c.name for c in exercise.rubric)},remark", ["id"])
     except TableError as error:
-        fail(str(error))
-    # read_rows gives a column's name with spaces for underscores.
-    criteria = {c.name.replace("_", " "): c.name for c in exercise.rubric}
-    if "id" not in columns or not criteria.keys() & set(columns):
-        fail(f"{shown(path)}:1: needs a column id, and one for each criterion: {', '.join(criteria.values())}")
+        fail(str(error), again())
+    criteria = {column(c.name): c.name for c in exercise.rubric}
+    if not criteria.keys() & set(table.columns):
+        fail(table.lacks(*criteria.values()), again())
     known = {learner for learner, _ in run.now.records}
     given, faults = [], []
-    for at, cells in rows:
-        row = {column: cell.strip() for column, cell in zip(columns, cells, strict=False)}
-        if row["id"] not in known:
-            faults.append(f"{shown(path)}:{at}: {row['id']!r} is nobody there")
+    for row in table.rows:
+        learner = row.get("id")
+        if learner not in known:
+            faults.append(table.fault(row.line, f"{learner!r} is nobody there"))
             continue
-        for column, name in criteria.items():
+        for place, name in criteria.items():
             try:
-                if row.get(column):
-                    given.append((row["id"], name, _points(name, row[column], exercise), row.get("remark", "")))
+                if row.get(place):
+                    given.append((learner, name, _points(name, row.get(place), exercise), row.get("remark")))
             except ValueError as error:
-                faults.append(f"{shown(path)}:{at}: {error}")
+                faults.append(table.fault(row.line, error))
     if faults:
         fail("\n".join(faults))
     if not given:

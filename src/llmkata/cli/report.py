@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmkata.cli.common import course_of, fail, prog, shown, state_dir
+from llmkata.cli.common import again, course_of, fail, prog, shown, state_dir
 from llmkata.cli.hold import hold
 from llmkata.cli.options import GroupsOption, PseudonymsOption, RosterOption
 from llmkata.cli.signed import sign_results
@@ -87,7 +87,7 @@ def _roster(course: Course, path: Path) -> Roster:
     try:
         return read_roster(path, {module.number for module in course.modules})
     except TableError as error:
-        fail(str(error))
+        fail(str(error), again())
 
 
 def log_of(folder: Path) -> ChangeLog:
@@ -107,23 +107,29 @@ def changes_of(folder: Path) -> list[Change]:
         fail(f"{error}\nGrades hang on this file: mend the line, or take the file from a backup")
 
 
-def enrolled_course(course: Course, folder: Path) -> Course:
-    """The course as it holds for the class of a run: with the extensions of its roster and what was changed by hand."""
+def enrolled_course(course: Course, folder: Path, *, frozen: bool = True) -> Course:
+    """The course as it holds for the class of a run: with the extensions of its roster and what was changed by hand.
+    ``frozen=False``: as if no grades were frozen.
+    """
     from llmkata.gradebook.in_force import with_changes
     from llmkata.grading.roster import enrolled
 
-    return with_changes(enrolled(course, roster_of(course, folder)), changes_of(folder))
+    return with_changes(enrolled(course, roster_of(course, folder)), changes_of(folder), frozen=frozen)
 
 
 def compare(course: Course, submissions: Iterable[Submission], folder: Path, groups: Path | None) -> None:
     """Find the submissions that are alike and keep the pairs in the folder of the run; the class page shows them."""
-    from llmkata.grading.similarity import SimilarityFault, read_groups, similar_submissions
+    from llmkata.grading.csvfile import TableError
+    from llmkata.grading.roster import read_roster
+    from llmkata.grading.similarity import SimilarityFault, similar_submissions
     from llmkata.records.pairs import write_pairs
 
     try:
-        of = read_groups(groups) if groups is not None else {}
+        of = {person.id: person.group for person in read_roster(groups, needs=("id", "group")).people} if groups is not None else {}
         pairs = similar_submissions(submissions, course, of, lambda name: typer.echo(f"comparing {name}"))
-    except (SimilarityFault, OSError) as error:
+    except TableError as error:
+        fail(str(error), again())
+    except SimilarityFault as error:
         fail(str(error))
     folder.mkdir(parents=True, exist_ok=True)
     write_pairs(folder / SIMILARITY, pairs)

@@ -18,7 +18,9 @@ from .items import Item
 from .layout import folder_of, number
 
 if TYPE_CHECKING:
-    from .people import People, Person
+    from llmkata.grading.csvfile import Row
+
+    from .people import People
     from .results import Results
 
 SCHEMA = "classroom50/result/v1"
@@ -106,7 +108,7 @@ def files(view: Results, people: People | None) -> Iterator[tuple[str, bytes]]:
         yield f"{folder_of(learner)}/result.json", to_json(document).encode()
 
 
-def _of_row(row: Person) -> Submission:
+def _of_row(row: Row) -> Submission:
     values = [row.get(name) for name in ("classroom", "assignment", "submission", "commit", "release")]
     return Submission(*values, review=row.get("review") or row.get("commit"))
 

@@ -30,7 +30,7 @@ class Format:
     file: str = ""
 
     def files(self, view: Results, people: People | None) -> Iterator[tuple[str, bytes]]:
-        """The files, by path within the output folder. Raises :class:`ExportError`, :class:`.people.PeopleError`."""
+        """The files, by path within the output folder. Raises :class:`ExportError`, :class:`llmkata.grading.csvfile.TableError`."""
         return importlib.import_module(f"llmkata.exports.{self.module}").files(view, people)
 
 

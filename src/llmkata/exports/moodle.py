@@ -19,7 +19,9 @@ from .layout import number, to_csv
 from .wording import comment, summary
 
 if TYPE_CHECKING:
-    from .people import People, Person
+    from llmkata.grading.csvfile import Row
+
+    from .people import People
     from .results import Results
 
 _GRADE, _MOST, _COMMENT = "grade", "maximum grade", "feedback comments"
@@ -54,7 +56,6 @@ def _gradebook(view: Results, people: People | None) -> Iterator[list[object]]:
 
 
 def _worksheet(view: Results, people: People) -> Iterator[list[object]]:
-    columns = [name.casefold() for name in people.header]
     yield list(people.header)
     learners = {row.line: learner for learner, row in people.matched(view.cards).items()}
     for row in people.rows:
@@ -64,10 +65,10 @@ def _worksheet(view: Results, people: People) -> Iterator[list[object]]:
         if learner is not None and percent is not None:
             cells[_GRADE] = f"{percent / 100 * _most(people, row):.2f}"
             cells[_COMMENT] = "<br>".join(_escaped(comment(view.cards[learner])).split("\n"))
-        yield [cells.get(name, "") for name in columns]
+        yield [cells.get(name, "") for name in people.columns]
 
 
-def _most(people: People, row: Person) -> float:
+def _most(people: People, row: Row) -> float:
     text = row.get(_MOST).replace(",", ".")
     try:
         return float(text or 100)

@@ -17,7 +17,9 @@ from .feedback import documents
 from .formats import ExportError
 
 if TYPE_CHECKING:
-    from .people import People, Person
+    from llmkata.grading.csvfile import Row
+
+    from .people import People
     from .results import Results
 
 _NUMBERED = re.compile(r"\D*(\d+)\s*$")
@@ -47,7 +49,7 @@ def files(view: Results, people: People | None) -> Iterator[tuple[str, bytes]]:
     yield "moodle-feedback.zip", content.getvalue()
 
 
-def folder(people: People, row: Person) -> str:
+def folder(people: People, row: Row) -> str:
     """The folder of a participant. Raises ExportError where the Identifier ends with no number."""
     found = _NUMBERED.match(row.get("identifier"))
     if found is None:

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from nbgrader.api import Notebook
 
     from llmkata.course import Exercise
+    from llmkata.grading.csvfile import Row
     from llmkata.reports.view import ExerciseCard
 
-    from .people import People, Person
+    from .people import People
     from .results import Results
 
 #: The cell that holds the comment on a notebook.
@@ -98,13 +99,13 @@ def cell_of(task: int) -> str:
     return f"task-{task}"
 
 
-def _student(row: Person | None) -> dict[str, str]:
+def _student(row: Row | None) -> dict[str, str]:
     if row is None:
         return {}
     first, _, last = row.get("name", "full name").rpartition(" ")
     found = {
-        "first_name": row.get("first_name", "first name") or first,
-        "last_name": row.get("last_name", "last name", "surname") or last,
+        "first_name": row.get("first name") or first,
+        "last_name": row.get("last name", "surname") or last,
         "email": row.get("email", "email address"),
     }
     return {name: value for name, value in found.items() if value}

@@ -6,116 +6,59 @@ of one's own: a CSV file with a header, of which the columns that tell people ap
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from llmkata.grading.csvfile import Row, Table, TableError, read_table
 
 #: Columns that tell people apart, in lower case; a learner is looked for in all of them.
 IDENTIFYING = (
     "learner", "id", "student", "name", "full name", "email", "email address", "username", "login", "login id",
     "sis login id", "sis user id", "id number", "student id", "canvas id", "github", "identifier",
 )  # fmt: skip
-MAX_BYTES = 32 << 20
-
-
-class PeopleError(ValueError):
-    """A list that cannot be used; the message names file and line."""
 
 
 @dataclass(frozen=True)
-class Person:
-    """One row: cells by the name of their column, in lower case."""
+class People(Table):
+    """The list as it was read."""
 
-    line: int
-    cells: Mapping[str, str]
-
-    def get(self, *columns: str) -> str:
-        """The first of these columns (in lower case) that has a text."""
-        return next((self.cells[c] for c in columns if self.cells.get(c)), "")
-
-
-@dataclass(frozen=True)
-class People:
-    """The list as it was read: ``header`` as it is spelt there, rows in their order."""
-
-    path: Path
-    header: tuple[str, ...]
-    rows: tuple[Person, ...]
-
-    def has(self, *columns: str) -> bool:
-        """Whether it has all these columns (in lower case)."""
-        return set(columns) <= {name.casefold() for name in self.header}
-
-    def of(self, learner: str) -> Person | None:
-        """The row of a learner; None where there is none. Raises :class:`PeopleError` where several answer to the name."""
+    def of(self, learner: str) -> Row | None:
+        """The row of a learner; None where there is none. Raises :class:`TableError` where several answer to the name."""
         wanted = learner.strip().casefold()
         found = [row for row in self.rows if wanted in _names(row)]
         if not found:  # an account, of which only the address is listed
             found = [row for row in self.rows if wanted in {name.partition("@")[0] for name in _names(row) if "@" in name}]
         if len(found) > 1:
             lines = ", ".join(str(row.line) for row in found[:5])
-            raise PeopleError(f"{self.path}: lines {lines} all answer to {learner!r}; name the learner's folder otherwise")
+            raise TableError(f"{self.path}: lines {lines} all answer to {learner!r}; name the learner's folder otherwise")
         return found[0] if found else None
 
-    def matched(self, learners: Iterable[str]) -> dict[str, Person]:
-        """Learner -> row, of those that have one. Raises :class:`PeopleError` where two learners have the same row."""
-        found: dict[str, Person] = {}
+    def matched(self, learners: Iterable[str]) -> dict[str, Row]:
+        """Learner -> row, of those that have one. Raises :class:`TableError` where two learners have the same row."""
+        found: dict[str, Row] = {}
         taken: dict[int, str] = {}
         for learner in learners:
             row = self.of(learner)
             if row is None:
                 continue
             if row.line in taken:
-                raise PeopleError(f"{self.path}:{row.line}: both {taken[row.line]!r} and {learner!r} answer to this line")
+                raise TableError(f"{self.path}:{row.line}: both {taken[row.line]!r} and {learner!r} answer to this line")
             taken[row.line] = learner
             found[learner] = row
         return found
 
 
 def read_people(path: Path) -> People:
-    """The list in a CSV file (comma, semicolon or tab; UTF-8). Raises :class:`PeopleError` where it is no such file."""
-    try:
-        data = path.read_bytes()
-        text = data.decode("utf-8-sig")
-    except OSError as error:
-        raise PeopleError(f"{path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise PeopleError(f"{path} is not UTF-8; save it as CSV in UTF-8") from error
-    if len(data) > MAX_BYTES:
-        raise PeopleError(f"{path} has more than {MAX_BYTES >> 20} MiB: is it the list of people?")
-    try:
-        numbered = list(_numbered(text))
-    except csv.Error as error:
-        raise PeopleError(f"{path}: not a CSV file ({error})") from error
-    if not numbered:
-        raise PeopleError(f"{path} is empty; its first line must name the columns")
-    header = tuple(cell.strip() for cell in numbered[0][1])
-    columns = [name.casefold() for name in header]
-    if not set(columns).intersection(IDENTIFYING):
-        raise PeopleError(
-            f"{path}:1: no column tells people apart; known are {', '.join(IDENTIFYING)}, found {', '.join(header)[:200]}"
-        )
-    return People(path, header, tuple(
-        Person(line, {name: cell.strip() for name, cell in zip(columns, cells, strict=False) if name})
-        for line, cells in numbered[1:]
-    ))  # fmt: skip
+    """The list in a CSV file. Raises :class:`TableError` where it is no such file, or no column tells people apart."""
+    table = read_table(path, "id,name,email")
+    if not set(table.columns).intersection(IDENTIFYING):
+        known, found = ", ".join(IDENTIFYING), ", ".join(table.columns)[:200]
+        raise TableError(table.fault(1, f"no column tells people apart; known are {known}, found {found}"))
+    return People(table.path, table.header, table.rows)
 
 
-def _numbered(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows that are not empty, with the line each begins on."""
-    first = text.partition("\n")[0]
-    delimiter = max((",", ";", "\t"), key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    line = 1
-    for cells in reader:
-        if any(cell.strip() for cell in cells):
-            yield line, cells
-        line = reader.line_num + 1
-
-
-def _names(row: Person) -> set[str]:
+def _names(row: Row) -> set[str]:
     # A leading quote is how this program, and others, keep a spreadsheet from taking a name for a formula.
     found = {row.cells[name].casefold() for name in IDENTIFYING if row.cells.get(name)}
     return found | {name.removeprefix("'") for name in found}

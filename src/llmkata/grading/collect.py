@@ -8,7 +8,6 @@ nowhere.
 from __future__ import annotations
 
 import base64
-import csv
 import os
 import re
 import subprocess
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import git
+from .csvfile import TableError, read_table
 
 #: What a token is read from, and the server of addresses written ``owner/name``.
 TOKEN, SERVER = "SUBMISSIONS_TOKEN", "GITHUB_SERVER_URL"
@@ -26,10 +26,6 @@ PATIENCE = 300.0
 _COLUMNS = ("id", "repository")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]{0,99}")
 _SHORT = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+")
-
-
-class ListFault(ValueError):
-    """The list of repositories cannot be used; the message says where and why."""
 
 
 @dataclass(frozen=True)
@@ -50,28 +46,32 @@ class Outcome:
 
 
 def read_list(path: Path, server: str = _DEFAULT_SERVER) -> list[Repository]:
-    """A CSV with a header and at least the columns ``id`` and ``repository`` (``owner/name``, an address, or a folder);
-    other columns are for others. Lines without a repository are left out. Raises ListFault, ``OSError``.
+    """A CSV with at least the columns ``id`` and ``repository`` (``owner/name``, an address, or a folder); other columns
+    are for others. Lines without a repository are left out.
+
+    Raises:
+        TableError: not such a file, or faults in it: an id that is no name for a folder or stands twice, a repository
+            that is no address.
     """
+    table = read_table(path, ",".join(_COLUMNS), _COLUMNS)
     found: dict[str, Repository] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file)
-        missing = [name for name in _COLUMNS if name not in (rows.fieldnames or [])]
-        if missing:
-            raise ListFault(f"{path}:1: no column {' and no column '.join(missing)}; the header is {rows.fieldnames}")
-        for row in rows:
-            learner, where = (str(row[name] or "").strip() for name in _COLUMNS)
-            if not where:
-                continue
-            place = f"{path}:{rows.line_num}"
-            if not _NAME.fullmatch(learner):
-                raise ListFault(f"{place}: id {learner!r} does not do as the name of a folder")
-            if learner.casefold() in found:
-                raise ListFault(f"{place}: id {learner!r} stands here twice")
-            if where.startswith("-"):
-                raise ListFault(f"{place}: repository {where!r} is no address")
-            url = f"{server.rstrip('/')}/{where.removesuffix('.git')}.git" if _SHORT.fullmatch(where) else where
-            found[learner.casefold()] = Repository(learner, url)
+    first: dict[str, int] = {}
+    faults = []
+    for row in table.rows:
+        learner, where = (row.get(name) for name in _COLUMNS)
+        if not where:
+            continue
+        before = first.setdefault(learner.casefold(), row.line)
+        if not _NAME.fullmatch(learner):
+            faults.append(table.fault(row.line, f"id: {learner!r} does not do as the name of a folder"))
+        elif before != row.line:
+            faults.append(table.fault(row.line, f"id: {learner!r} stands here twice (first in line {before})"))
+        if where.startswith("-"):
+            faults.append(table.fault(row.line, f"repository: {where!r} is no address"))
+        url = f"{server.rstrip('/')}/{where.removesuffix('.git')}.git" if _SHORT.fullmatch(where) else where
+        found[learner.casefold()] = Repository(learner, url)
+    if faults:
+        raise TableError("\n".join(faults))
     return list(found.values())
 
 

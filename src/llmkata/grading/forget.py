@@ -18,7 +18,19 @@ from filelock import FileLock
 
 from llmkata.gradebook.changes import Action, Change
 from llmkata.gradebook.names import Names
-from llmkata.places import CARDS, CHANGES, EXPORTS, GRADEBOOK, GRADES, INDEX, PSEUDONYMOUS, RECORDS, ROSTER, SIMILARITY, STAFF
+from llmkata.places import (
+    CARDS,
+    CHANGES,
+    EXPORTS,
+    GRADEBOOK,
+    GRADES,
+    INDEX,
+    PSEUDONYMOUS,
+    RECORDS,
+    ROSTER,
+    SIMILARITY,
+    STAFF,
+)
 from llmkata.records import ExerciseRecord, decode, encode
 from llmkata.records.pairs import Pair
 
@@ -93,7 +105,8 @@ def forget(folder: Path, names: Names, card: str) -> None:
     if found.pairs:
         left = [pair for pair in _pairs(folder / SIMILARITY) if not _of(pair, names)]
         _replace(folder / SIMILARITY, msgspec.json.format(msgspec.json.encode(left), indent=1) + b"\n")
-    _rewrite(folder / SIGNATURES, lambda line: b"" if f'"{CARDS}/{card}.'.encode() in line else line)
+    pages = [f'"{cards}/{card}.'.encode() for cards in (CARDS, STAFF)]
+    _rewrite(folder / SIGNATURES, lambda line: b"" if any(page in line for page in pages) else line)
     for path in (*found.sources, *found.cards):
         path.unlink()
     for path in found.whole:

@@ -26,7 +26,7 @@ from llmkata.places import CARDS, CHANGES, GRADEBOOK, GRADES, INDEX, RECORDS, RO
 from llmkata.records import ExerciseRecord, RecordFile, read_records
 from llmkata.records.pairs import Pair, Side, write_pairs
 
-from .csvfile import read_rows
+from .csvfile import read_table
 from .forget import members, names_of, unnamed
 from .roster import Roster
 
@@ -138,15 +138,11 @@ def _change(change: Change, pseudonyms: Pseudonyms) -> Change:
 
 def _roster(path: Path, pseudonyms: Pseudonyms) -> str:
     """Who is in the class, in which section, with how many extension days."""
-    columns, rows = read_rows(path, "id")
-    kept = [place for place, name in enumerate(columns) if name in _KEPT or name.startswith("extension days")]
-    where = columns.index("id")
-    lines = sorted(
-        [pseudonyms.of(cells[where].strip()), *(cells[place] if place < len(cells) else "" for place in kept)]
-        for _, cells in rows
-    )
+    table = read_table(path, "id", ["id"])
+    kept = [name for name in table.columns if name in _KEPT or name.startswith("extension days")]
+    lines = sorted([pseudonyms.of(row.get("id")), *(row.get(name) for name in kept)] for row in table.rows)
     file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows([["id", *(columns[place] for place in kept)], *lines])
+    csv.writer(file, lineterminator="\n").writerows([["id", *kept], *lines])
     return file.getvalue()
 
 

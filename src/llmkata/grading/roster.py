@@ -30,7 +30,7 @@ import msgspec
 
 from llmkata.course import Extension
 
-from .csvfile import TableError, read_rows
+from .csvfile import Row, Table, TableError, read_table
 
 if TYPE_CHECKING:
     from llmkata.course import Course
@@ -118,58 +118,56 @@ def enrolled(course: Course, roster: Roster | None) -> Course:
     return msgspec.structs.replace(course, policy=msgspec.structs.replace(course.policy, grading=grading))
 
 
-def read_roster(path: Path | str, modules: Iterable[int] | None = None) -> Roster:
-    """The roster in a CSV file. ``modules``: numbers that a column of extension days may name.
+def read_roster(path: Path | str, modules: Iterable[int] | None = None, needs: Iterable[str] = ("id",)) -> Roster:
+    """The roster in a CSV file. ``modules``: numbers that a column of extension days may name. ``needs``: columns it must
+    have.
 
     Raises:
         TableError: not such a file, or faults in it: a column that is missing, stands twice or is misspelt, an id that
             is missing or stands twice, days that are no number from 0 on.
     """
     path = Path(path)
-    columns, rows = read_rows(path, "id,name,email,section,extension days")
-    faults = list(_header_faults(columns, None if modules is None else set(modules)))
+    table = read_table(path, "id,name,email,section,extension days", needs)
+    faults = list(_header_faults(table, None if modules is None else set(modules)))
     if faults:
-        raise TableError("\n".join(f"{path}:1: {fault}" for fault in faults))
+        raise TableError("\n".join(faults))
     people: list[Person] = []
     first: dict[tuple[str, str], int] = {}
-    for line, cells in rows:
+    for row in table.rows:
+        line = row.line
         try:
-            person = _person(line, columns, cells)
+            person = _person(row)
         except TableError as error:
-            faults.append(f"{path}:{line}: {error}")
+            faults.append(table.fault(line, error))
             continue
         for column, value in (("id", person.id), ("canvas id", person.canvas_id)):
             before = first.setdefault((column, _folded(value)), line) if value else line
             if before != line:
-                faults.append(f"{path}:{line}: {column}: {value!r} stands here twice (first in line {before})")
+                faults.append(table.fault(line, f"{column}: {value!r} stands here twice (first in line {before})"))
         people.append(person)
     if faults:
         raise TableError("\n".join(faults))
     return Roster(people)
 
 
-def _header_faults(columns: list[str], modules: set[int] | None) -> Iterator[str]:
-    if "id" not in columns:
-        yield f"no column id; the columns are {', '.join(columns)[:200]}"
-    for column in sorted({c for c in columns if c and columns.count(c) > 1}):
-        yield f"column {column!r} stands there twice"
-    for column in columns:
+def _header_faults(table: Table, modules: set[int] | None) -> Iterator[str]:
+    for column in table.columns:
         match = _EXTENSION.fullmatch(column)
         if match and match["module"] and modules is not None and int(match["module"]) not in modules:
-            yield f"column {column!r}: the course has no module {match['module']}"
+            yield table.fault(1, f"column {column!r}: the course has no module {match['module']}")
         near = get_close_matches(column, _KNOWN, n=1, cutoff=0.8)
         if not match and near and column not in _KNOWN:
-            yield f"unknown column {column!r}; did you mean {near[0]!r}?"
+            yield table.fault(1, f"unknown column {column!r}; did you mean {near[0]!r}?")
 
 
-def _person(line: int, columns: list[str], cells: list[str]) -> Person:
-    row = {column: cell.strip() for column, cell in zip(columns, cells, strict=False)}
-    if not row.get("id"):
+def _person(row: Row) -> Person:
+    ident = row.get("id")
+    if not ident:
         raise TableError("id: is missing")
-    if any(not c.isprintable() for c in row["id"]) or len(row["id"]) > 200:
+    if any(not c.isprintable() for c in ident) or len(ident) > 200:
         raise TableError("id: must be one line of at most 200 characters that can be printed")
     days, modules = 0.0, {}
-    for column, cell in row.items():
+    for column, cell in row.cells.items():
         match = _EXTENSION.fullmatch(column)
         if match and cell:
             number = _days(column, cell)
@@ -177,11 +175,10 @@ def _person(line: int, columns: list[str], cells: list[str]) -> Person:
                 modules[int(match["module"])] = number
             else:
                 days = number
-    also = [row.get("github", "")]
-    also += [name.strip() for name in row.get("also", "").split(";")]
+    also = [row.get("github"), *(name.strip() for name in row.get("also").split(";"))]
     return Person(
-        row["id"], line, row.get("name", ""), row.get("email", ""), row.get("section", ""), row.get("group", ""),
-        Extension(days, modules), row.get("canvas id", ""), tuple(filter(None, also)),
+        ident, row.line, row.get("name"), row.get("email"), row.get("section"), row.get("group"),
+        Extension(days, modules), row.get("canvas id"), tuple(filter(None, also)),
     )  # fmt: skip
 
 

@@ -7,7 +7,6 @@ hang on the hash seed of the process, so this is done in a process of its own, w
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import heapq
 import io
@@ -17,7 +16,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -85,19 +83,6 @@ def similar(
         raise SimilarityFault(f"{exercise}: comparing the submissions failed: {said[-1] if said else 'no message'}")
     found = msgspec.json.decode(done.stdout, type=list[tuple[Side, Side]])
     return [Pair(exercise, *pair) for pair in found]
-
-
-def read_groups(path: Path) -> dict[str, str]:
-    """Learner -> group, from a CSV with a header and at least the columns ``id`` and ``group``; who has no group is
-    left out. Raises SimilarityFault, ``OSError``.
-    """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file)
-        missing = [name for name in ("id", "group") if name not in (rows.fieldnames or [])]
-        if missing:
-            lacking = " and no column ".join(missing)
-            raise SimilarityFault(f"{path}:1: no column {lacking}; the header is {rows.fieldnames}")
-        return {row["id"].strip(): row["group"].strip() for row in rows if (row["id"] or "").strip() and row["group"]}
 
 
 def similar_submissions(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from llmkata.course import UnknownExercise
 from llmkata.course.grading import in_zone
 
-from .csvfile import TableError, read_rows
+from .csvfile import TableError, read_table
 from .roster import AmbiguousName, Roster
 from .submission import Submission
 
@@ -91,24 +91,26 @@ def read_times(path: Path, course: Course) -> Times:
         TableError: not such a file, or faults in it: no column of times or of names, an exercise the course does not have,
             a time that cannot be read.
     """
-    columns, rows = read_rows(path, "id,submitted at")
-    time = next((column for column in (_TIME, _MOODLE_TIME) if column in columns), None)
-    names = [column for column in columns if column in _NAMES]
+    table = read_table(path, "id,submitted at")
+    time = next((column for column in (_TIME, _MOODLE_TIME) if column in table.columns), None)
+    names = [column for column in table.columns if column in _NAMES]
     if time is None or not names:
-        lacking = "submitted at" if time is None else "id"
-        raise TableError(f"{path}:1: no column {lacking}; the columns are {', '.join(columns)[:200]}")
+        raise TableError(table.lacks(_TIME if time is None else "id"))
     found, faults = [], []
-    for line, cells in rows:
-        row = {column: cell.strip() for column, cell in zip(columns, cells, strict=False)}
-        if row.get(time, "") in ("", "-"):
+    for row in table.rows:
+        if row.get(time) in ("", "-"):
             continue
         try:
-            exercise = course.exercise(row["exercise"]).id if row.get("exercise") else ""
-            stamp = _moment(row[time], course.policy.grading.timezone)
-        except (UnknownExercise, ValueError) as error:
-            faults.append(f"{path}:{line}: {error}")
+            exercise = course.exercise(row.get("exercise")).id if row.get("exercise") else ""
+        except UnknownExercise as error:
+            faults.append(table.fault(row.line, f"exercise: {error}"))
             continue
-        found.append(_Row(tuple(row[name] for name in names if row.get(name)), exercise, stamp))
+        try:
+            stamp = _moment(row.get(time), course.policy.grading.timezone)
+        except ValueError as error:
+            faults.append(table.fault(row.line, f"{time}: {error}"))
+            continue
+        found.append(_Row(tuple(row.get(name) for name in names if row.get(name)), exercise, stamp))
     if faults:
         raise TableError("\n".join(faults))
     return Times(found)
