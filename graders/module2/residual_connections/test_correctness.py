@@ -293,11 +293,13 @@ def test_rank_collapse(submission, reference, torch_rng):
 
 @probe
 def profile_twice(module, kind, n_layers, norm, state, ids, targets):
-    """Two profiles of a model whose parameters already hold gradients (or None, every second), and those afterwards."""
+    """Two profiles of a model whose parameters already hold gradients (or None, every second), and those afterwards.
+    The last branch has a parameter that it does not use."""
     import torch
 
     model = module.TinyLM(kind, n_layers, norm, d=state["token.weight"].shape[1]).double()
     model.load_state_dict(state)
+    model.sublayers[-1].branch.register_parameter("spare", torch.nn.Parameter(torch.ones(3).double()))
     for n, p in enumerate(model.parameters()):
         p.grad = torch.ones_like(p) if n % 2 else None
     out = []
@@ -317,7 +319,8 @@ def profile_twice(module, kind, n_layers, norm, state, ids, targets):
 @hint(
     "Keep the stream after each sublayer in a list and differentiate with respect to the whole list at once.",
     "torch.autograd.grad(loss, streams + parameters, allow_unused=True) writes to no .grad field.",
-    "parameter[n] is the norm of all gradients of sublayer n as one vector: sqrt of the sum of their squares.",
+    "parameter[n] is the norm of all gradients of sublayer n as one vector: sqrt of the sum of their squares; one that "
+    "the loss does not depend on counts 0.",
 )
 def test_gradient_profile(submission, reference, torch_rng):
     """Loss and gradient norms equal the oracle's for all kinds; what .grad held before is neither used nor changed."""
@@ -552,6 +555,12 @@ def test_paths(submission, reference, case):
 RESIDUAL = (("plain", 2, "rmsnorm"), ("scaled", 1, "none"), ("rezero", 2, "rmsnorm"))
 
 
+@probe
+def graph_behind(module, model, ids):
+    """Whether the components of a decomposition hang on a graph."""
+    return bool(module.decompose_residual(model, ids).components.requires_grad)
+
+
 @task(6)
 @points(6)
 @hint(
@@ -573,6 +582,7 @@ def test_decomposition(submission, reference, torch_rng):
             **TIGHT,
             what=f"components of {kind}",
         )
+        check(not submission.run(graph_behind, model, ids), "decompose_residual records no gradients.")
     state = weights(torch_rng, "none", 1)
     with expect_error(ValueError, "no residual stream"):
         submission.decompose_residual(submission.run(build, "none", 1, "rmsnorm", state), ids)
