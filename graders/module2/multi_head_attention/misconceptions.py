@@ -258,10 +258,10 @@ def forward(self, query, memory=None, *, kv=None, key_padding_mask=None, attn_ma
 )
 def forward(self, query, memory=None, *, kv=None, key_padding_mask=None, attn_mask=None, is_causal=False,
             need_weights=False):
-    k, v = keys_and_values(self, query, memory, kv)
     if memory is not None:
         self.q_proj(memory), self.k_proj(query), self.v_proj(query)
-    return attend(self, query, k, v, key_padding_mask, attn_mask, is_causal, need_weights)
+    return original(self, query, memory, kv=kv, key_padding_mask=key_padding_mask, attn_mask=attn_mask,
+                    is_causal=is_causal, need_weights=need_weights)
 
 
 # --- shared key/value heads -------------------------------------------------------------------------------------------
