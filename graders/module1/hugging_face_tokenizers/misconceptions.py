@@ -436,8 +436,8 @@ def pack(tok, docs, block_size, *, batch_size=64):
     replaces="pack",
     caught_by="test_pack_is_lazy",
     matches="documents",
-    feedback="You make a list of all documents before the first block. A training set does not fit: take them as "
-    "you go.",
+    feedback="You take all documents before you give out the first block. A training set does not fit: take them as "
+    "you go, and yield each block as soon as it is full.",
 )
 def pack(tok, docs, block_size, *, batch_size=64):
     yield from original(tok, list(docs), block_size, batch_size=batch_size)
@@ -448,6 +448,7 @@ def pack(tok, docs, block_size, *, batch_size=64):
     replaces="pack",
     caught_by="test_pack_peak",
     matches="peak_bytes",
+    equivalent_to="pack_lists_documents",  # of documents taken it takes as many
     feedback="You build all blocks before you give out the first: memory grows with the number of documents. Yield "
     "each as soon as it is full.",
 )
