@@ -187,7 +187,8 @@ def test_pack_is_lazy(submission, budget, reference, rng):
         check(before == 0, "Documents are taken before a block is asked for.", got=before)
         # At least one token a document: block documents hold a block, rounded up to whole batches. Listing first: 60.
         budget.require(
-            f"documents taken for a block of {block}, {batch} at a time", taken, at_most=2 * batch + block, at_least=1, unit="documents", trust="handed in"
+            f"documents taken for a block of {block}, {batch} at a time", taken, at_most=2 * batch + block, at_least=1,
+            unit="documents", trust="handed in",
         )
 
 
