@@ -487,8 +487,8 @@ def train(
         step_loss = torch.zeros((), dtype=torch.float64, device=env.device)
         for batch in batches[:-1]:
             with wrapped.no_sync():
-                step_loss += backward(wrapped, batch, n_tokens)
-        step_loss += backward(wrapped, batches[-1], n_tokens)
+                step_loss += add_gradient(wrapped, batch, n_tokens)
+        step_loss += add_gradient(wrapped, batches[-1], n_tokens)
         if isinstance(wrapped, BucketedDDP):
             wrapped.finish_gradient_synchronization()
             traffic.collectives += len(wrapped.buckets)
@@ -507,7 +507,7 @@ def rank_stream(n: int, env: DistEnv, seed: int) -> Iterator[int]:
         yield from shard_indices(n, env.world_size, env.rank, epoch=epoch, seed=seed, shuffle=True, drop_last=False)
 
 
-def backward(model: nn.Module, batch: Sequence[Tensor], n_tokens: int) -> Tensor:
+def add_gradient(model: nn.Module, batch: Sequence[Tensor], n_tokens: int) -> Tensor:
     """Adds one micro-batch's gradient; its part of the step's loss."""
     loss = global_token_loss(next_token_loss_sum(model, batch), n_tokens)
     loss.backward()

@@ -464,8 +464,8 @@ def trained(env, build_model, dataset, impl, steps, micro_batches, batch_size, l
         step_loss = torch.zeros((), dtype=torch.float64)
         for batch, n_tokens in zip(batches[:-1], divisors(batches)):
             with wrapped.no_sync():
-                step_loss += backward(wrapped, batch, n_tokens)
-        step_loss += backward(wrapped, batches[-1], divisors(batches)[-1])
+                step_loss += add_gradient(wrapped, batch, n_tokens)
+        step_loss += add_gradient(wrapped, batches[-1], divisors(batches)[-1])
         if impl == "bucketed":
             wrapped.finish_gradient_synchronization()
             traffic.collectives += len(wrapped.buckets)

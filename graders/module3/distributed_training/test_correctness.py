@@ -29,19 +29,23 @@ EXACT = {"atol": 1e-11, "rtol": 1e-9}
 
 @probe
 def on_ranks(module, scenario, world, args, ddp):
-    """Forks `world` ranks; each runs scenario(module, rank, world, meeting, *args). Their answers, by rank.
+    """Each of `world` ranks runs scenario(module, rank, world, meeting, *args). Their answers, by rank.
 
-    A rank that raises is raised here. Without `ddp` PyTorch's DDP cannot be constructed.
+    Rank 0 is this process, the others are forked from it. What a rank raises is raised here. Without `ddp` PyTorch's
+    DDP cannot be constructed.
     """
     import builtins
     import os
     import pickle
     import signal
     import socket
+    import sys
     import tempfile
     import traceback
+    from datetime import timedelta
 
     import torch
+    import torch.distributed as dist
 
     scope = {}
     exec(scenario[1], scope)  # noqa: S102 - the grader's own source
@@ -59,10 +63,14 @@ def on_ranks(module, scenario, world, args, ddp):
             frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == module.__file__]
             return {"error": kind.__name__, "message": str(error), "line": frames[-1].lineno if frames else None}
 
+    def leave():
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
     def run(rank, meeting, out, go):
+        sys.setprofile(None)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(15)  # a rank that hangs in the network's code ends too
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         torch.set_num_threads(1)
         found = answer(rank, meeting)
         with os.fdopen(out, "wb") as pipe:
@@ -70,33 +78,48 @@ def on_ranks(module, scenario, world, args, ddp):
         if "value" in found:
             os.read(go, 1)  # whoever leaves early breaks the connections of the others
 
+    constructor, environ = torch.nn.parallel.DistributedDataParallel.__init__, dict(os.environ)
     with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-        meeting = {"folder": folder, "url": f"tcp://127.0.0.1:{port}", "port": port}
+        meeting = {"folder": folder, "url": f"tcp://127.0.0.1:{port}", "port": port, "patience": timedelta(seconds=6)}
         free.close()
         go, gone = os.pipe()
         ranks, found = [], []
-        for rank in range(world):
-            answers, out = os.pipe()
-            pid = os.fork()
-            if pid == 0:
-                try:
-                    os.close(gone)
-                    run(rank, meeting, out, go)
-                finally:
-                    os._exit(0)
-            os.close(out)
-            ranks.append((pid, answers))
-        for _, answers in ranks:
-            with os.fdopen(answers, "rb") as pipe:
-                body = pipe.read()
-            late = {"error": "TimeoutError", "message": "it did not come to an end in 15 s", "line": None}
-            found.append(pickle.loads(body) if body else late)
-        os.close(gone)
-        for pid, _ in ranks:
-            os.waitpid(pid, 0)
-        os.close(go)
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        try:
+            for rank in range(1, world):
+                answers, out = os.pipe()
+                pid = os.fork()
+                if pid == 0:
+                    try:
+                        os.close(gone)
+                        run(rank, meeting, out, go)
+                    finally:
+                        os._exit(0)
+                os.close(out)
+                ranks.append((pid, answers))
+            mine = answer(0, meeting)
+            found.append(mine)
+            if mine.get("error", "RuntimeError") != "RuntimeError":
+                for pid, _ in ranks:
+                    os.kill(pid, signal.SIGKILL)  # its own mistake: the others would wait for it in vain
+            if "error" in mine:
+                leave()
+            for _, answers in ranks:
+                with os.fdopen(answers, "rb") as pipe:
+                    body = pipe.read()
+                late = {"error": "TimeoutError", "message": "it did not come to an end in 15 s", "line": None}
+                found.append(pickle.loads(body) if body else late)
+        finally:
+            leave()
+            torch.nn.parallel.DistributedDataParallel.__init__ = constructor
+            os.environ.clear()
+            os.environ.update(environ)
+            os.close(gone)
+            for pid, _ in ranks:
+                os.waitpid(pid, 0)
+            os.close(go)
     failed = [(rank, f) for rank, f in enumerate(found) if "error" in f]
     # Where one rank dies the others lose their connection or wait in vain: their errors come last.
     failed.sort(key=lambda item: item[1]["error"] in ("RuntimeError", "TimeoutError"))
@@ -206,7 +229,8 @@ def torch_ddp(module, rank, world, meeting, weights, batches, choices):
     import torch
     import torch.distributed as dist
 
-    dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world,
+                            timeout=meeting["patience"])  # fmt: skip
     found = []
     for options in choices:
         model = torch.nn.Linear(3, 2).double()
@@ -313,7 +337,8 @@ def broadcast(module, rank, world, meeting, seed):
     import torch
     import torch.distributed as dist
 
-    dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world,
+                            timeout=meeting["patience"])  # fmt: skip
     torch.manual_seed(seed + rank)
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2).double())
     with torch.no_grad():
@@ -362,7 +387,8 @@ def averaged(module, rank, world, meeting, weights, steps, caps, lr):
             h = torch.tanh(torch.tanh(h @ self.w1.T + self.b1) @ self.w2.T + self.b2)
             return h @ self.output.T
 
-    dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world,
+                            timeout=meeting["patience"])  # fmt: skip
     found = []
     for cap in caps:
         model = TiedLM()
@@ -429,7 +455,8 @@ def sparsely_used(module, rank, world, meeting, values, caps):
             y = x * self.shared * self.frozen
             return y * self.second if rank == 1 else y
 
-    dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world,
+                            timeout=meeting["patience"])  # fmt: skip
     found = []
     for cap in caps:
         model = Model()
@@ -488,7 +515,8 @@ def mixed(module, rank, world, meeting, values):
         def forward(self, factor):
             return sum(p.double().square().sum() * factor for p in self.parameters())
 
-    dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world,
+                            timeout=meeting["patience"])  # fmt: skip
     model = Squares()
     wrapped = module.BucketedDDP(model, bucket_cap_mb=1.0)
     wrapped(rank + 1).backward()
@@ -517,7 +545,8 @@ def pooled_loss(module, rank, world, meeting, weight, cases):
     """global_token_loss of a linear model on this rank's tokens, case by case, and the averaged gradients."""
     import torch.distributed as dist
 
-    dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world,
+                            timeout=meeting["patience"])  # fmt: skip
     found = []
     for batches in cases:
         x = batches[rank]
@@ -574,7 +603,8 @@ def crossed(module, rank, world, meeting, values):
             inner, outer = (self.first, self.second) if rank == 0 else (self.second, self.first)
             return torch.tanh(x * inner) * outer
 
-    dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world,
+                            timeout=meeting["patience"])  # fmt: skip
     model = Crossed()
     wrapped = module.BucketedDDP(model, bucket_cap_mb=1 / 2**20)
     history = []
@@ -627,7 +657,8 @@ def withheld(module, rank, world, meeting, values):
         def forward(self, factor):
             return sum((factor * p).square().sum() for p in self.parameters())
 
-    dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world,
+                            timeout=meeting["patience"])  # fmt: skip
     told = dist.distributed_c10d._get_default_store()
     model = Squares()
     wrapped = module.BucketedDDP(model, bucket_cap_mb=1 / 2**20)
@@ -635,11 +666,11 @@ def withheld(module, rank, world, meeting, values):
     returned = True
     if rank == 1:
         try:
-            told.wait(["backward"], timedelta(seconds=4))
+            told.wait(["rank 0"], timedelta(seconds=4))
         except Exception:  # noqa: BLE001 - the store's own class
             returned = False
     loss.backward()
-    told.set("backward", "returned")
+    told.set("rank 0", "returned")
     wrapped.finish_gradient_synchronization()
     return returned, [p.grad for p in model.parameters()]
 
@@ -676,7 +707,8 @@ def accumulating(module, rank, world, meeting, values, inputs, plan):
         def forward(self, x, used):
             return sum((x * self.get_parameter(str(i))).square().sum() for i in used)
 
-    dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world,
+                            timeout=meeting["patience"])  # fmt: skip
     model = Squares()
     wrapped = module.BucketedDDP(model, bucket_cap_mb=1 / 2**20)
     rounds = []
@@ -734,7 +766,8 @@ def ring(module, rank, world, meeting, tensors, groups):
                 seen.add(func._schema.name)
             return func(*args, **(kwargs or {}))
 
-    dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world,
+                            timeout=meeting["patience"])  # fmt: skip
     found = []
     for members in groups:
         group = None if len(members) == world else dist.new_group(members)
@@ -820,7 +853,8 @@ def checkpoints(module, rank, world, meeting, wrappers):
         optimizer.step()
 
     if world > 1:
-        dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world)
+        dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world,
+                            timeout=meeting["patience"])  # fmt: skip
     found = []
     for wrapper in wrappers:
         model, wrapped, optimizer = fresh(1, wrapper)
@@ -877,7 +911,8 @@ def training(module, rank, world, meeting, weights, dataset, setting):
             h = torch.tanh(torch.tanh(h @ self.w1.T + self.b1) @ self.w2.T + self.b2)
             return h @ self.embedding.T
 
-    dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world,
+                            timeout=meeting["patience"])  # fmt: skip
     found = []
     for impl in ("bucketed", "torch"):
         models = []
