@@ -15,19 +15,20 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from llmkata.checks import check, expect_error, hint, needs, points, same, sk, task
+from llmkata.checks import check, expect_error, hint, needs, points, probe, same, sk, task
 
 INF = math.inf
 
 
 def table_lm(torch_rng, vocabulary: int, scale: float = 1.5, dtype=torch.float32):
-    """A language model whose logits depend on the whole prefix; its calls are counted in `lm.rows`."""
+    """A language model whose logits depend on the whole prefix; its calls are counted in `lm.rows`, `lm.fed` is the last."""
     now = scale * torch.randn(vocabulary, vocabulary, generator=torch_rng, dtype=torch.float64)
     past = 0.5 * scale * torch.randn(vocabulary, vocabulary, generator=torch_rng, dtype=torch.float64)
     rows = []
 
     def lm(ids):
         rows.append(ids.shape[0])
+        lm.fed = ids
         return (now[ids] + past[ids.cumsum(-1) % vocabulary]).to(dtype)
 
     lm.rows = rows
@@ -90,6 +91,12 @@ def test_token_logprobs_shift_and_mask(submission, reference, rng):
     want = torch.from_numpy(reference.token_logprobs(half.double().numpy(), ids.numpy())).float()
     same(submission.token_logprobs(half, ids, chunk_size=3), want, atol=2e-5, what="scores from bfloat16 logits")
     same(submission.token_logprobs(logits[:, :1], ids[:, :1]), torch.zeros(b, 0), atol=0, what="scores for T = 1")
+    # Where exp of a logit overflows or is 0, and over a vocabulary of one token: the masked id is not one of it.
+    hard = torch.tensor([[[1e4, 0, -1e4], [0, -INF, 1], [-200, 0, 30], [0, 0, 0]]])
+    want = torch.log_softmax(hard.double(), -1)[:, (0, 1, 2), (1, 2, 0)].float()
+    same(submission.token_logprobs(hard, torch.tensor([[0, 1, 2, 0]])), want, atol=1e-3, what="scores from hard logits")
+    only = submission.token_logprobs(torch.zeros(1, 3, 1), torch.tensor([[0, -100, 0]]), torch.tensor([[1, 0, 1]]))
+    same(only, torch.zeros(1, 2), atol=0, what="scores over a vocabulary of one token")
     spoilt = logits.float()
     spoilt[:, -1] = math.nan
     got = submission.token_logprobs(spoilt, ids)
@@ -121,6 +128,8 @@ def filter_cases(values):
     return cases()
 
 
+#: 24 pairs of logits 0 and 1.
+TIES = torch.tensor([0.0, 1.0] * 24)
 FRACTIONS = st.sampled_from((0.5, 0.9, 1.0, 0.1, 0.3, 0.75, 0.02, 0.999))
 
 
@@ -133,8 +142,9 @@ def against_brute_force(submission, reference, name, x, value, dtype=torch.float
     for i, row in enumerate(flat):
         ids = reference.kept(name, row, value)
         want[i, [j for j in range(len(row)) if j not in ids]] = -INF
-    got = getattr(submission, name)(x, value)
+    got, (after, *_) = submission.call(name, x, value, echo=True)
     same(got, want.reshape(x.shape), atol=0, rtol=0, what=f"{name}(logits, {value})")
+    same(after, x, atol=0, rtol=0, what=f"the logits after {name}")
 
 
 @task(2)
@@ -176,6 +186,8 @@ def test_filter_invariants(submission, reference, rng):
             check(before is None or bool((kept | ~before).all()), f"{name}: a wider filter keeps more")
             before = kept
     check(bool((submission.top_p(4 * x, 1.0) > -INF).all()), "top_p with p = 1 keeps all tokens")
+    # A sort that is not stable may shuffle ties in rows longer than 16.
+    against_brute_force(submission, reference, "top_p", TIES, 0.31)
     for name, bad in (("top_k", 0), ("top_p", 0.0), ("min_p", 1.5), ("temperature", 0.0)):
         same(submission.temperature(x, 2.0), x / 2, atol=1e-12, what="temperature(x, 2)")
         with expect_error(ValueError, name):
@@ -229,6 +241,7 @@ def test_stats_oracle(submission, reference, rng):
         (rng.integers(-2, 3, (5, 8)).astype(float), 0.77),
         (np.zeros((2, 10)), 0.55),
         (np.array([[0.0, -INF, -INF], [1.0, 0.0, -INF]]), 0.9),
+        (np.array([[0.0, -INF, -INF], [1.0, 0.0, -INF]]), 1.0),
         (np.zeros((3, 1)), 0.5),
     ]
     for x, p in rows:
@@ -241,7 +254,10 @@ def test_stats_oracle(submission, reference, rng):
                     value = float(getattr(got, name)[index])
                     tol = 1e-5 if dtype == torch.float32 else 1e-10
                     same(value, float(want), atol=tol, rtol=tol, dtype=None, what=f"{name} of {x[index].round(3)}")
-        check(tuple(got.entropy.shape) == x.shape[:-1], "statistics have the shape of the targets")
+        for name in ("entropy", "surprisal", "rank", "nucleus_size", "margin", "max_prob"):
+            same(tuple(getattr(got, name).shape), x.shape[:-1], what=f"shape of {name}: that of the targets")
+        for name in ("rank", "nucleus_size"):
+            check(getattr(got, name).dtype == torch.int64, f"{name} is int64", got=getattr(got, name).dtype)
 
 
 @task(3)
@@ -271,6 +287,13 @@ def test_inverse_cdf_exact(submission, reference, rng):
     u = torch.tensor([0.0, 0.24, 0.25, 0.5, 0.6, 0.75, 1 - 2.0**-53], dtype=torch.float64)
     got = submission.inverse_cdf_sample(quarters.expand(7, 7), u)
     same(got, torch.tensor([1, 1, 3, 4, 4, 5, 5]), atol=0, what="draws from four equal tokens at and between the borders")
+    # Between 1/3 and the float32 next to it; and ten tenths, whose float64 sum is the largest u there is.
+    u = torch.tensor(1 / 3 + 3e-9, dtype=torch.float64)
+    same(submission.inverse_cdf_sample(torch.zeros(3), u), torch.tensor(1), atol=0, what="the draw just above 1/3")
+    u = torch.tensor(1 - 2.0**-53, dtype=torch.float64)
+    same(submission.inverse_cdf_sample(torch.zeros(10), u), torch.tensor(9), atol=0, what="the draw at the largest u")
+    u = torch.tensor([0.25, 0.75])
+    same(submission.inverse_cdf_sample(torch.zeros(2, 2), u), torch.tensor([0, 1]), atol=0, what="draws for a float32 u")
     x = torch.from_numpy(2 * rng.standard_normal((3, 40, 11)))
     u = torch.from_numpy(rng.random((3, 40)))
     want = [[reference.inverse_cdf(x[i, j].tolist(), float(u[i, j])) for j in range(40)] for i in range(3)]
@@ -288,6 +311,17 @@ STRATEGIES = (
     {"name": "nucleus", "top_p": 0.8, "temperature": 0.8},
     {"name": "min-p", "min_p": 0.1},
 )
+
+
+@probe
+def next_number(module, fields, n, steps):
+    """What the generator gives next, after a generation."""
+    import torch
+
+    generator = torch.Generator().manual_seed(5)
+    table = torch.arange(9.0).reshape(3, 3)
+    module.generate(lambda ids: table[ids], torch.tensor([1]), module.Strategy(**fields), n, steps, generator)
+    return float(torch.rand((), generator=generator, dtype=torch.float64))
 
 
 @task(4)
@@ -308,17 +342,27 @@ def test_generate_is_the_reference_sequence(submission, reference, torch_rng):
             generator = torch.Generator().manual_seed(case)
             given = prompt[None] if case % 2 else prompt
             got = submission.generate(lm, given, strategy, n, steps, generator, eos_id=eos, pad_id=5)
+            fed = lm.fed
             tokens, base, own, _ = reference.generate(lm, prompt, fields, n, steps, case, eos, 5)
             what = f"{fields}, eos {eos}"
             same(got.tokens, torch.tensor(tokens), atol=0, what=f"tokens of {what}")
+            same(fed[:, 3:], got.tokens[:, :-1], atol=0, what=f"what the model is fed (pads in ended rows) of {what}")
             same(got.base_logprobs, torch.tensor(base), atol=1e-4, dtype=None, what=f"base_logprobs of {what}")
             same(got.strategy_logprobs, torch.tensor(own), atol=1e-4, dtype=None, what=f"strategy_logprobs of {what}")
             lengths = [row.index(eos) + 1 if eos in row else len(row) for row in tokens]
             same(got.lengths, torch.tensor(lengths), atol=0, what=f"lengths of {what}")
     lm = table_lm(torch_rng, vocabulary)
     got = submission.generate(lm, prompt.expand(2, 3), strategy, 2, 0, torch.Generator().manual_seed(0))
-    same(tuple(got.tokens.shape), (2, 0), what="shape of tokens for max_new_tokens = 0")
+    same(got.tokens, torch.zeros(2, 0, dtype=torch.int64), what="tokens for max_new_tokens = 0")
+    for name in ("base_logprobs", "strategy_logprobs"):
+        same(tuple(getattr(got, name).shape), (2, 0), what=f"shape of {name} for max_new_tokens = 0")
+    same(got.lengths, torch.zeros(2, dtype=torch.int64), what="lengths for max_new_tokens = 0")
     check(not lm.rows, "max_new_tokens = 0 needs no call of the model", got=len(lm.rows), want=0)
+    # A step draws n numbers, a greedy one none.
+    numbers = torch.rand(7, generator=torch.Generator().manual_seed(5), dtype=torch.float64).tolist()
+    for fields, at in (({"name": "plain"}, 6), ({"name": "greedy", "greedy": True}, 0)):
+        after = submission.run(next_number, fields, 2, 3)
+        check(after == numbers[at], f"3 steps of 2 rows draw {at} numbers: {fields}", got=after, want=numbers[at])
     # A model that can only say eos: one step, whatever max_new_tokens.
     only = torch.tensor([-INF, -INF, 0.0])
     got = submission.generate(
@@ -343,6 +387,9 @@ def test_typical_matches_bruteforce(submission, reference, case):
     against_brute_force(submission, reference, "typical_p", x, mass)
     fixed = torch.tensor([3.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0])
     against_brute_force(submission, reference, "typical_p", fixed, 0.31)
+    against_brute_force(submission, reference, "typical_p", TIES, 0.31)
+    holes = torch.tensor([0.5, 0.25, 0.15, 0.1, 0.0]).log()
+    against_brute_force(submission, reference, "typical_p", holes, 0.2)
     got = submission.apply_strategy(x, submission.Strategy(name="typical", typical_p=mass))
     same(got, submission.typical_p(x, mass), atol=1e-12, what="apply_strategy with typical_p")
     with expect_error(ValueError, "typical_p"):
@@ -356,7 +403,9 @@ def test_gumbel_exact_and_distribution(submission, rng):
     """`gumbel_sample` is the formula on the given u, and its draws have the distribution softmax(logits)."""
     x = np.array([1.0, 0.0, -1.0, 2.0, -np.inf])
     u = rng.random((20000, 5)) * (1 - 2e-9) + 1e-9
-    got = submission.gumbel_sample(torch.from_numpy(x).expand(20000, 5), torch.from_numpy(u))
+    given = torch.from_numpy(u)
+    got, (_, after) = submission.call("gumbel_sample", torch.from_numpy(x).expand(20000, 5), given, echo=True)
+    same(after, given, atol=0, rtol=0, what="u after the call")
     want = torch.from_numpy(np.argmax(x - np.log(-np.log(u)), -1))
     same(got, want, atol=0, what="draws")
     p = np.exp(x[:4]) / np.exp(x[:4]).sum()
@@ -369,6 +418,16 @@ def test_gumbel_exact_and_distribution(submission, rng):
 # -- task 7 -----------------------------------------------------------------------------------------------------------
 
 
+@probe
+def sequences_of_one(module, vocabulary):
+    """Shape of the sequences of one token."""
+    import torch
+
+    logits = torch.zeros(1, 1, vocabulary)
+    tokens, _, _ = module.exact_sequences(lambda ids: logits, torch.tensor([0]), module.Strategy(name="plain"), 1)
+    return list(tokens.shape)
+
+
 @task(7)
 @points(7)
 @hint(
@@ -378,13 +437,13 @@ def test_gumbel_exact_and_distribution(submission, rng):
 )
 def test_exact_sequences(submission, reference, torch_rng):
     """`exact_sequences` has every sequence with its log q and log p; both distributions sum to 1."""
-    for v, length, fields in (
-        (3, 2, {"name": "plain"}),
-        (4, 3, {"name": "top-k", "top_k": 2}),
-        (5, 3, {"name": "nucleus", "top_p": 0.7, "temperature": 1.3}),
-        (3, 3, {"name": "greedy", "greedy": True}),
+    for v, length, fields, dtype in (
+        (3, 2, {"name": "plain"}, torch.float64),
+        (4, 3, {"name": "top-k", "top_k": 2}, torch.float32),  # logs are taken in float64
+        (5, 3, {"name": "nucleus", "top_p": 0.7, "temperature": 1.3}, torch.float64),
+        (3, 3, {"name": "greedy", "greedy": True}, torch.float64),
     ):
-        lm = table_lm(torch_rng, v, dtype=torch.float64)
+        lm = table_lm(torch_rng, v, dtype=dtype)
         prompt = torch.tensor([1, 2])
         got = submission.exact_sequences(lm, prompt, submission.Strategy(**fields), length)
         tokens, log_q, log_p = reference.exact_sequences(lm, prompt, fields, length, v)
@@ -395,10 +454,12 @@ def test_exact_sequences(submission, reference, torch_rng):
             same(float(logs.exp().sum()), 1.0, atol=1e-12, dtype=None, what=f"the sum of {name}")
     plain = submission.Strategy(name="plain")
     tokens, log_q, log_p = submission.exact_sequences(lm, prompt, plain, 0)
-    same(tuple(tokens.shape), (1, 0), what="shape of the sequences of length 0")
+    same(tokens, torch.zeros(1, 0, dtype=torch.int64), what="the sequences of length 0")
     same(log_p, torch.zeros(1, dtype=torch.float64), atol=0, what="log p of the empty sequence")
     with expect_error(ValueError):
         submission.exact_sequences(lm, prompt, plain, 13)  # 3**13 = 1 594 323 > 2**20 = 1 048 576
+    got = submission.run(sequences_of_one, 2**20)
+    check(got == [2**20, 1], "2**20 sequences are not too many", got=got, want=[2**20, 1])
 
 
 # -- task 8 -----------------------------------------------------------------------------------------------------------
@@ -449,14 +510,20 @@ def test_compare_strategies(submission, reference, torch_rng):
     prompt = torch.tensor([0, 4])
     rows = [*STRATEGIES, {"name": "typical", "typical_p": 0.83}]
     strategies = [submission.Strategy(**fields) for fields in rows]
-    for n, length in ((6, 3), (3, 1)):
-        reports = submission.compare_strategies(lm, prompt, strategies, n, length, 7)
+
+    def never_2(ids):
+        return lm(ids).index_fill(-1, torch.tensor([2]), -INF)
+
+    for model, n, length in ((lm, 6, 3), (never_2, 3, 1)):
+        reports = submission.compare_strategies(model, prompt, strategies, n, length, 7)
         check(len(reports) == len(rows), "one report for each strategy", got=len(reports), want=len(rows))
         for report, fields in zip(reports, rows, strict=True):
             check(report.name == fields["name"], "reports in the order of the strategies", got=report.name)
-            for name, want in reference.report(lm, prompt, fields, n, length, 7).items():
+            for name, want in reference.report(model, prompt, fields, n, length, 7).items():
                 # Means of float32 log-probabilities: each is right to about 1e-6.
-                same(float(getattr(report, name)), want, atol=2e-5, dtype=None, what=f"{name} of {fields['name']}")
+                value = getattr(report, name)
+                check(not isinstance(value, torch.Tensor), f"{name} is a number, not a tensor", got=type(value))
+                same(float(value), want, atol=2e-5, dtype=None, what=f"{name} of {fields['name']}")
     n, length, fields = 400, 3, {"name": "nucleus", "top_p": 0.8}
     strategy = submission.Strategy(**fields)
     (report,) = submission.compare_strategies(lm, prompt, [strategy], n, length, 3)
