@@ -150,10 +150,11 @@ def test_hessian_streaming(submission, reference, seed):
         same(submission.run(stream, order), want, atol=1e-12, rtol=1e-12, what="H of float64 batches")
     got = submission.run(stream, [batch.float() for batch in batches])
     same(got, want.float(), atol=2e-5, rtol=2e-5, what="H of float32 batches")
-    # Integers are exact in bfloat16, the sums of their products are not.
+    # Integers are exact in half precision, the sums of their products are not.
     whole = (3 * x).round()
-    got = submission.run(stream, [batch.bfloat16() for batch in (whole[:7], whole[7:])])
-    same(got, tensor(reference.hessian(whole)).float(), atol=1e-4, rtol=1e-5, what="H of bfloat16 batches")
+    for dtype in (torch.bfloat16, torch.float16):
+        got = submission.run(stream, [batch.to(dtype) for batch in (whole[:7], whole[7:])])
+        same(got, tensor(reference.hessian(whole)).float(), atol=1e-4, rtol=1e-5, what=f"H of {dtype} batches")
     with expect_error(ValueError, "batches"):
         submission.accumulate_hessian([])
 
@@ -165,7 +166,9 @@ def test_layer_loss(submission, reference, seed):
     """layer_loss is the trace of (W - W_hat) H (W - W_hat)^T, a float."""
     W, W_hat = sk.tensor(seed, (5, 8)), sk.tensor(seed + 1, (5, 8))
     H = tensor(reference.hessian(sk.tensor(seed + 2, (11, 8))))
-    same(submission.layer_loss(W, W_hat, H), reference.loss(W, W_hat, H), atol=0.0, rtol=1e-11, what="layer_loss")
+    got = submission.layer_loss(W, W_hat, H)
+    check(isinstance(got, float), "layer_loss returns a float.", got=got)
+    same(got, reference.loss(W, W_hat, H), atol=0.0, rtol=1e-11, what="layer_loss")
     with expect_error(ValueError, "H"):
         submission.layer_loss(W, W_hat, H[:4, :4])
 
@@ -228,12 +231,13 @@ def test_gptq_dead_inputs(submission, reference, seed):
     "A group that starts inside a block, and one that goes beyond it, must both see every error made so far.",
 )
 def test_gptq_block_invariance(submission, reference, seed):
-    """block_size changes the cost and nothing else: a quarter of a group, a group, four groups or everything."""
+    """block_size changes the cost and nothing else: one column, a quarter of a group, a group, four groups or
+    everything."""
     inputs, group = 64, 8
     x = correlated(seed, 90, inputs)
     W, H = sk.tensor(seed + 5, (6, inputs)), 2 * x.T @ x / len(x)
     want = reference.gptq(W, H, group)
-    for block in (inputs, 2, group, 4 * group, 24):
+    for block in (inputs, 1, 2, group, 4 * group, 24):
         got = submission.gptq_quantize(W, H, group, block_size=block)
         same_result(got, want, f"gptq_quantize with block_size {block} and group_size {group}", scale_rtol=1e-9)
     with expect_error(ValueError, "block_size"):
@@ -323,6 +327,8 @@ def test_awq_symmetries(submission, reference, seed):
     moved = submission.awq_search(W[:, order], X[:, order], 8)
     same(moved["q"], first["q"][:, order], **EXACT, what="q with groups in another order")
     same(moved["channel_scale"], first["channel_scale"][order], atol=0.0, rtol=1e-12, what="channel_scale, reordered")
+    flat = submission.awq_search(W, torch.ones(4, 32, dtype=F64), 8, n_grid=3)
+    check(flat["ratio"] == 0, "Where all channels are alike, every ratio loses the same: the first wins.", got=flat["ratio"])
     best = min(first["losses"])
     want = reference.loss(W, reference.dequantize(first["q"], first["scale"], first["zero"], 8)
                           / first["channel_scale"].numpy(), tensor(reference.hessian(X)) / 2)
@@ -738,6 +744,7 @@ def test_compare_rows(submission, reference, seed):
         want = {"kl": (reference.kl(original, logits), 5e-4), "ppl": (reference.perplexity(logits, ids), 1e-4),
                 "ppl_fp": (reference.perplexity(original, ids), 1e-4), "bits_per_weight": (4.625, 1e-9)}
         for name, (value, rtol) in want.items():
+            check(isinstance(row.get(name), float), f"{name} is a float: the row is saved as JSON.", got=row.get(name))
             same(row.get(name), value, atol=0.0, rtol=rtol, what=f"{name} of {method}")
         check(row.get("group_size") == GROUP, "group_size is in the row.", got=row.get("group_size"), want=GROUP)
         got = {n.removesuffix(".weight"): value for n, value in row["layer_losses"].items()}
