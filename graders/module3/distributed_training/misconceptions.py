@@ -488,14 +488,3 @@ def train(env, build_model, dataset, *, impl, steps, micro_batches, batch_size, 
         env, build_model, dataset, impl, steps, micro_batches, batch_size, lr, seed,
         lambda batches: [len(batches) * count_tokens(batch) for batch in batches],
     )  # fmt: skip
-
-
-@misconception(
-    "epoch_never_ends",
-    replaces="rank_stream",
-    caught_by="test_train",
-    feedback="After the first epoch your ranks see the same order again: give shard_indices the number of the epoch.",
-)
-def rank_stream(n, env, seed):
-    while True:
-        yield from shard_indices(n, env.world_size, env.rank, epoch=0, seed=seed, shuffle=True, drop_last=False)
