@@ -339,17 +339,17 @@ def train_small(module, student, teacher, batches, options, called=None):
     "mode 'kd' is kd_loss alone over all B · T positions; 'ce' is cross-entropy of logits[:, :-1] and ids[:, 1:].",
     "Let `fit` do the steps: step n uses batch n % len(batches).",
 )
-@sk.given(st.tuples(st.sampled_from(["kd", "ce"]), st.sampled_from([1.0, 2.0]), st.integers(0, 99)), examples=4)
+@sk.given(st.integers(0, 99), examples=2)
 def test_training_by_the_contract(submission, reference, case):
     """Losses and trained parameters in modes "ce" and "kd" are those of a training loop in float64."""
-    mode, temperature, seed = case
-    student, teacher, batches = small(seed), small(seed + 50, layers=2), small_batches(seed)
-    options = {"mode": mode, "steps": 5, "lr": 0.02, "temperature": temperature}
-    got = submission.run(train_small, student, teacher, batches, options)
-    losses, parameters = reference.train(student, teacher, batches, **options)
-    same(got["losses"], losses, atol=1e-7, rtol=0.0, what="losses")
-    same(got["parameters"], parameters, atol=1e-6, rtol=0.0, what="parameters")
-    check(got["steps"] <= 5, "The optimiser took more steps than it was given.", got=got["steps"], want=5)
+    student, teacher, batches = small(case), small(case + 50, layers=2), small_batches(case)
+    for mode in ("kd", "ce"):
+        options = {"mode": mode, "steps": 5, "lr": 0.02, "temperature": 2.0}
+        got = submission.run(train_small, student, teacher, batches, options)
+        losses, parameters = reference.train(student, teacher, batches, **options)
+        same(got["losses"], losses, atol=1e-7, rtol=0.0, what=f"losses of mode {mode}")
+        same(got["parameters"], parameters, atol=1e-6, rtol=0.0, what=f"parameters of mode {mode}")
+        check(got["steps"] <= 5, "The optimiser took more steps than it was given.", got=got["steps"], want=5)
 
 
 @task(3)
@@ -770,7 +770,7 @@ def test_hidden_training(submission, reference, seed):
     """Training in mode "kd+hidden" is that of the oracle, projection and all."""
     seed = seed % 100
     student, teacher, batches = small(seed), small(seed + 50, layers=2), small_batches(seed)
-    options = {"mode": "kd+hidden", "steps": 4, "lr": 0.02}
+    options = {"mode": "kd+hidden", "steps": 4, "lr": 0.02, "temperature": 2.0}
     got = submission.run(train_small, student, teacher, batches, options)
     losses, parameters = reference.train(student, teacher, batches, **options)
     same(got["losses"], losses, atol=1e-7, rtol=0.0, what="losses")
@@ -849,6 +849,9 @@ def test_topk_rest(submission, reference, torch_rng):
         if k == 12:
             same(got, full, **NEAR, what="topk_kd_loss with k = V")
     ids, logp = stored_topk(teacher, 4, 1.0, F64, 0)
+    over = torch.tensor([0.3, 0.3, 0.3, 0.2], dtype=F64).log().expand(logp.shape)
+    got = submission.topk_kd_loss(student, ids, over, temperature=1.0)
+    same(got, reference.topk_kd_loss(student, ids, over, temperature=1.0), **NEAR, what="loss where the sum of p is 1.1")
     inside = torch.zeros_like(teacher).scatter(-1, ids.long(), 1.0)
     honest = submission.topk_kd_loss(teacher, ids, logp, temperature=1.0).item()
     same(honest, 0.0, **NEAR, what="loss of a student that equals the teacher")
@@ -960,3 +963,7 @@ def test_fused_matches(submission, reference, case):
     for name, gradient, want in (("h_s", grads[0], grad_h), ("W_s", grads[1], grad_W)):
         same(gradient, -0.75 * want, dtype=dtype, atol=close * t, rtol=0.0, what=f"gradient of {name}")
     check(grads[2] is None and grads[3] is None, "A gradient flows into the teacher.", got=grads[2:])
+    for i, name in enumerate(("h_s", "W_s")):
+        options = {"temperature": t, "chunk": case["chunk"]}
+        _, (alone,) = submission.vjp("fused_linear_kd", inputs, options, wrt=(i,), cotangents=upstream)
+        same(alone, grads[i], atol=close * t, rtol=0.0, what=f"gradient of {name} where only it is asked for")

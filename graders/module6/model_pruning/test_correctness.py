@@ -196,6 +196,7 @@ def prune_twice(module, weights, noise, steps, options):
         seen.append(
             ({n: m.clone() for n, m in pruner.masks.items()}, {n: p.detach().clone() for n, p in named.items()})
         )
+        pruner.after_step()  # no optimiser is attached: the weights alone
         with torch.no_grad():
             for n, p in named.items():
                 p.add_(noise[n])
@@ -504,6 +505,8 @@ def sparse_matrices(draw):
 @sk.given(sparse_matrices(), examples=25)
 def test_formats_roundtrip(submission, reference, case):
     """Every format has the layout of the brief and the bytes of `storage_bytes`, and gives the matrix back to the bit."""
+    with expect_error(ValueError, "nm:2:4"):
+        submission.encode_sparse(torch.tensor([[1.0, 0.0, 0.0, 2.0], [0.0, 3.0, 4.0, 5.0]]), "nm:2:4")
     shape, bytes_of = tuple(case.shape), reference.sizes(case)
     exact = {"atol": 0.0, "rtol": 0.0, "equal_nan": True}
     for fmt in FORMATS:
