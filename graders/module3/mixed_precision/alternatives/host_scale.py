@@ -240,7 +240,7 @@ class LossScaler:
         if not self.flags:
             raise RuntimeError("No inf checks since the last update")
         rules = self.rules
-        if any([self._bad(o) for o in self.flags]):
+        if any(list(map(self._bad, self.flags))):
             self.value, self.clean = self.value * rules["backoff_factor"], 0
         else:
             self.clean += 1
