@@ -42,9 +42,22 @@ def collect(
         repositories, folder, token=os.environ.get(collecting.TOKEN, ""), server=server, told=told
     )
     lost = sum(bool(outcome.fault) for outcome in done)
+    roster = f" --roster {shown(listed)}" if _is_roster(listed) else ""
     typer.echo(
         f"{len(done) - lost} of {len(done)} repositories are up to date in {shown(folder)}\n"
-        f"Next: {prog()} grade {shown(folder)} --out report/"
+        f"Next: {prog()} grade {shown(folder)} --out report/{roster}"
     )
     if lost:
         raise typer.Exit(FAILED)
+
+
+def _is_roster(listed: Path) -> bool:
+    """Whether the list does as a roster, so that who handed in nothing is told too."""
+    from llmkata.grading.csvfile import TableError
+    from llmkata.grading.roster import read_roster
+
+    try:
+        read_roster(listed)
+    except TableError:
+        return False
+    return True

@@ -196,7 +196,9 @@ def git(folder: Path, *words: str) -> None:
 
 @pytest.fixture
 def class_of_two(toy: Path, tmp_path: Path) -> Path:
-    """The instructor's repository with the graders, and what two learners pushed; a third one's cannot be read."""
+    """The instructor's repository with the graders, and what two learners pushed; a third one's cannot be read, and a
+    fourth has none.
+    """
     root = tmp_path / "private"
     shutil.copytree(toy, root)
     for name in ("kata", "requirements.lock", "pyproject.toml"):
@@ -211,7 +213,7 @@ def class_of_two(toy: Path, tmp_path: Path) -> Path:
         git(place, "add", ".")
         git(place, "commit", "-q", "-m", "work")
         rows.append(f"{learner.title()},{learner},{place}")
-    rows.append(f"Eve,eve,{tmp_path / 'pushed/none'}")
+    rows += [f"Eve,eve,{tmp_path / 'pushed/none'}", "Flo Moe,flo,"]
     (root / "repositories.csv").write_text("\n".join(rows) + "\n")
     return root
 
@@ -225,8 +227,11 @@ def test_the_instructors_workflow(class_of_two: Path, tmp_path: Path) -> None:
     report = class_of_two / "report"
     records = [json.loads(line) for line in (report / "records.jsonl").read_text().splitlines()]
     earned = {r["learner"]: sum(c["points"] for c in r["checks"]) for r in records}
-    assert earned == {"ann": 100, "bob": 10, "eve": 0}
-    assert {r["learner"]: r["state"] for r in records} == {"ann": "graded", "bob": "graded", "eve": "missing"}
+    assert earned == {"ann": 100, "bob": 10, "eve": 0, "flo": 0}
+    states = {"ann": "graded", "bob": "graded", "eve": "missing", "flo": "missing"}
+    assert {r["learner"]: r["state"] for r in records} == states
+    assert "flo,Flo Moe," in (report / "grades.csv").read_text(), "the list is the roster, too"
+    assert "--roster repositories.csv" in runner.log["collect"]
     assert (report / "index.html").is_file()
 
     signed = [json.loads(line)["file"] for line in (report / "signatures.jsonl").read_text().splitlines()]
