@@ -12,7 +12,7 @@ from llmkata.cli.hold import hold
 from llmkata.cli.options import Isolation, IsolationOption, seed_of
 
 if TYPE_CHECKING:
-    from llmkata.grading.regrade import Found, Move
+    from llmkata.grading.regrade import Found
 
 
 def regrade(
@@ -27,15 +27,17 @@ def regrade(
     seed: Annotated[int | None, typer.Option(help="Default: the one each was graded with.", metavar="S", min=0)] = None,
     isolation: IsolationOption = Isolation.sandbox,
 ) -> None:
-    """Grade the submissions of a run again, after an edit to its checks, and say whose points moved.
+    """Grade the submissions of a run again, after an edit to its checks, and say whose grades moved.
 
     The sources are those the run keeps; times of submission stay, and so does what was changed by hand.
 
     Exit status: 0 done; 1 some could not be judged; 2 wrong usage.
     """
     from llmkata.cli.grade import grade_new
+    from llmkata.cli.moved import tell_moves
     from llmkata.cli.report import RECORDS, enrolled_course, publish, records_of
-    from llmkata.grading.regrade import find, moves
+    from llmkata.gradebook.moves import grades_of, moves
+    from llmkata.grading.regrade import find
     from llmkata.records import State
 
     course = course_of(context)
@@ -44,7 +46,8 @@ def regrade(
     only = {course.exercise(name).id for name in exercises or ()}
     with hold(folder, f"{prog()} regrade {shown(folder)}"):
         before = records_of(folder)
-        enrolled = enrolled_course(course, folder)
+        # A frozen grade is of a record that stays what it was; what was graded since is what may be out of date.
+        enrolled = enrolled_course(course, folder, frozen=False)
         found = find(enrolled, folder, before, seed=seed_of(course, seed), isolation=isolation.value, changed=changed, only=only)
         _announce(found, folder)
         if dry_run or not found.stale:
@@ -55,7 +58,9 @@ def regrade(
             records = grade_new(course, chosen, folder, workers=workers, seed=wanted, isolation=isolation, fresh=not changed)
             lost += sum(r.state is State.infrastructure for r in records)
         publish(course, folder)
-        _tell(moves(before, records_of(folder), enrolled))
+        was, now = (grades_of(enrolled, records) for records in (before, records_of(folder)))
+        typer.echo()
+        tell_moves(enrolled, moves(was, now), was, now)
     if lost:
         raise typer.Exit(FAILED)
 
@@ -76,13 +81,3 @@ def _announce(found: Found, folder: Path) -> None:
     if not found.stale:
         typer.echo("nothing to grade again")
 
-
-def _tell(moved: list[Move]) -> None:
-    typer.echo()
-    if not moved:
-        typer.echo("nobody's points moved")
-        return
-    typer.echo(f"points by the checks moved for {len(moved)} submission{'s' if len(moved) != 1 else ''}:")
-    wide = max(len(m.learner) for m in moved)
-    for m in moved:
-        typer.echo(f"  {m.learner:<{wide}}  {m.exercise}  {m.before:g} -> {m.after:g} of {m.max_points:g} ({m.after - m.before:+g})")

@@ -1,4 +1,4 @@
-"""Which submissions of a run would be judged by other checks now, and what moved once they were."""
+"""Which submissions of a run would be judged by other checks now."""
 
 from __future__ import annotations
 
@@ -36,17 +36,6 @@ class Found:
     stale: list[Stale] = field(default_factory=list)
     lost: list[ExerciseRecord] = field(default_factory=list)
     unchanged: int = 0
-
-
-@dataclass(frozen=True)
-class Move:
-    """The points by the checks of one learner's exercise, before and after."""
-
-    learner: str
-    exercise: str
-    before: float
-    after: float
-    max_points: float
 
 
 def find(
@@ -99,12 +88,3 @@ def _why(exercise: object, record: ExerciseRecord, seed: int | None) -> str:
         return "the seed is another"
     return "libraries, limits or the sandbox changed"
 
-
-def moves(before: Iterable[ExerciseRecord], after: Iterable[ExerciseRecord], course: Course) -> list[Move]:
-    """Whose points by the checks are others now: the greatest loss first."""
-    old, new = counting(before, course), counting(after, course)
-    found = [
-        Move(record.learner, record.exercise, old[pair].points, record.points, record.max_points)
-        for pair, record in new.items() if pair in old and abs(old[pair].points - record.points) > 1e-9
-    ]
-    return sorted(found, key=lambda m: (m.after - m.before, m.learner, m.exercise))
