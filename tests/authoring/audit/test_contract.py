@@ -81,6 +81,9 @@ def test_a_budget_that_nobody_misses(toy: Path) -> None:
     assert len(told) == 1
     assert "test_mix_flops" in told[0]
     assert faults(toy, missed=set(), quick=True) == []  # only the full audit can say
+    path = toy / BUDGETS
+    path.write_text(path.read_text() + "\n\n@task(2)\n@points(0)\ndef test_right_first(submission):\n    # of 3 numbers\n    pass\n")
+    assert [f for f in faults(toy, missed=set()) if "no misconception misses it" in f] == told  # it is no budget
 
 
 PROBES = """
