@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 import zipfile
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -480,3 +481,27 @@ def test_help_of_this_very_project():
                           check=False)
     assert done.returncode == 0, done.stderr
     assert "grade" in done.stdout and "check" in done.stdout
+
+
+# What is typed on Windows
+
+
+def test_the_batch_file_hands_everything_to_the_launcher_beside_it():
+    data = (Path(__file__).parents[1] / "kata.cmd").read_bytes()
+    lines = data.decode("ascii").split("\r\n")
+    assert b"\n" not in data.replace(b"\r\n", b"")  # cmd may misread a file with other line ends
+    assert '%PYTHON% "%~dp0kata" %*' in lines and "exit /b %ERRORLEVEL%" in lines
+    assert [line for line in lines if "PYTHON=" in line] == ['set "PYTHON=python"', 'where /q py && set "PYTHON=py -3"']
+
+
+@pytest.mark.parametrize(("below", "posix", "windows"), [(".", "./kata", ".\\kata"), ("a/b", "../../kata", "..\\..\\kata")])
+def test_commands_shown_can_be_pasted_on_either_system(tmp_path, monkeypatch, below, posix, windows):
+    from llmkata.course import launcher
+
+    (tmp_path / below).mkdir(parents=True, exist_ok=True)
+    for name in ("kata", "course.yaml"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path / below)
+    for system, told in (("posix", posix), ("nt", windows)):
+        monkeypatch.setattr(launcher, "os", types.SimpleNamespace(name=system, path=os.path))
+        assert launcher.launcher() == told

@@ -50,7 +50,7 @@ def test_runs_as_a_module_and_names_itself(toy) -> None:
         [sys.executable, "-m", "llmkata.cli.main"], capture_output=True, text=True, check=False, cwd=toy
     )
     assert done.returncode == 0
-    assert done.stdout.startswith("Usage: ./kata " if os.name == "posix" else "Usage: python kata ")
+    assert done.stdout.startswith("Usage: ./kata " if os.name == "posix" else "Usage: .\\kata ")
 
 
 def test_help_lists_every_command_in_sections(kata) -> None:

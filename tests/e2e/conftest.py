@@ -80,7 +80,7 @@ builtins.__import__ = without
 for name in ("fork", "forkpty", "setsid", "killpg", "getpgid", "memfd_create"):
     if hasattr(os, name):
         delattr(os, name)
-for name in ("SIGWINCH", "SIGALRM", "setitimer", "alarm"):
+for name in ("SIGWINCH", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGHUP", "setitimer", "alarm"):
     if hasattr(signal, name):
         delattr(signal, name)
 """

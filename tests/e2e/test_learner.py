@@ -227,15 +227,31 @@ def test_nothing_posix_on_the_learners_path(clone, tmp_path):
     keys = subprocess.run([sys.executable, "-c", "from llmkata.watch.keys import keys\nwith keys(print): pass"],
                           env=environment(**windows), capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     assert "No module named 'termios'" in keys.stderr
-    for words in (("start",), ("list",), ("next",), ("open", "toy"), ("hint", "toy")):
+    def works(*words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
         done = kata(clone, *words, **windows)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == status and "fault of the program" not in done.stderr, done.stdout + done.stderr
+        return done
+
+    for words in (("start",), ("list",), ("next",), ("open", "toy"), ("hint", "toy"), ("notebook", "toy")):
+        works(*words)
+    stub_of(clone).write_text(HALVED, "utf-8")
+    script = works("replay", "toy", "two_numbers").stdout.splitlines()[0]
+    ran = subprocess.run([sys.executable, clone / script], env=environment(**windows), capture_output=True, text=True, check=True)
+    assert ran.stdout == "tensor([0.2500, 0.2500])\n"
+    assert stub_of(clone).with_name(works("reset", "toy", "--yes").stdout.split("/")[-1].strip().rstrip(".")).read_text("utf-8") == HALVED
+    assert "solutions/module1/toy.py" in works("give-up", "toy", "--yes").stdout
+    magic = ("from llmkata.notebook.magic import Kata; k = Kata(lambda: ['def softmax(x): return x']); k.line('use toy'); "
+             "k.line('check'); k.line('hint'); k.close()")
+    judged = subprocess.run([sys.executable, "-c", magic], cwd=clone, env=environment(**windows), capture_output=True, text=True,
+                            check=False)
+    assert judged.returncode == 0 and "✗ The softmax of two equal numbers" in judged.stdout, judged.stderr
     stub_of(clone).write_text(SOLUTION, "utf-8")
     checked = kata(clone, "check", "toy", "--json", **windows)
     assert checked.returncode == 0, checked.stdout[-2000:] + checked.stderr
     record = json.loads(checked.stdout)
     assert {c["outcome"] for c in record["checks"]} == {"passed"} and "without a sandbox" in record["notes"][-1]
     assert {c["visibility"] for c in record["checks"]} == {"visible", "hidden"}
+    works("scorecard")
     run = subprocess.run([sys.executable, "-m", "pytest", "-q", "exercises/module1"], cwd=clone, env=environment(**windows),
                          capture_output=True, text=True, check=False)
     assert run.returncode == 0 and "[x] task 1" in run.stdout, run.stdout + run.stderr

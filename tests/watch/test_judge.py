@@ -119,6 +119,11 @@ def test_slow_checks_come_last_the_next_time(forked):
             "@task(2)\ndef test_quick(submission):\n    check(submission.softmax(2) == 2, 'Two.')\n")
     order = [[c.id.rpartition("_")[2] for c in forked.verdict(request(WRONG, checks=slow)).checks] for _ in range(2)]
     assert order == [["slow", "quick"], ["quick", "slow"]]
+    forked.start(request(WRONG, checks=slow))
+    waiting = []
+    while forked.take(forked.events.get(timeout=30)) is None:
+        waiting.append((len(forked.so_far().checks), forked.slow_left()))
+    assert (1, 1) in waiting and (0, 0) in waiting and waiting[-1] == (2, 0)
 
 
 def test_libraries_that_a_run_imported_are_there_for_the_next(forked):

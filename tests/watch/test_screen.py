@@ -70,6 +70,13 @@ def test_as_high_as_the_window(exercise, size):
     assert ("more lines in a higher window" in text) == (size[1] < 15)
 
 
+def test_what_a_run_waits_for_is_told(exercise):
+    busy = {"busy": True, "so_far": 11}
+    assert shown(exercise, record(FAILING), **busy)[0].endswith("checking... 11 passed so far")
+    assert shown(exercise, record(FAILING), slow=1, **busy)[0].endswith("11 passed so far, 1 that takes longer still to come")
+    assert shown(exercise, record(FAILING), slow=2, **busy)[0].endswith("11 passed so far, 2 that take longer still to come")
+
+
 def test_hints_open_one_by_one(exercise):
     closed, one = ("\n".join(shown(exercise, record(FAILING), hints=n)) for n in (0, 1))
     assert "Look at the axes" not in closed and "hint 1: Look at the axes." in one and "Swap" not in one

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llmkata.cli.common import course_of, exercise_of, fail, prog, shown
 from llmkata.cli.options import OptionalExercise
+
+#: Columns of a brief on a terminal.
+_WIDEST = 100
 
 
 def next_step(context: typer.Context) -> None:
@@ -30,14 +34,12 @@ def open_exercise(
     context: typer.Context,
     exercise: OptionalExercise = None,
     edit: Annotated[bool, typer.Option("--edit", "-e", help="Open the file in $VISUAL or $EDITOR.")] = False,
-    brief: Annotated[bool, typer.Option("--brief", "-b", help="Print the brief.")] = False,
 ) -> None:
-    """Say where an exercise is; print its brief or open your file when asked."""
+    """Print the brief of an exercise and where its files are; with --edit open your file instead."""
     found = exercise_of(course_of(context), exercise)
-    if brief:
-        typer.echo(found.brief.read_text("utf-8"))
-    else:
-        typer.echo(f"brief  {shown(found.brief)}\nfile   {shown(found.stub)}\nchecks {shown(found.visible_checks)}")
+    if not edit:
+        _print_brief(found.brief)
+    typer.echo(f"brief  {shown(found.brief)}\nfile   {shown(found.stub)}\nchecks {shown(found.visible_checks)}")
     if edit:
         editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
         if not editor:
@@ -47,3 +49,16 @@ def open_exercise(
         except OSError as error:
             fail(f"{editor} cannot be started: {error.strerror}", f"EDITOR=nano {prog()} open {found.id} --edit")
         raise typer.Exit(status)
+
+
+def _print_brief(path: Path) -> None:
+    """Laid out on a terminal, as it is elsewhere."""
+    from llmkata.reports.terminal import console
+
+    text, out = path.read_text("utf-8"), console()
+    if not out.is_terminal:
+        typer.echo(text)
+        return
+    from rich.markdown import Markdown
+
+    out.print(Markdown(text), width=min(out.width, _WIDEST), end="\n\n")

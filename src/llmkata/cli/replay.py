@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -94,10 +94,22 @@ def _failing_call(course: Course, exercise: Exercise, check: str, seeds: Any) ->
         if problem:
             fail(f"the checks cannot be run: {problem}")
         if not met:
-            fail(f"{exercise.id} has no check {check!r}", f"{prog()} check {exercise.id}")
+            _no_such_check(course, exercise, check)
         if failed:
             return seed, *failed[0]
     return None
+
+
+def _no_such_check(course: Course, exercise: Exercise, check: str) -> NoReturn:
+    from llmkata.cli.hidden import has_hidden
+    from llmkata.course.faults import did_you_mean
+    from llmkata.grading.runner import collect
+
+    names = list(dict.fromkeys(ident.rpartition("::")[2].partition("[")[0] for ident in collect(course, exercise)))
+    near = did_you_mean("test_" + check.removeprefix("test_"), names)
+    known = near or f"; its checks are {', '.join(names)}"
+    elsewhere = "" if has_hidden(exercise) else " (hidden checks are with your instructor)"
+    fail(f"{exercise.id} has no check {check!r}{known}{elsewhere}", f"{prog()} replay {exercise.id} NAME")
 
 
 def _plain(tree: Any) -> bool:

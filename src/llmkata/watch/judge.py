@@ -53,6 +53,8 @@ class Judge:
         self.printed: dict[str, str] = {}
         #: Ids of the checks that took long when they were last run.
         self._slow: set[str] = set()
+        #: How many checks the last whole run had.
+        self._known = 0
         #: Frames of a run that takes too long; None: it was not asked.
         self._where: list[str] | None = None
         self._record: ExerciseRecord | None = None
@@ -107,6 +109,7 @@ class Judge:
             self._record = decode(data)
         else:  # E, or nothing more
             self.running, self._run = False, None
+            self._known = len(self._checks) if self._record is not None else self._known
             record = self._record or self._lost(data, warm=process in self._warm)
             if not self._forking or not line:
                 self._drop()
@@ -148,6 +151,11 @@ class Judge:
     def so_far(self) -> ExerciseRecord:
         """The checks that have arrived from the run under way, as a record that is not complete."""
         return ExerciseRecord(learner="you", exercise=self.exercise.id, state=State.graded, checks=list(self._checks))
+
+    def slow_left(self) -> int:
+        """How many checks the run under way waits for, where all that are left took long the last time; else 0."""
+        left = self._slow - {c.id for c in self._checks}
+        return len(left) if self._known and len(self._checks) + len(left) >= self._known else 0
 
     def seconds_left(self) -> float:
         """Seconds until the run is given up."""

@@ -122,7 +122,7 @@ class Watch:
 
     def _heard(self, early: CheckRecord | None) -> None:
         """Something of the run under way: a new failure is shown at once, how many passed now and then."""
-        due = time.monotonic() - self._drawn > _BETWEEN
+        due = time.monotonic() - self._drawn > _BETWEEN or self.judge.slow_left()
         if early != self._early or due:
             self._early = early
             if self.interactive:
@@ -232,6 +232,7 @@ class Watch:
         failing = self.failing()
         view = View(self.exercise, record, busy, self.hints, self.note, self.scope, self.interactive,
                     so_far=sum(c.outcome is Outcome.passed for c in self.judge.so_far().checks) if busy else 0,
+                    slow=self.judge.slow_left() if busy else 0,
                     printed=self.judge.printed.get(failing.id, "") if failing is not None else "", at=self.at)
         if self.interactive:
             self._write(_HOME + paint(view, self.console, self._size[1]) + "\x1b[J")

@@ -45,6 +45,8 @@ class View:
     keys: bool = True
     #: Checks that have passed in the run under way.
     so_far: int = 0
+    #: How many are still to come, where only such are left as took long the last time.
+    slow: int = 0
     #: What was printed during the failing check.
     printed: str = ""
     #: When the verdict was reached, as "14:03:27".
@@ -88,7 +90,8 @@ def _parts(view: View) -> tuple[list[RenderableType], list[RenderableType], list
 
 def _now(view: View) -> str:
     if view.busy:
-        return f"checking... {view.so_far} passed so far" if view.so_far else "checking..."
+        slow = f", {view.slow} that take{'s' * (view.slow == 1)} longer still to come" if view.slow else ""
+        return f"checking... {view.so_far} passed so far{slow}" if view.so_far or slow else "checking..."
     judged = [c for c in view.record.checks if not c.excused] if view.record.state is State.graded else []
     passed = sum(c.outcome is Outcome.passed for c in judged)
     return f"{view.at}  {passed} of {len(judged)} checks pass" if judged else view.at

@@ -53,7 +53,7 @@ def test_the_released_repository_works(toy: Path, tmp_path: Path, kata) -> None:
     assert tree(out) == {
         ".github/workflows/autograding.yml", ".gitignore", MANIFEST, "LICENSE", "README.md", "course.yaml", "docs/learner.md",
         "exercises/module1/scale/README.md", STUB, "exercises/module1/scale/feedback.json",
-        "exercises/module1/scale/test_scale.py", COPY, "kata", "pyproject.toml", "requirements.lock",
+        "exercises/module1/scale/test_scale.py", COPY, "kata", "kata.cmd", "pyproject.toml", "requirements.lock",
         f"vendor/{next((out / 'vendor').iterdir()).name}",
     }  # fmt: skip
     assert os.access(out / "kata", os.X_OK)

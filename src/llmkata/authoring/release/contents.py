@@ -18,7 +18,7 @@ from llmkata.authoring.stub import StubError, copy_of_stub, cut_stub
 #: Beside the package: launcher, pins, licence, the learner's manual.
 PROJECT = Path(llmkata.__file__).resolve().parents[2]
 _TEMPLATES = Path(__file__).parent / "learner"
-_TAKEN_OVER = ("kata", "requirements.lock", "LICENSE", "docs/learner.md")
+_TAKEN_OVER = ("kata", "kata.cmd", "requirements.lock", "LICENSE", "docs/learner.md")
 _MADE = {"README.md": "README.md", "pyproject.toml": "pyproject.toml", "gitignore": ".gitignore",
          "autograding.yml": ".github/workflows/autograding.yml"}
 
