@@ -150,7 +150,7 @@ def test_what_cannot_be_done_changes_nothing(kata, run, words, said) -> None:
 
 def test_marks_by_the_rubric(kata, toy, run, again) -> None:
     rubric(toy)
-    done = kata("rubric", "0.1", "ada", "readability=1.5", "tests=0", "--remark", "Short names")
+    done = kata("rubric", "0.1", "ada", "readability=1.5", "tests=0", "--comment", "Short names")
     assert done.status == 0, done.err
     assert re.search(r"ada\s+0\.1\s+50 %\s+39\.3 %", done.out), "(4 + 1.5 + 0) of (8 + 2 + 4)"
     kata("report", "report")
@@ -171,13 +171,15 @@ def test_marks_by_the_rubric(kata, toy, run, again) -> None:
 
 def test_marks_of_many_from_a_table(kata, toy, run) -> None:
     rubric(toy)
-    (toy / "marks.csv").write_text("id,readability,tests,remark\nada,1,2,ok\ncyd,2,,\n")
+    (toy / "marks.csv").write_text("id,readability,tests,comment\nada,1,2,ok\ncyd,2,,\n")
     done = kata("rubric", "0.1", "--from", "marks.csv")
-    assert done.status == 0 and len(log(run)) == 3, done.err
+    assert done.status == 0 and [c["action"] for c in log(run)] == ["rubric"] * 3 + ["comment"], done.err
     (toy / "marks.csv").write_text("id,readability,tests\nada,3,2\neve,2,\n")
     done = kata("rubric", "0.1", "--from", "marks.csv")
-    assert done.status == 2 and len(log(run)) == 3
-    assert "marks.csv:2: readability is from 0 to 2, not 3" in done.err and "marks.csv:3: 'eve' is nobody there" in done.err
+    assert done.status == 2 and len(log(run)) == 4
+    first, second = done.err.replace("kata: ", "").splitlines()[:2]
+    assert first.startswith("marks.csv:2:") and "from 0 to 2, not 3" in first
+    assert second.startswith("marks.csv:3:") and "'eve' is nobody there" in second
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,9 @@ def rubric(
     marks: Annotated[
         list[str] | None, typer.Argument(help="Criterion and points, as readability=4.", metavar="[NAME=POINTS]...")
     ] = None,
-    remark: Annotated[str, typer.Option(help="What to say beside the marks.", metavar="TEXT")] = "",
+    said: Annotated[str, typer.Option("--comment", help="Also a comment, as 'kata comment' writes it.", metavar="TEXT")] = "",
     table: Annotated[
-        Path | None, typer.Option("--from", help="Marks of many: a CSV with id, the criteria as columns, and remark.", metavar="CSV")
+        Path | None, typer.Option("--from", help="Marks of many: a CSV with id, the criteria as columns, and comment.", metavar="CSV")
     ] = None,
     folder: InOption = REPORT,
 ) -> None:
@@ -70,9 +70,9 @@ def rubric(
             "    rubric: [{name: readability, points: 5, about: \"Names, structure, comments that say why.\"}]"
         )
     if table is not None:
-        if learner or marks or remark:
-            fail("--from brings learners, marks and remarks with it", f"{prog()} rubric {exercise} --from {shown(table)}")
-        given = _read_marks(table, run, chosen)
+        if learner or marks or said:
+            fail("--from brings learners, marks and comments with it", f"{prog()} rubric {exercise} --from {shown(table)}")
+        given, comments = _read_marks(table, run, chosen)
     elif learner is None:
         _overview(run, chosen)
         return
@@ -80,16 +80,21 @@ def rubric(
         fail(f"name what is marked: {_names(chosen)}", f"{prog()} rubric {exercise} {learner} {chosen.rubric[0].name}=...")
     else:
         name = run.learner(learner)
-        given = [(name, *_mark(text, chosen), remark.strip()) for text in marks]
+        given = [(name, *_mark(text, chosen)) for text in marks]
+        comments = {name: said.strip()}
+    at, by = now(), who()
     changes: list[Change] = []
-    for name, criterion, points, said in given:
+    for name, criterion, points in given:
         record = run.record(name, chosen)
         if record.state != "graded":
             fail(f"{name}: {chosen.number} is {record.state.value}, there is nothing to mark", f"{prog()} adjust {name} {exercise} --points +N")
         changes.append(Change(
-            0, now(), who(), Action.rubric, chosen.id, learner=name, text=said, points=points,
-            of=chosen.criterion(criterion).points, criterion=criterion,
+            0, at, by, Action.rubric, chosen.id, learner=name, points=points, of=chosen.criterion(criterion).points,
+            criterion=criterion,
         ))  # fmt: skip
+    changes += [
+        Change(0, at, by, Action.comment, chosen.id, learner=name, text=text) for name, text in comments.items() if text
+    ]
     run.change(*changes)
 
 
@@ -123,35 +128,42 @@ def _points(name: str, number: str, exercise: Exercise) -> float:
     return points
 
 
-def _read_marks(path: Path, run: ClassRun, exercise: Exercise) -> list[tuple[str, str, float, str]]:
-    """(learner, criterion, points, remark) of every cell that is filled in; stops with all faults of the table."""
+def _read_marks(
+    path: Path, run: ClassRun, exercise: Exercise
+) -> tuple[list[tuple[str, str, float]], dict[str, str]]:
+    """(learner, criterion, points) of every cell that is filled in, and learner -> comment; stops with all faults of the
+    table.
+    """
     from llmkata.grading.csvfile import TableError, column, read_table
 
     try:
-        table = read_table(path, f"id,{','.join(c.name for c in exercise.rubric)},remark", ["id"])
+        table = read_table(path, f"id,{','.join(c.name for c in exercise.rubric)},comment", ["id"])
     except TableError as error:
         fail(str(error), again())
     criteria = {column(c.name): c.name for c in exercise.rubric}
     if not criteria.keys() & set(table.columns):
         fail(table.lacks(*criteria.values()), again())
     known = {learner for learner, _ in run.now.records}
-    given, faults = [], []
+    given: list[tuple[str, str, float]] = []
+    comments: dict[str, str] = {}
+    faults: list[str] = []
     for row in table.rows:
         learner = row.get("id")
         if learner not in known:
             faults.append(table.fault(row.line, f"{learner!r} is nobody there"))
             continue
+        comments[learner] = row.get("comment")
         for place, name in criteria.items():
             try:
                 if row.get(place):
-                    given.append((learner, name, _points(name, row.get(place), exercise), row.get("remark")))
+                    given.append((learner, name, _points(name, row.get(place), exercise)))
             except ValueError as error:
                 faults.append(table.fault(row.line, error))
     if faults:
         fail("\n".join(faults))
     if not given:
         fail(f"{shown(path)} holds no mark")
-    return given
+    return given, comments
 
 
 def _overview(run: ClassRun, exercise: Exercise) -> None:

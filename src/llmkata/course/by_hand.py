@@ -46,7 +46,6 @@ class Mark(msgspec.Struct, frozen=True):
     points: float
     #: Points to be had, as course.yaml had them then.
     most: float
-    remark: str
     by: str
     at: str
 

@@ -197,7 +197,7 @@ def _by_hand(card: ExerciseCard, exercise: Exercise) -> list[Item]:
     """
     name = f"{card.number} {card.title}, by hand"
     rows = [
-        (f"{name}: {m.name}", m.points, m.max_points, " ".join(filter(None, (m.about, m.remark))))
+        (f"{name}: {m.name}", m.points, m.max_points, m.about)
         for m in card.by_hand.rubric if m.points is not None
     ]  # fmt: skip
     rows += [(f"{name}: {signed(g.points)}", g.points, 0.0, g.reason) for g in card.by_hand.given]

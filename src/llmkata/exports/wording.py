@@ -54,8 +54,7 @@ def _by_hand(card: ExerciseCard) -> str:
     """Marks, points given and comments, after the rest."""
     hand = card.by_hand
     said = [
-        f"{m.name}: {points(m.points)} of {points(m.max_points)}" + (f" ({m.remark})" if m.remark else "")
-        for m in hand.rubric if m.points is not None
+        f"{m.name}: {points(m.points)} of {points(m.max_points)}" for m in hand.rubric if m.points is not None
     ]  # fmt: skip
     said += [f"{signed(g.points)} point{'s' if abs(g.points) != 1 else ''} by hand: {g.reason}" for g in hand.given]
     said += [" ".join(c.text.split()) for c in hand.comments]

@@ -53,7 +53,7 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     action: Action
     exercise: str
     learner: str = ""
-    #: The reason; for a comment the comment, for a mark the remark.
+    #: The reason; for a comment the comment.
     text: str = ""
     #: adjust: points given (or taken); rubric: the mark.
     points: float = 0.0

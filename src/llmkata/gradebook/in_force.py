@@ -39,7 +39,7 @@ def by_hand(changes: Sequence[Change], *, frozen: bool = True) -> ByHand:
             case Action.adjust:
                 adjustments.setdefault(pair, []).append(Adjustment(c.number, c.points, c.of, c.text, c.by, c.at))
             case Action.rubric:
-                marks.setdefault(pair, {})[c.criterion] = Mark(c.number, c.points, c.of, c.text, c.by, c.at)
+                marks.setdefault(pair, {})[c.criterion] = Mark(c.number, c.points, c.of, c.by, c.at)
             case Action.comment:
                 comments.setdefault(pair, []).append(Comment(c.number, c.text, c.staff, c.by, c.at))
             case Action.void:

@@ -33,7 +33,6 @@ class MarkCard(msgspec.Struct, forbid_unknown_fields=True):
     about: str
     points: Annotated[float | None, Meta(description="null: not marked yet; then it counts nowhere.")]
     max_points: float
-    remark: str
     at: str
     by: _BY
 
@@ -78,7 +77,7 @@ def hand_card(course: Course, exercise: Exercise, learner: str, made: Grade, gra
         mark = marks.get(criterion.name)
         rubric.append(MarkCard(
             criterion.name, line(criterion.about), mark.points / mark.most * criterion.points if mark else None,
-            criterion.points, line(mark.remark) if mark else "", line(mark.at) if mark else "", who(mark.by) if mark else "",
+            criterion.points, line(mark.at) if mark else "", who(mark.by) if mark else "",
         ))  # fmt: skip
     comments = [
         CommentCard(plain(c.text).strip(), c.staff, line(c.at), who(c.by))
