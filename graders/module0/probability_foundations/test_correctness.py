@@ -346,7 +346,8 @@ def test_generate_is_the_reference_sequence(submission, reference, torch_rng):
             tokens, base, own, _ = reference.generate(lm, prompt, fields, n, steps, case, eos, 5)
             what = f"{fields}, eos {eos}"
             same(got.tokens, torch.tensor(tokens), atol=0, what=f"tokens of {what}")
-            same(fed[:, 3:], got.tokens[:, :-1], atol=0, what=f"what the model is fed (pads in ended rows) of {what}")
+            if len(fed) == n:  # one call for all rows is asked for by test_generate_lm_calls
+                same(fed[:, 3:], got.tokens[:, :-1], atol=0, what=f"what the model is fed (pads in ended rows) of {what}")
             same(got.base_logprobs, torch.tensor(base), atol=1e-4, dtype=None, what=f"base_logprobs of {what}")
             same(got.strategy_logprobs, torch.tensor(own), atol=1e-4, dtype=None, what=f"strategy_logprobs of {what}")
             lengths = [row.index(eos) + 1 if eos in row else len(row) for row in tokens]

@@ -180,3 +180,62 @@ def compare(train, test, tokenizers):
         return {"fertility": 1 / row.fertility if row.fertility else 0.0}
 
     return rewritten(original(train, test, tokenizers), train, test, tokenizers, change)
+
+
+@misconception(
+    "asks_for_all_pairs",
+    replaces="bpe_encode",
+    caught_by="test_rank_lookups",
+    matches="calls",
+    feedback="Right, but after each merge you ask for the ranks of all pairs again. A merge changes two pairs only: the one "
+    "on its left and the one on its right.",
+)
+def bpe_encode(symbols, rank):
+    parts = list(symbols)
+    while True:
+        ranks = [(r, i) for i in range(len(parts) - 1) if (r := rank(parts[i], parts[i + 1])) is not None]
+        if not ranks:
+            return parts
+        i = min(ranks)[1]
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+
+
+@misconception(
+    "scans_for_the_best",
+    replaces="bpe_encode",
+    caught_by="test_encode_steps",
+    matches="steps",
+    feedback="Right, and you ask for few ranks, but you look through all of them for each merge: n steps for each of n merges. "
+    "A heap finds the best pair in log n.",
+)
+def bpe_encode(symbols, rank):
+    parts = list(symbols)
+    ranks = [rank(a, b) for a, b in itertools.pairwise(parts)]
+    while True:
+        best = None
+        for i, r in enumerate(ranks):
+            if r is not None and (best is None or r < ranks[best]):
+                best = i
+        if best is None:
+            return parts
+        parts[best : best + 2] = [parts[best] + parts[best + 1]]
+        del ranks[best]
+        if best > 0:
+            ranks[best - 1] = rank(parts[best - 1], parts[best])
+        if best < len(ranks):
+            ranks[best] = rank(parts[best], parts[best + 1])
+
+
+@misconception(
+    "tokenizes_for_each_figure",
+    replaces="compare",
+    caught_by="test_tokenizer_calls",
+    matches="calls",
+    feedback="Right, but you tokenize the test texts again for another figure. Tokenize each text once, and keep the tokens.",
+)
+def compare(train, test, tokenizers):
+    result = original(train, test, tokenizers)
+    for tokenize in tokenizers.values():
+        for text in test:
+            tokenize(text)
+    return result
