@@ -205,6 +205,7 @@ def bpe_encode(symbols, rank):
     replaces="bpe_encode",
     caught_by="test_encode_steps",
     matches="steps",
+    equivalent_to="asks_for_all_pairs",  # which takes as many steps, and is told from it by its look-ups
     feedback="Right, and you ask for few ranks, but you look through all of them for each merge: n steps for each of n merges. "
     "A heap finds the best pair in log n.",
 )
