@@ -99,7 +99,7 @@ def test_a_passed_exercise_that_an_edit_broke(toy, make_record, kata, monkeypatc
     assert "module0/sums was passed and is broken since your last edit: kata watch module0/sums" in out
     assert "✗   0.1  Sums      broken 1/2 checks" in kata("list").out
     assert [r["state"] for r in json.loads(kata("list", "--json").out)] == ["broken", "not started", None]
-    assert "Next: 0.1 Sums" in kata("next").out and kata("open").out.startswith("brief  exercises/module0/sums/")
+    assert "Next: 0.1 Sums" in kata("next").out and "brief  exercises/module0/sums/" in kata("open").out
     now[0] = make_record("module0/sums", state=State.not_started)
     (toy / SUMS).write_text("# edited again\n")
     out = kata("list").out

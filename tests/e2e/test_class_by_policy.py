@@ -121,4 +121,4 @@ def test_a_roster_with_faults_stops_before_anything_is_graded(handed_in: Path) -
     )  # fmt: skip
     assert done.returncode == 2
     assert "roster.csv:1: unknown column 'extention days'; did you mean 'extension days'?" in done.stderr
-    assert not (handed_in / "report").exists()
+    assert not (handed_in / "report/records.jsonl").exists()

@@ -76,6 +76,15 @@ def executed(book: nbformat.NotebookNode, folder: Path, kernel: Path, monkeypatc
                    resources={"metadata": {"path": str(folder)}}).execute()
 
 
+def test_beside_the_course_another_kernel_is_told_which_to_choose(handed_out, kernel, monkeypatch):
+    """Before the tests that install llmkata into the environment of the kernel."""
+    book = written(handed_out, "https://example.org/never-asked")
+    book.cells = [setup] = [by_id(book, "set-up")]
+    executed(book, handed_out / "exercises/module1/toy", kernel, monkeypatch)
+    assert failed(setup) and f"Choose the Python in {handed_out / '.venv'} as the kernel" in said(setup)
+    assert not (handed_out / "exercises/module1/toy/course").exists()
+
+
 def test_in_a_clean_folder(handed_out, kernel, tmp_path, monkeypatch):
     """Without an address, with a wrong one, with the right one: cloned, installed from its wheel, judged."""
     clean = tmp_path / "content"
@@ -97,14 +106,6 @@ def test_in_a_clean_folder(handed_out, kernel, tmp_path, monkeypatch):
     assert not failed(again) and said(again).strip() == "passed"
     assert "1/1 checks" in said(book.cells[-1])
     assert (clean / "course/.kata/hints.json").is_file()
-
-
-def test_beside_the_course_another_kernel_is_told_which_to_choose(handed_out, kernel, monkeypatch):
-    book = written(handed_out, "https://example.org/never-asked")
-    book.cells = [setup] = [by_id(book, "set-up")]
-    executed(book, handed_out / "exercises/module1/toy", kernel, monkeypatch)
-    assert failed(setup) and f"Choose the Python in {handed_out / '.venv'} as the kernel" in said(setup)
-    assert not (handed_out / "exercises/module1/toy/course").exists()
 
 
 def test_the_address_is_that_of_the_clone_without_what_is_secret_in_it(tmp_path):

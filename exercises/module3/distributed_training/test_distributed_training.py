@@ -209,12 +209,12 @@ def averaged_gradients(module, rank, world, meeting):
                             timeout=meeting["patience"])  # fmt: skip
     torch.manual_seed(rank)
     model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1)).double()
-    wrapped = module.BucketedDDP(model, bucket_cap_mb=40 / 2**20)
+    ddp = module.BucketedDDP(model, bucket_cap_mb=40 / 2**20)
     begun = [p.detach().clone() for p in model.parameters()]
     x = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64) + 10 * rank
-    wrapped(x / 10).square().mean().backward()
-    wrapped.finish_gradient_synchronization()
-    return begun, [p.grad for p in model.parameters()], [list(bucket) for bucket in wrapped.buckets]
+    ddp(x / 10).square().mean().backward()
+    ddp.finish_gradient_synchronization()
+    return begun, [p.grad for p in model.parameters()], [list(bucket) for bucket in ddp.buckets]
 
 
 @task(4)
@@ -279,12 +279,12 @@ def timeline(module, rank, world, meeting):
     model = torch.nn.Sequential(*(torch.nn.Linear(4, 4, bias=False) for _ in range(4)))
     for i, p in enumerate(model.parameters()):
         p.register_post_accumulate_grad_hook(lambda _, i=i: events.append(f"gradient {i}"))
-    wrapped = module.BucketedDDP(model, bucket_cap_mb=128 / 2**20)
-    loss = wrapped(torch.ones(2, 4)).sum()
+    ddp = module.BucketedDDP(model, bucket_cap_mb=128 / 2**20)
+    loss = ddp(torch.ones(2, 4)).sum()
     with Sends():
         loss.backward()
         events.append("backward is over")
-        wrapped.finish_gradient_synchronization()
+        ddp.finish_gradient_synchronization()
     return events
 
 
@@ -308,13 +308,13 @@ def quiet(module, rank, world, meeting):
     dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world,
                             timeout=meeting["patience"])  # fmt: skip
     model = torch.nn.Linear(1, 1, bias=False)
-    wrapped = module.BucketedDDP(model)
+    ddp = module.BucketedDDP(model)
     seen = []
-    with wrapped.no_sync():
-        wrapped(torch.tensor([[1.0 + rank]])).sum().backward()
+    with ddp.no_sync():
+        ddp(torch.tensor([[1.0 + rank]])).sum().backward()
     seen.append(model.weight.grad.item())
-    wrapped(torch.tensor([[10.0 + rank]])).sum().backward()
-    wrapped.finish_gradient_synchronization()
+    ddp(torch.tensor([[10.0 + rank]])).sum().backward()
+    ddp.finish_gradient_synchronization()
     return [*seen, model.weight.grad.item()]
 
 
@@ -369,7 +369,7 @@ def round_trip(module, rank, world, meeting):
 
 
 @task(9)
-@hint("The file holds the bare model's keys, whatever the model was wrapped in.")
+@hint("The file holds the bare model's keys, whatever the model was ddp in.")
 def test_checkpoint_round_trip(submission):
     """What was saved from BucketedDDP loads into the bare model."""
     want = (7, True, ["embedding.weight", "hidden.bias", "hidden.weight"])

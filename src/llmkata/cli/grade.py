@@ -120,14 +120,10 @@ def grade_new(
     from llmkata.cli.report import RECORDS, records_of
     from llmkata.grading.isolation import TooLittleIsolation
     from llmkata.grading.kept import plan
-    from llmkata.grading.sources import keep
-    from llmkata.records import RecordFile
     from llmkata.watch.warm import CAN_FORK
 
     earlier = [] if fresh or not (out / RECORDS).is_file() else records_of(out)
     planned = plan(course, submissions, earlier, seed=seed, isolation=isolation.value)
-    RecordFile(out / RECORDS).append(*planned.taken)
-    keep(out, submissions)
     graded = sum(s.source is not None for s in submissions) - len(planned.rest)
     if graded:
         typer.echo(f"{graded} of them graded already, by the same checks (--fresh grades them again)")
@@ -136,15 +132,31 @@ def grade_new(
             given = {"out": out, "seed": seed, "isolation": isolation.value, "progress": progress}
             if CAN_FORK:
                 from llmkata.grading.executor import grade_many
+                from llmkata.grading.isolation import require
 
+                if planned.rest:
+                    require(course, isolation.value)
+                _keep(out, submissions, planned.taken)
                 found = grade_many(course, planned.rest, workers=workers or os.cpu_count() or 1, **given)
             else:
                 from llmkata.cli.spawned import grade_spawned
 
                 found = grade_spawned(course, planned.rest, **given)
+                _keep(out, submissions, planned.taken)
     except TooLittleIsolation as error:
         fail(str(error))
     return [*planned.taken, *found]
+
+
+def _keep(out: Path, submissions: list[Submission], taken: list[ExerciseRecord]) -> None:
+    """Put sources and what need not be graded into the folder of the run; not before it is sure that it is graded."""
+    from llmkata.cli.report import RECORDS
+    from llmkata.grading.sources import keep
+    from llmkata.records import RecordFile
+
+    keep(out, submissions)
+    if taken:
+        RecordFile(out / RECORDS).append(*taken)
 
 
 def _shard_of(text: str) -> tuple[int, int] | None:
