@@ -80,4 +80,3 @@ def _announce(found: Found, folder: Path) -> None:
         typer.echo(f"{len(found.lost)} submissions are not kept in {shown(folder)}, grade their folder again: {names}", err=True)
     if not found.stale:
         typer.echo("nothing to grade again")
-

@@ -25,10 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class Plan:
-    """How a run is split by what is known: ``known`` stands in the record file as it is, ``taken`` is to be written
-    there, ``rest`` is to be graded."""
+    """How a run is split by what is known: ``taken`` is to be written into the record file, ``rest`` is to be graded; what
+    stands in the file already is in neither."""
 
-    known: list[Submission] = field(default_factory=list)
     taken: list[ExerciseRecord] = field(default_factory=list)
     rest: list[Submission] = field(default_factory=list)
 
@@ -58,10 +57,7 @@ def plan(
             # Its notes are about the file of that time; signing adds those of this one.
             found = submission.signed(msgspec.structs.replace(verdicts[key], notes=[], graded_at=now))
         # What was written last counts as handed in last, where no times are known.
-        new = [r for r in submission.shared(found) if last.get((r.learner, r.exercise)) != _identity(r)]
-        result.taken += new
-        if not new:
-            result.known.append(submission)
+        result.taken += [r for r in submission.shared(found) if last.get((r.learner, r.exercise)) != _identity(r)]
     return result
 
 

@@ -87,4 +87,3 @@ def _why(exercise: object, record: ExerciseRecord, seed: int | None) -> str:
     if (record.provenance.seed or 0) != (seed or 0):
         return "the seed is another"
     return "libraries, limits or the sandbox changed"
-

@@ -6,13 +6,11 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from llmkata.places import RECORDS
 from llmkata.records import ExerciseRecord, RecordFile, encode, read_records
 
 from .sources import SOURCES
 from .submission import Submission
-
-#: Within the folder of a run.
-_RECORDS = "records.jsonl"
 
 
 def part(submissions: Iterable[Submission], which: int, of: int) -> list[Submission]:
@@ -29,12 +27,12 @@ def merge(target: Path, parts: Sequence[Path]) -> tuple[int, list[str]]:
     without records.
     """
     target.mkdir(parents=True, exist_ok=True)
-    file = RecordFile(target / _RECORDS)
+    file = RecordFile(target / RECORDS)
     there = {encode(record) for record in file.read().records}
     added: list[ExerciseRecord] = []
     faults = []
     for folder in parts:
-        reading = read_records([folder / _RECORDS])
+        reading = read_records([folder / RECORDS])
         faults += map(str, reading.faults)
         for record in reading.records:
             data = encode(record)
