@@ -127,27 +127,31 @@ def rms_norm(x, weight, eps=1e-6):
 
 @misconception(
     "square_in_half",
-    replaces="rms_norm",
+    replaces="RMSNormFunction.forward",
     caught_by="test_half_precision",
     feedback="x² overflows float16 beyond 255 and keeps 8 bits in bfloat16: square, sum and scale in float32.",
 )
-def rms_norm(x, weight, eps=1e-6):
-    check_affine(x, weight)
-    y = x * (x.square().mean(-1, keepdim=True) + eps).rsqrt()
-    return (y if weight is None else y * weight.to(x.dtype)).to(x.dtype)
+def forward(ctx, x, weight, eps):
+    rstd = (x.square().mean(-1, keepdim=True) + eps).rsqrt()
+    ctx.save_for_backward(x, weight, rstd.to(statistics_dtype(x.dtype)))
+    y = x * rstd
+    return y if weight is None else y * weight.to(x.dtype)
 
 
 @misconception(
     "cast_before_gain",
-    replaces="rms_norm",
+    replaces="RMSNormFunction.forward",
     caught_by="test_half_precision",
     feedback="You rounded x̂ to half precision before multiplying by the gain (as transformers' Llama does), so a "
     "product of two rounded numbers is rounded again. Here the gain is applied in float32 and there is one cast, at "
     "the end.",
 )
-def rms_norm(x, weight, eps=1e-6):
-    y = original(x, None, eps)
-    return y if weight is None else (y * weight.to(x.dtype)).to(x.dtype)
+def forward(ctx, x, weight, eps):
+    xf = x.to(statistics_dtype(x.dtype))
+    rstd = (xf.square().mean(-1, keepdim=True) + eps).rsqrt()
+    ctx.save_for_backward(x, weight, rstd)
+    y = (xf * rstd).to(x.dtype)
+    return y if weight is None else y * weight.to(x.dtype)
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------
@@ -429,6 +433,22 @@ def forward(ctx, x, weight, eps):
     xf = x.to(statistics_dtype(x.dtype))
     rstd = (xf.square().mean(-1, keepdim=True) + eps).rsqrt()
     ctx.save_for_backward(xf, weight, rstd)
+    return finish(xf * rstd, weight, None, x.dtype)
+
+
+@misconception(
+    "keeps_the_mean_square_too",
+    replaces="RMSNormFunction.forward",
+    caught_by="test_norm_cost_formula",
+    matches="peak_bytes",
+    feedback="Beside x and 1/rms your RMSNorm keeps another number for each row, such as its mean square: one of them "
+    "gives the other, so keep one.",
+)
+def forward(ctx, x, weight, eps):
+    xf = x.to(statistics_dtype(x.dtype))
+    ctx.mean_square = xf.square().mean(-1, keepdim=True)
+    rstd = (ctx.mean_square + eps).rsqrt()
+    ctx.save_for_backward(x, weight, rstd)
     return finish(xf * rstd, weight, None, x.dtype)
 
 

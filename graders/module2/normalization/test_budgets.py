@@ -50,8 +50,9 @@ def towers(budget, reference, rng, dtype, heights, rows=ROWS, d=D):
             reference.tower(kind, x, parameters[kind][:height], cotangent, 1e-3) for kind in KINDS for height in heights
         ]
 
-    # bfloat16: a rounding of 2^-9 in each of 8 passes, on sums over 128 rows of numbers around 1.
-    tol = 1e-3 if dtype == torch.float32 else 0.6
+    # bfloat16: a rounding of 2^-9 in each of 8 passes, on sums over 128 rows of numbers around 1; twice that where x̂ is
+    # what is kept, since it is rounded once more.
+    tol = 1e-3 if dtype == torch.float32 else 1.2
     return budget.replay(scenario, x, parameters, cotangent, expect=expect, tol=tol)
 
 
@@ -133,7 +134,7 @@ def test_profile_single_pass(submission, budget, torch_rng):
 
 @probe
 def watched_profile(module, ids, tell):
-    """The profile of a model whose blocks report each call."""
+    """Take the profile of a model whose blocks report each call; its numbers are test_profile's affair."""
     import torch
 
     class Watched(torch.nn.Module):
@@ -147,7 +148,7 @@ def watched_profile(module, ids, tell):
 
     model = module.TinyLM("layernorm", "pre")
     model.blocks = torch.nn.ModuleList(Watched(block, n) for n, block in enumerate(model.blocks))
-    return [float(v) for v in module.residual_rms_profile(model, ids)]
+    module.residual_rms_profile(model, ids)
 
 
 @task(7)
