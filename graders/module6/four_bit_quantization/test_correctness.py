@@ -620,8 +620,12 @@ def quantise(module, state, sizes, calib, ids, methods, group, options, table):
         results[method] = {"packed": packed, "rest": rest, "logits": logits}
     rows, saved = None, []
     if table:
+        given = module.save_pareto
         module.save_pareto = lambda rows, *directory: saved.append(rows)  # given code; drawing is for the visible check
-        rows = module.compare(model, calib, ids, methods, [group])
+        try:
+            rows = module.compare(model, calib, ids, methods, [group])
+        finally:
+            module.save_pareto = given
     after = model.state_dict()
     unchanged = set(after) == set(state) and all(torch.equal(after[name], state[name]) for name in state)
     return results, unchanged, rows, saved
