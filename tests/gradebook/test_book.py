@@ -28,15 +28,17 @@ from ..reports.factory import (
 Book = Callable[..., Gradebook]
 
 
-@pytest.fixture(params=["rebuilt", "added"])
+@pytest.fixture(params=["rebuilt", "added", "rebuilt on a server", "added on a server"])
 def book(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Book]:
     """A gradebook over records, once rebuilt from a file and once filled record by record: both must agree."""
     opened: list[Gradebook] = []
+    served = request.param.endswith("on a server")
+    place = request.getfixturevalue("postgresql") if served else lambda: "sqlite://"
 
     def fill(*records: ExerciseRecord) -> Gradebook:
-        made = Gradebook.open()
+        made = Gradebook.open(place())
         opened.append(made)
-        if request.param == "rebuilt":
+        if request.param.startswith("rebuilt"):
             file = RecordFile(tmp_path / f"run{len(opened)}.jsonl")
             file.append(*records)
             assert made.rebuild([file.path] if file.path.exists() else []) == []

@@ -12,7 +12,7 @@ import typer
 from llmkata.cli.class_run import REPORT, InOption, LearnerArgument
 from llmkata.cli.common import FAILED, course_of, fail, prog, shown
 from llmkata.cli.hold import hold
-from llmkata.cli.report import publish, records_of, roster_of
+from llmkata.cli.report import gradebook_of, publish, records_of, roster_of
 from llmkata.places import CHANGES, INDEX, PSEUDONYMOUS, RECORDS
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def forget(
 
     Exit status: 0 nothing names the learner any more; 1 something may, it is listed; 2 wrong usage.
     """
+    from llmkata.gradebook.place import exists
     from llmkata.grading import forget as forgetting
     from llmkata.reports.text import slug
 
@@ -63,6 +64,9 @@ def forget(
         _log(folder, found)
         if pages and records_of(folder):
             publish(course, folder, pseudonyms=pseudonymous)
+        elif exists(folder):
+            with gradebook_of(folder) as book:
+                book.index([], [])
         left = [path for place in (folder, submissions) if place for path in forgetting.still_named(place, names)]
     typer.echo(f"\nremoved from {shown(folder)}" + (f" and {shown(submissions)}" if works and submissions else ""))
     if left:

@@ -17,6 +17,7 @@ from llmkata.places import CARDS, CHANGES, GRADEBOOK, INDEX, PSEUDONYMOUS, RECOR
 
 if TYPE_CHECKING:
     from llmkata.course import Course
+    from llmkata.gradebook import Gradebook
     from llmkata.gradebook.changes import Change, ChangeLog
     from llmkata.grading.intake import Submission
     from llmkata.grading.roster import Roster
@@ -224,12 +225,25 @@ def _write(course: Course, folder: Path, read: list[ExerciseRecord], *, outside:
     used = handed_in(standing)
     unused = [exercise.number for exercise in course.available if exercise.id not in used]
     course, records = course.narrowed(used), [r for r in standing if r.exercise in used]
-    with Gradebook.open(f"sqlite:///{folder / GRADEBOOK}") as book:
+    # What is for third parties stays in its folder.
+    with Gradebook.open(f"sqlite:///{folder / GRADEBOOK}") if outside else gradebook_of(folder) as book:
         book.index(everything, standing)
         pairs = read_pairs(folder / SIMILARITY, records)
         released = None if outside else released_in(course)
         report = write_report(folder, course, records, book, pairs=pairs, people=people, released=released)
     return _Made(course, records, report, unused)
+
+
+def gradebook_of(folder: Path) -> Gradebook:
+    """The gradebook of a run, open; stops with a message where its database cannot be used."""
+    from llmkata.gradebook import GradebookError
+    from llmkata.gradebook.place import VARIABLE, elsewhere, open_gradebook
+
+    try:
+        return open_gradebook(folder)
+    except GradebookError as error:
+        step = f"env -u {VARIABLE} {prog()} report {shown(folder)}" if elsewhere() else f"{prog()} report {shown(folder)}"
+        fail(str(error), step)
 
 
 def _write_pseudonymous(course: Course, folder: Path) -> None:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from llmkata.cli.common import prog, shown
-from llmkata.cli.report import changes_of, log_of, released_in, roster_of
-from llmkata.places import GRADEBOOK
+from llmkata.cli.report import changes_of, gradebook_of, log_of, released_in, roster_of
 
 if TYPE_CHECKING:
     from llmkata.course import Course
@@ -24,11 +23,11 @@ MOST_NAMED = 5
 
 def stood(folder: Path) -> Mapping[tuple[str, str], Identity]:
     """Which record stood for each (learner, exercise) when pages were written for the last time."""
-    from llmkata.gradebook import Gradebook
+    from llmkata.gradebook.place import exists
 
-    if not (folder / GRADEBOOK).is_file():
+    if not exists(folder):
         return {}
-    with Gradebook.open(f"sqlite:///{folder / GRADEBOOK}") as book:
+    with gradebook_of(folder) as book:
         return book.identities()
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 from sqlalchemy import Connection, Engine, Row, and_, case, create_engine, delete, func, insert, not_, select, update
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from llmkata.records import NOT_STARTED, ExerciseRecord, Fault, Outcome, latest, rank, read_records
 
@@ -40,18 +40,27 @@ class Gradebook:
         self._engine = engine
 
     @classmethod
-    def open(cls, url: str = "sqlite://") -> Gradebook:
+    def open(cls, url: str = "sqlite://", run: str = "") -> Gradebook:
         """Open (and where needed create or migrate) the gradebook at an SQLAlchemy URL; the default is in memory.
 
-        Raises :class:`GradebookError` where its schema is newer than this program.
+        ``run``: whose gradebook it is, for a database that could hold another's.
+
+        Raises :class:`GradebookError` where its schema is newer than this program, the database does not let us in, or
+        it holds the gradebook of another run.
         """
         engine = create_engine(url)
+        shown = engine.url.render_as_string()
         try:
             with engine.begin() as connection:
                 schema.prepare(connection)
-        except (OperationalError, IntegrityError) as error:
+                if run and (holder := schema.claim(connection, run)) != run:
+                    raise GradebookError(
+                        f"the gradebook {shown} is that of {holder}: give {run} a database or a schema of its own, or "
+                        f"drop the tables there (kata report makes them again from the records)"
+                    )
+        except (OperationalError, IntegrityError, ProgrammingError) as error:
             engine.dispose()
-            raise GradebookError(f"cannot open the gradebook {engine.url.render_as_string()}: {error.orig}") from error
+            raise GradebookError(f"cannot open the gradebook {shown}: {str(error.orig).strip()}") from error
         except GradebookError:
             engine.dispose()
             raise
@@ -86,6 +95,7 @@ class Gradebook:
         """
         current = {id(record) for record in standing}
         with self._engine.begin() as connection:
+            schema.take_turn(connection)
             for table in (schema.measure, schema.check, schema.record):
                 connection.execute(delete(table))
             _insert(connection, records, current)
@@ -95,7 +105,7 @@ class Gradebook:
         table = schema.record.c
         pair = and_(table.learner == _text(record.learner), table.exercise == _text(record.exercise), table.current)
         with self._engine.begin() as connection:
-            # Writing comes first: with SQLite a transaction that reads before it writes can lose its turn for good.
+            schema.take_turn(connection)
             (key,) = _insert(connection, [record], set())
             known = connection.execute(select(table.id, table.judged, table.graded_seconds).where(pair)).first()
             if known is not None:

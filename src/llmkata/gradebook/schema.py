@@ -16,6 +16,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    func,
     insert,
     inspect,
     select,
@@ -24,7 +25,7 @@ from sqlalchemy import (
 )
 
 #: Raised by one with every change of a table; the step from the version before goes into ``MIGRATIONS``.
-VERSION = 2
+VERSION = 3
 
 Migration = Callable[[Connection], None]
 
@@ -34,8 +35,15 @@ def _late_marks(connection: Connection) -> None:
     connection.execute(text("ALTER TABLE record ADD COLUMN marked_late BOOLEAN NOT NULL DEFAULT FALSE"))
 
 
+def _whose(connection: Connection) -> None:
+    # Nobody's until a run claims it.
+    connection.execute(text("ALTER TABLE schema_version ADD COLUMN run TEXT NOT NULL DEFAULT ''"))
+
+
 #: ``MIGRATIONS[n]`` brings tables of version n to version n + 1.
-MIGRATIONS: Mapping[int, Migration] = {1: _late_marks}
+MIGRATIONS: Mapping[int, Migration] = {1: _late_marks, 2: _whose}
+#: Locked while a database of many users gets its tables: two that create them at once are one too many.
+_TABLES_LOCK = 0x6B617461
 
 
 class GradebookError(RuntimeError):
@@ -44,7 +52,12 @@ class GradebookError(RuntimeError):
 
 metadata = MetaData()
 
-schema_version = Table("schema_version", metadata, Column("version", Integer, nullable=False))
+schema_version = Table(
+    "schema_version", metadata,
+    Column("version", Integer, nullable=False),
+    # Whose gradebook it is; empty where the database lies in the folder of its run.
+    Column("run", Text, nullable=False),
+)
 
 record = Table(
     "record", metadata,
@@ -113,9 +126,11 @@ def prepare(connection: Connection, version: int = VERSION, migrations: Mapping[
 
     Raises :class:`GradebookError` where the tables are newer than this program or a step is missing.
     """
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_TABLES_LOCK)))
     if not inspect(connection).has_table(schema_version.name):
         metadata.create_all(connection)
-        connection.execute(insert(schema_version).values(version=version))
+        connection.execute(insert(schema_version).values(version=version, run=""))
         return
     found = connection.execute(select(schema_version.c.version)).scalar_one()
     if found > version:
@@ -128,3 +143,18 @@ def prepare(connection: Connection, version: int = VERSION, migrations: Mapping[
             raise GradebookError(f"no way from gradebook schema {step} to {step + 1}: rebuild it from the record files")
         migrations[step](connection)
         connection.execute(update(schema_version).values(version=step + 1))
+
+
+def claim(connection: Connection, run: str) -> str:
+    """Make the gradebook that of ``run`` where it is nobody's yet. Returns whose it is."""
+    connection.execute(update(schema_version).where(schema_version.c.run == "").values(run=run))
+    return connection.execute(select(schema_version.c.run)).scalar_one()
+
+
+def take_turn(connection: Connection) -> None:
+    """Wait until nobody else writes, and keep others from it until the transaction ends.
+
+    One that indexes everything anew while another does would leave both their rows; with SQLite a transaction that reads
+    before it writes can lose its turn for good.
+    """
+    connection.execute(update(schema_version).values(version=schema_version.c.version))
