@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -163,3 +164,22 @@ def test_mistakes_name_the_next_step(kata, toy, run) -> None:
     torn.write_bytes(torn.read_bytes() + b'{"learner": "u101", "exer')
     assert kata("forget", "u101", "--in", "report", "--yes").status == 0 and b"u101" not in torn.read_bytes()
     assert msgspec.json.decode((run / "changes.jsonl").read_bytes().splitlines()[-1])["action"] == "forget"
+
+
+@pytest.mark.parametrize("pages", [True, False])
+def test_a_gradebook_elsewhere_loses_the_learner_too(kata, run, tmp_path, monkeypatch, pages) -> None:
+    place = tmp_path / "served.db"
+    monkeypatch.setenv("KATA_GRADEBOOK", f"sqlite:///{place}")
+    assert kata("report", str(run)).status == 0
+
+    def learners() -> set[str]:
+        with closing(sqlite3.connect(place)) as connection:
+            return {name for (name,) in connection.execute("select learner from record")}
+
+    assert "u101" in learners() and not (run / "gradebook.db").exists()
+    if not pages:
+        (run / "index.html").unlink()
+    assert kata("forget", "u101", "--in", str(run), "--yes").status == 0
+    assert "u101" not in learners()
+    assert kata("report", str(run)).status == 0
+    assert learners() == {"u102", "u103"}
