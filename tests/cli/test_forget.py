@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -179,6 +180,7 @@ def test_a_gradebook_elsewhere_loses_the_learner_too(kata, run, tmp_path, monkey
     assert "u101" in learners() and not (run / "gradebook.db").exists()
     if not pages:
         (run / "index.html").unlink()
+        shutil.rmtree(run / "learners")
     assert kata("forget", "u101", "--in", str(run), "--yes").status == 0
     assert "u101" not in learners()
     assert kata("report", str(run)).status == 0
