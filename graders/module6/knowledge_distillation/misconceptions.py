@@ -89,7 +89,7 @@ def kd_loss(student_logits, teacher_logits, *, temperature=1.0, mask=None):
 @misconception(
     "batchmean_over_batch",
     replaces="kd_loss",
-    caught_by="test_masked_positions",
+    caught_by="test_kd_value",
     feedback="`reduction='batchmean'` divided by sequences; average over real tokens.",
 )
 def kd_loss(student_logits, teacher_logits, *, temperature=1.0, mask=None):

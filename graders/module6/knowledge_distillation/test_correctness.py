@@ -111,7 +111,7 @@ def test_kd_value(submission, reference, case):
 @needs("test_kd_value")
 @hint("A softmax does not change when a constant is added to all of its logits, and KL(p || p) = 0.")
 @sk.given(logit_cases(scales=(1.0, 30.0), impossible=("none",)), examples=8)
-def test_only_differences_count(submission, case):
+def test_only_differences_count(submission, reference, case):
     """Constants added to the logits of a position change nothing; the loss is 0 for equal distributions, else positive."""
     student, teacher = (x.double() for x in logits(case))
     t = case["temperature"]
@@ -121,7 +121,9 @@ def test_only_differences_count(submission, case):
     same(shifted, apart, atol=1e-10 * t * t, rtol=1e-9, what="kd_loss after adding constants")
     equal = submission.kd_loss(teacher + shifts[0], teacher, temperature=t)
     same(equal, torch.zeros((), dtype=F64), atol=1e-10 * t * t, rtol=0.0, what="kd_loss of equal distributions")
-    check(apart.item() > 1e-9, "Distributions that differ must have a positive loss.", got=apart)
+    # Where both are sure of the same token there is no difference to speak of.
+    if reference.kd_loss(student, teacher, temperature=t).item() > 1e-6:
+        check(apart.item() > 1e-9, "Distributions that differ must have a positive loss.", got=apart)
 
 
 @task(1)
@@ -746,9 +748,10 @@ def hidden_cases(draw):
 def test_hidden_matcher(submission, reference, case):
     """The matcher's loss and its gradients are those of the definition, for every depth, width, kind and mask."""
     seed, kind, (n_s, n_t), (d_s, d_t) = case["seed"], case["kind"], case["layers"], case["widths"]
-    hs = [sk.tensor(seed + i, (2, 3, d_s)) for i in range(n_s + 1)]
-    ht = [sk.tensor(seed + 50 + i, (2, 3, d_t)) for i in range(n_t + 1)]
-    weight, mask = sk.tensor(seed + 99, (d_t, d_s)), a_mask(seed, (2, 3)) if case["masked"] else None
+    # The numbers of sk.tensor are 64ths; a little more, and no state is a vector of zeros, which has no direction.
+    hs = [sk.tensor(seed + i, (2, 3, d_s)) + 0.001 for i in range(n_s + 1)]
+    ht = [sk.tensor(seed + 50 + i, (2, 3, d_t)) + 0.001 for i in range(n_t + 1)]
+    weight, mask = sk.tensor(seed + 99, (d_t, d_s)) + 0.0001, a_mask(seed, (2, 3)) if case["masked"] else None
     got = submission.run(match, (d_s, d_t, n_s, n_t), kind, weight, hs, ht, mask)
     check(got["layer_map"] == reference.layer_map(n_s, n_t), "layer_map is not mapped_layers.", got=got["layer_map"])
     same(got["loss"], reference.hidden_loss(weight, hs, ht, mask, kind), **NEAR, what="loss")
@@ -833,7 +836,6 @@ def test_topk_value(submission, reference, case):
 
 @task(8)
 @points(3)
-@needs("test_topk_value")
 @hint(
     "Merging outcomes can only lose information: the loss is at most the full KL, and equal to it for k = V.",
     "A student that is sure of the cached tokens has a rest of e⁻⁴⁰: log(1 - Σ q) would be -inf.",
