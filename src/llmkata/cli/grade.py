@@ -44,6 +44,9 @@ def grade(
     shard: Annotated[
         str, typer.Option(help="Grade only part I of N into records, for 'kata merge': on N machines at once.", metavar="I/N")
     ] = "",
+    scheduler: Annotated[
+        str, typer.Option(help="Grade on the workers of this Dask scheduler, like tcp://host:8786.", metavar="ADDRESS")
+    ] = "",
 ) -> None:
     """Grade the submissions of a class.
 
@@ -61,7 +64,7 @@ def grade(
         fail("--groups says whose submissions are not compared", f"{prog()} grade {shown(folder)} --similarity")
     given = {"workers": workers, "seed": seed_of(course, seed), "isolation": isolation}
     given |= {"similarity": similarity, "groups": groups, "roster": roster, "at": at, "times": times, "fresh": fresh}
-    given |= {"shard": _shard_of(shard), "pseudonyms": pseudonyms}
+    given |= {"shard": _shard_of(shard), "pseudonyms": pseudonyms, "scheduler": _scheduler_of(scheduler, workers)}
     command = f"{prog()} grade {shown(folder)} --out"
     with hold(out, f"{command} {shown(out)}", f"{command} {shown(out.parent / f'{out.name}-2')}"):
         lost = grade_folder(course, folder, out, **given)
@@ -73,13 +76,13 @@ def grade_folder(
     course: Course, folder: Path, out: Path, *, workers: int | None, seed: int | None, isolation: Isolation,
     similarity: bool = False, groups: Path | None = None, roster: Path | None = None, at: str = "",
     times: Path | None = None, fresh: bool = False, shard: tuple[int, int] | None = None,
-    pseudonyms: bool = False,
+    pseudonyms: bool = False, scheduler: str = "",
 ) -> int:
     """Grade, write the report, print the table and where the pages are. Returns how many could not be judged. The caller
     has ``out`` (:func:`.hold.hold`).
 
     ``roster``: by default the one that ``out`` keeps of an earlier run. ``shard``: (which, of how many), from 1; writes
-    records alone.
+    records alone. ``scheduler``: address of a Dask scheduler whose workers grade, "" to grade here.
     """
     from llmkata.cli.report import compare, keep_roster, publish, roster_of
     from llmkata.grading.csvfile import TableError
@@ -100,7 +103,8 @@ def grade_folder(
         fail(str(error), f"{prog()} grade submissions/ --out report/")
     _announce(folder, intake)
     submissions = intake.submissions if shard is None else part(intake.submissions, *shard)
-    records = grade_new(course, submissions, out, workers=workers, seed=seed, isolation=isolation, fresh=fresh)
+    given = {"workers": workers, "seed": seed, "isolation": isolation, "fresh": fresh, "scheduler": scheduler}
+    records = grade_new(course, submissions, out, **given)
     if shard is not None:
         which, of = shard
         typer.echo(f"part {which} of {of}: {len(submissions)} submissions, their records in {shown(out)}")
@@ -113,7 +117,7 @@ def grade_folder(
 
 def grade_new(
     course: Course, submissions: list[Submission], out: Path, *, workers: int | None, seed: int | None,
-    isolation: Isolation, fresh: bool = False,
+    isolation: Isolation, fresh: bool = False, scheduler: str = "",
 ) -> list[ExerciseRecord]:
     """Grade what ``out`` has no verdict of, or everything; returns the records that were added to its file."""
     from llmkata.cli.progress import Progress
@@ -130,7 +134,12 @@ def grade_new(
     try:
         with Progress("submissions graded", len(planned.rest)) as progress:
             given = {"out": out, "seed": seed, "isolation": isolation.value, "progress": progress}
-            if CAN_FORK:
+            if scheduler and planned.rest:
+                from llmkata.cli.cluster import grade_clustered
+
+                found = grade_clustered(course, planned.rest, scheduler, **given,
+                                        sure=lambda: _keep(out, submissions, planned.taken))
+            elif CAN_FORK:
                 from llmkata.grading.executor import grade_many
                 from llmkata.grading.isolation import require
 
@@ -168,6 +177,16 @@ def _shard_of(text: str) -> tuple[int, int] | None:
     if not 1 <= which <= of:
         fail(f'--shard {text}: must be I/N with I from 1 to N, like 3/8', f"{prog()} grade submissions/ --shard 1/8 --out part1/")
     return which, of
+
+
+def _scheduler_of(text: str, workers: int | None) -> str:
+    """The address of a scheduler as it was given, "" for none."""
+    if text and not re.fullmatch(r"(tcp|tls)://[^/\s]+:\d{1,5}", text):
+        fail(f"--scheduler {text}: must be an address like tcp://host:8786", f"{prog()} cluster --local 2   # prints one")
+    if text and workers is not None:
+        fail("--workers is for this machine; a worker of a cluster grades as many at once as it has threads",
+             f"dask worker {text} --nthreads {workers}")
+    return text
 
 
 def _announce(folder: Path, intake: Intake) -> None:

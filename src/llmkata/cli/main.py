@@ -15,6 +15,7 @@ from llmkata.cli.adjust import adjust
 from llmkata.cli.audit import audit
 from llmkata.cli.check import check
 from llmkata.cli.ci import ci
+from llmkata.cli.cluster import cluster
 from llmkata.cli.collect import collect
 from llmkata.cli.common import UNUSABLE, UsageFault, prog
 from llmkata.cli.demo import demo
@@ -103,8 +104,8 @@ for _section, _commands in {
         "notebook": notebook,
     },
     "Grade": {
-        "grade": grade, "regrade": regrade, "merge": merge, "report": report, "export": export, "demo": demo, "ci": ci,
-        "verify": verify, "collect": collect, "workflow": workflow, "forget": forget,
+        "grade": grade, "regrade": regrade, "merge": merge, "cluster": cluster, "report": report, "export": export,
+        "demo": demo, "ci": ci, "verify": verify, "collect": collect, "workflow": workflow, "forget": forget,
         "whois": whois,
     },
     "Change by hand": {
