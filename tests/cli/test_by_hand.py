@@ -132,7 +132,7 @@ def test_taken_back(kata, run) -> None:
     [
         (("eve", "0.1", "--points", "+2", "--reason", "x"), "'eve' is nobody there"),
         (("adaa", "0.1", "--points", "+2", "--reason", "x"), "did you mean ada?"),
-        (("ada", "0.2", "--points", "+2", "--reason", "x"), "nobody handed in 0.2"),
+        (("ada", "0.2", "--points", "+2", "--reason", "x"), "nobody began 0.2"),
         (("ada", "0.1", "--points", "2", "--reason", "x"), "with its sign"),
         (("ada", "0.1", "--points", "+0", "--reason", "x"), "with its sign"),
         (("ada", "0.1", "--points", "+2", "--reason", " "), "must say why"),
@@ -391,6 +391,23 @@ def test_the_log_and_its_filters(kata, toy, run, monkeypatch) -> None:
     out = kata("log").out
     assert "Prof. Q" in out and "Tutor" in out and "+2 points (one)" in out and "2 points" in out
     assert kata("log", "--action", "nonsense").status == 2 and kata("log", "--since", "soon").status == 2
+
+
+def test_learners_by_the_names_of_the_roster(kata, run) -> None:
+    (run / "roster.csv").write_text("id,name,email\nada,Ada Berg,a@x.org\nbob,Bo Berg,\ncyd,Cy Roe,\n")
+    done = kata("comment", "cy roe", "0.1", "Good")
+    assert done.status == 0 and "#1 comment cyd" in done.out, done.err
+    done = kata("comment", "berg", "0.1", "Good")
+    assert done.status == 2 and "did you mean ada (Ada Berg) or bob (Bo Berg)?" in done.err
+    assert "comment cyd" in kata("log", "--learner", "Cy Roe").out
+    assert "none of the 1 changes" in kata("log", "--learner", "a@x.org").out
+    done = kata("log", "--learner", "Nobody")
+    assert done.status == 2 and "'Nobody' is nobody there" in done.err, "what is about all would look like an answer"
+
+
+def test_a_move_that_one_digit_does_not_show(kata, run) -> None:
+    done = kata("adjust", "ada", "0.1", "--points", "+0.002", "--reason", "Rounding")
+    assert re.search(r"ada\s+0\.1\s+50\.00 %\s+50\.02 %\s+50\.00 % → 50\.02 %", done.out), done.out
 
 
 def test_a_log_that_cannot_be_read_stops_everything(kata, run) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmkata.cli.common import course_of, fail, prog, shown
-from llmkata.cli.report import RECORDS, changes_of, handed_in, log_of, records_of, roster_of
+from llmkata.cli.report import RECORDS, changes_of, log_of, records_of, roster_of
 
 if TYPE_CHECKING:
     from llmkata.course import Course, Exercise
@@ -29,7 +29,7 @@ REPORT = Path("report")
 
 @dataclass
 class ClassRun:
-    """A graded class. ``course`` holds the roster's extensions and counts what somebody handed in."""
+    """A graded class. ``course`` holds the roster's extensions and counts what somebody began."""
 
     course: Course
     folder: Path
@@ -63,26 +63,15 @@ class ClassRun:
         return self.grades([*self.changes, *numbered], frozen=frozen)
 
     def exercise(self, name: str) -> Exercise:
-        """The exercise of that name; stops where nobody handed it in, since it counts nowhere."""
+        """The exercise of that name; stops where nobody began it, since it counts nowhere."""
         exercise = self.course.exercise(name)
         if not exercise.available:
-            fail(f"nobody handed in {exercise.number} {exercise.title}: it counts nowhere", f"{prog()} report {shown(self.folder)}")
+            fail(f"nobody began {exercise.number} {exercise.title}: it counts nowhere", f"{prog()} report {shown(self.folder)}")
         return exercise
 
     def learner(self, name: str) -> str:
         """The learner of that id, name or address; stops with the nearest where there is none."""
-        known = {learner for learner, _ in self.now.records}
-        if name in known:
-            return name
-        folded = name.casefold()
-        found = {learner for learner in known if learner.casefold() == folded}
-        if not found and self.roster:
-            found = {p.id for p in self.roster.people if folded in (p.name.casefold(), p.email.casefold())} & known
-        if len(found) == 1:
-            return found.pop()
-        near = sorted(found) or get_close_matches(name, sorted(known), n=3, cutoff=0.5)
-        said = "means several" if found else "is nobody there"
-        fail(f"{shown(self.folder)}: {name!r} {said}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+        return learner_of(name, {learner for learner, _ in self.now.records}, self.roster, self.folder)
 
     def record(self, learner: str, exercise: Exercise) -> ExerciseRecord:
         """The record that counts; stops where there is none."""
@@ -121,8 +110,28 @@ class ClassRun:
         return made
 
 
+def learner_of(name: str, known: Collection[str], roster: Roster | None, folder: Path) -> str:
+    """Which of ``known`` somebody means by an id, a name or an address of the roster; stops with the nearest where that is
+    nobody, or several.
+    """
+    if name in known:
+        return name
+    folded = name.casefold().strip()
+    people = [p for p in roster.people if p.id in known] if roster else []
+    found = {learner for learner in known if learner.casefold() == folded}
+    found = found or {p.id for p in people if folded in (p.name.casefold(), p.email.casefold())}
+    if len(found) == 1:
+        return found.pop()
+    near = sorted(found) or sorted({p.id for p in people if folded and folded in p.name.casefold()})[:3]
+    near = near or get_close_matches(name, sorted(known), n=3, cutoff=0.5)
+    called = {p.id: f"{p.id} ({p.name})" if p.name else p.id for p in people}
+    meant = f"; did you mean {' or '.join(called.get(learner, learner) for learner in near)}?" if near else ""
+    fail(f"{shown(folder)}: {name!r} {'means several' if found else 'is nobody there'}{meant}")
+
+
 def open_class(context: typer.Context, folder: Path) -> ClassRun:
     """The class in the folder of a run; stops where there is none."""
+    from llmkata.gradebook.begun import begun
     from llmkata.grading.roster import enrolled
 
     course = course_of(context)
@@ -132,5 +141,5 @@ def open_class(context: typer.Context, folder: Path) -> ClassRun:
     if not records:
         fail(f"{shown(folder / RECORDS)} holds no record that can be read", f"{prog()} report {shown(folder)}")
     roster = roster_of(course, folder)
-    course = enrolled(course.narrowed(handed_in(records)), roster)
+    course = enrolled(course.narrowed(begun(records)), roster)
     return ClassRun(course, folder, roster, records, changes_of(folder))

@@ -10,7 +10,7 @@ import typer
 from llmkata.cli.common import FAILED, again, course_of, exercise_of, fail, prog, shown
 from llmkata.cli.hidden import maxima
 from llmkata.cli.options import Isolation, IsolationOption
-from llmkata.cli.report import RECORDS, enrolled_course, handed_in, records_of, released_in
+from llmkata.cli.report import RECORDS, enrolled_course, records_of, released_in
 
 if TYPE_CHECKING:
     from llmkata.course import Course, Exercise
@@ -86,15 +86,16 @@ def _list() -> None:
 def _view(
     course: Course, folder: Path, chosen: list[Exercise], learners: list[str] | None, unreleased: bool
 ) -> Results:
-    """What is exported: exercises that somebody handed in, as on the pages, unless some were named; without those that
+    """What is exported: exercises that somebody began, as on the pages, unless some were named; without those that
     learners may not see yet, unless staff ask for them.
     """
     from llmkata.exports.results import results
+    from llmkata.gradebook.begun import begun
 
     records = records_of(folder)
     if not records:
         fail(f"{shown(folder / RECORDS)} holds no record that can be read", f"{prog()} report {shown(folder)}")
-    course = enrolled_course(course.narrowed({e.id for e in chosen} or handed_in(records)), folder)
+    course = enrolled_course(course.narrowed({e.id for e in chosen} or begun(records)), folder)
     released = None if unreleased else released_in(course)
     if released is not None:
         held = [e.number for e in course.available if e.id not in released]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from llmkata.course import Exercise
 
 ExercisesArgument = Annotated[
-    list[str] | None, typer.Argument(help="Default: all that somebody handed in.", metavar="[EXERCISE]...")
+    list[str] | None, typer.Argument(help="Default: all that somebody began.", metavar="[EXERCISE]...")
 ]
 YesOption = Annotated[bool, typer.Option("--yes", help="Put into force what has been waiting since they were frozen.")]
 NoteOption = Annotated[str, typer.Option(help="What to say of it in the log.", metavar="TEXT")]

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmkata.cli.class_run import REPORT, InOption, open_class
+from llmkata.cli.class_run import REPORT, InOption, learner_of, open_class
 from llmkata.cli.common import course_of, fail, prog, shown
 from llmkata.cli.moved import what, where
-from llmkata.cli.report import RECORDS, changes_of
+from llmkata.cli.report import RECORDS, changes_of, records_of, roster_of
 
 if TYPE_CHECKING:
     from llmkata.course import Course
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def log(
     context: typer.Context,
     folder: InOption = REPORT,
-    learner: Annotated[str | None, typer.Option(help="Only what is about this learner.", metavar="NAME")] = None,
+    learner: Annotated[str | None, typer.Option(help="Only what is about this learner: id, or name or address of the roster.", metavar="NAME")] = None,
     exercise: Annotated[str | None, typer.Option(help="Only what is about this exercise.", metavar="NAME")] = None,
     action: Annotated[
         list[str] | None,
@@ -45,6 +45,9 @@ def log(
     after = _moment(since) if since else None
     wanted = course.exercise(exercise).id if exercise else None
     changes = changes_of(folder)
+    if learner is not None:
+        known = {c.learner for c in changes if c.learner} | {r.learner for r in records_of(folder)}
+        learner = learner_of(learner, known, roster_of(course, folder), folder)
     chosen = [
         c for c in changes
         if (learner is None or c.learner in ("", learner)) and (wanted is None or c.exercise == wanted)

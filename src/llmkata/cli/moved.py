@@ -62,15 +62,15 @@ def tell_moves(course: Course, found: list[Move], before: Grades, after: Grades)
     for move in found[:MOST_ROWS]:
         was, now = (grades.totals[move.learner].percent for grades in (before, after))
         table.add_row(
-            Text(line(move.learner, 32)), course.exercise(move.exercise).number, percent(move.before), percent(move.after),
-            percent(now) if was == now else f"{percent(was)} → {percent(now)}",
+            Text(line(move.learner, 32)), course.exercise(move.exercise).number, *_apart(move.before, move.after),
+            percent(now) if was == now else " → ".join(_apart(was, now)),
         )
     console().print(table)
     learners = {move.learner for move in found}
     more = f"; {len(found) - MOST_ROWS} more not listed" if len(found) > MOST_ROWS else ""
     typer.echo(
         f"{len(learners)} of {len(after.totals)} learner{'s' if len(after.totals) != 1 else ''} move{'s' if len(learners) == 1 else ''}, "
-        f"mean total {_mean(before)} → {_mean(after)}{more}"
+        f"mean total {' → '.join(_apart(_mean(before), _mean(after)))}{more}"
     )
 
 
@@ -104,7 +104,7 @@ def what(change: Change) -> str:
         case Action.comment:
             return f"{'for staff: ' if change.staff else ''}{said}"
         case Action.void:
-            effect = "its points to all" if change.way == "full" else "counts for nobody"
+            effect = "gives its points to all" if change.way == "full" else "counts for nobody"
             return f"{line(change.check).rpartition('::')[2]} {effect}{reason}"
         case Action.undo:
             return f"#{change.undoes} taken back{reason}"
@@ -116,8 +116,16 @@ def what(change: Change) -> str:
     return f"{many} grade{'s' if many != 1 else ''}{reason}"
 
 
-def _mean(grades: Grades) -> str:
+def _apart(before: float | None, after: float | None) -> tuple[str, str]:
+    """Two percentages that differ, with as many digits as show it."""
     from llmkata.reports.text import percent
 
+    made = percent(before), percent(after)
+    if made[0] == made[1] and before is not None and after is not None:
+        return f"{before:.2f} %", f"{after:.2f} %"
+    return made
+
+
+def _mean(grades: Grades) -> float | None:
     known = [t.percent for t in grades.totals.values() if t.percent is not None]
-    return percent(sum(known) / len(known) if known else None)
+    return sum(known) / len(known) if known else None

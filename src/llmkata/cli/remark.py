@@ -87,7 +87,7 @@ def rubric(
     for name, criterion, points in given:
         record = run.record(name, chosen)
         if record.state != "graded":
-            fail(f"{name}: {chosen.number} is {record.state.value}, there is nothing to mark", f"{prog()} adjust {name} {exercise} --points +N")
+            fail(f"{name}: {chosen.number} is {record.state.value}, there is nothing to mark", f'{prog()} adjust {name} {exercise} --points +N --reason "..." --in {shown(run.folder)}')
         changes.append(Change(
             0, at, by, Action.rubric, chosen.id, learner=name, points=points, of=chosen.criterion(criterion).points,
             criterion=criterion,

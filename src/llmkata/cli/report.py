@@ -148,18 +148,10 @@ def records_of(folder: Path) -> list[ExerciseRecord]:
     return reading.records
 
 
-def handed_in(records: Iterable[ExerciseRecord]) -> set[str]:
-    """Ids of the exercises that somebody handed in; of all where nobody handed in anything."""
-    from llmkata.records import State
-
-    records = list(records)
-    return {r.exercise for r in records if r.state is not State.missing} or {r.exercise for r in records}
-
-
 def publish(course: Course, folder: Path, *, pseudonyms: bool = False) -> list[ExerciseRecord]:
     """Rebuild the gradebook of a run, write its pages, print the class as a table and where the pages are.
 
-    Exercises that nobody of the class handed in are left out: a course is longer than a term has passed. Returns the
+    Exercises that nobody of the class began are left out: a course is longer than a term has passed. Returns the
     records that count; without any nothing is written. Where the instructor's key is set the files are signed. The run
     under pseudonyms is written with ``pseudonyms``, and from then on whenever this one is.
     """
@@ -172,7 +164,7 @@ def publish(course: Course, folder: Path, *, pseudonyms: bool = False) -> list[E
         return []
     if made.unused:
         names = ", ".join(made.unused) if len(made.unused) <= 8 else f"{len(made.unused)} of {len(course.available)} exercises"
-        typer.echo(f"nobody handed in {names}: left out of pages and totals")
+        typer.echo(f"nobody began {names}: left out of pages and totals")
     console().print(summary_table(made.records, made.course))
     typer.echo()
     places = {"class page": made.report.index, "grades": made.report.grades, "records": folder / RECORDS}
@@ -201,7 +193,7 @@ class _Made:
     course: Course
     records: list[ExerciseRecord]
     report: Report
-    #: Numbers of exercises that nobody handed in.
+    #: Numbers of exercises that nobody began.
     unused: list[str]
 
 
@@ -211,6 +203,7 @@ def _write(course: Course, folder: Path, read: list[ExerciseRecord], *, outside:
     """
     from llmkata.gradebook import Gradebook
     from llmkata.gradebook.attempts import chosen
+    from llmkata.gradebook.begun import begun
     from llmkata.gradebook.counted import as_it_counts
     from llmkata.records.pairs import read_pairs
     from llmkata.reports.site import write_report
@@ -222,7 +215,7 @@ def _write(course: Course, folder: Path, read: list[ExerciseRecord], *, outside:
     standing = list(chosen(everything, course).values())
     if not standing:
         return None
-    used = handed_in(standing)
+    used = begun(standing)
     unused = [exercise.number for exercise in course.available if exercise.id not in used]
     course, records = course.narrowed(used), [r for r in standing if r.exercise in used]
     # What is for third parties stays in its folder.

@@ -37,9 +37,9 @@ def void(
 
     words = [prog(), "void", exercise, check]
     if drop == full:
-        fail("say what becomes of its points: --drop (they count for nobody) or --full (all have them)", shlex.join([*words, "--drop"]))
+        fail("say what becomes of its points: --drop (they count for nobody) or --full (all have them)", shlex.join([*words, "--drop", "--in", shown(folder)]))
     if yes and not reason.strip(" ."):
-        fail("--reason must say why: learners read it", shlex.join([*words, "--drop" if drop else "--full", "--reason", "..."]))
+        fail("--reason must say why: learners read it", shlex.join([*words, "--drop" if drop else "--full", "--reason", "...", "--yes", "--in", shown(folder)]))
     run = open_class(context, folder)
     chosen = run.exercise(exercise)
     found = _find(run, chosen, check)
