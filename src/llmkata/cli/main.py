@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from llmkata.cli.adjust import adjust
 from llmkata.cli.audit import audit
+from llmkata.cli.bench import bench
 from llmkata.cli.check import check
 from llmkata.cli.ci import ci
 from llmkata.cli.cluster import cluster
@@ -113,7 +114,7 @@ for _section, _commands in {
         "release-grades": release_grades, "log": log,
     },
     "Write exercises": {"new": new, "sync": sync, "lint": lint, "audit": audit, "release": release},
-    "This installation": {"doctor": doctor, "version": version},
+    "This installation": {"doctor": doctor, "version": version, "bench": bench},
 }.items():
     for _name, _function in _commands.items():
         app.command(_name, rich_help_panel=_section)(_function)

@@ -1,0 +1,1 @@
+"""No visible checks: the three assertions are hidden ones, in graders/, so that each is run once."""

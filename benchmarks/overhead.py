@@ -1,0 +1,82 @@
+"""What grading adds to the checks: the processor time of hidden grading against that of its checks, run warm in one
+process, and what a submission costs whose checks cost next to nothing."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from .bench import SMALL, Bench, Spent
+from .classes import ATTENTION, copies, hand_in, records_of
+from .report import Row, ratio, slope
+
+SIZES = {"full": {"exercise": "module2/self_attention", "few": 2, "many": 8, "small_few": 20, "small_many": 100, "small": False},
+         "quick": {"exercise": ATTENTION, "few": 1, "many": 3, "small_few": 1, "small_many": 3, "small": True}}
+RATIO_BAR, FIXED_BAR, FIXED_GOAL = 1.15, 40, 25
+
+
+def collect(sizes: dict[str, Any], bench: Bench) -> dict[str, Any]:
+    """Every figure is a slope between a small and a large number, so that start-up drops out; one worker, so that no
+    core is shared. What is compared is run in turn."""
+    course = SMALL if sizes["small"] else bench.root
+    warm, graded, small = [], [], []
+    for count in (sizes["few"], sizes["many"]):
+        bench.say(f"{sizes['exercise']}: {count} times warm in one process")
+        command = [sys.executable, "-m", "benchmarks.warm", course, sizes["exercise"], str(count)]
+        warm.append({"count": count, **bench.run(command, cwd=bench.root).times})
+        bench.say(f"{sizes['exercise']}: kata grade, {count} submissions")
+        graded.append({"count": count, **_grade(bench, course, sizes["exercise"], count).times})
+    for count in (sizes["small_few"], sizes["small_many"]):
+        bench.say(f"three assertions: kata grade, {count} submissions")
+        small.append({"count": count, **_grade(bench, SMALL, ATTENTION, count).times})
+    return {"exercise": sizes["exercise"], "warm": warm, "graded": graded, "small": small}
+
+
+def _grade(bench: Bench, course: Any, exercise: str, count: int) -> Spent:
+    folder = bench.folder("kata")
+    source = (course / "solutions" / f"{exercise}.py").read_text("utf-8")
+    hand_in(folder / "class", {exercise: copies(source, count)})
+    spent = bench.run(bench.kata("grade", folder / "class", "--out", folder / "report", "--workers", "1", course=course))
+    records_of(folder / "report")
+    return spent
+
+
+def _each(runs: list[dict[str, float]], clock: str = "cpu") -> float:
+    few, many = runs
+    return slope((few["count"], few[clock]), (many["count"], many[clock]))
+
+
+def judge(samples: dict[str, Any]) -> list[Row]:
+    warm, graded, small = (_each(samples[name]) for name in ("warm", "graded", "small"))
+    return [
+        Row("overhead", f"hidden grading of {samples['exercise']} / its checks warm in one process, CPU",
+            ratio(graded, warm), "times", at_most=RATIO_BAR, note="the bench that replays budgets is counted on both sides"),
+        Row("graded_cpu_seconds", "CPU of hidden grading, a submission", graded, "s"),
+        Row("warm_cpu_seconds", "CPU of its checks, warm", warm, "s"),
+        Row("added_cpu_ms", "CPU added to a submission", 1e3 * (graded - warm), "ms"),
+        Row("fixed_cpu_ms", "CPU of a submission with three assertions", 1e3 * small, "ms", at_most=FIXED_BAR,
+            note=f"goal {FIXED_GOAL} ms; the assertions themselves take less than 1 ms"),
+        Row("fixed_wall_ms", "wall time of a submission with three assertions, one worker",
+            1e3 * _each(samples["small"], "wall"), "ms"),
+    ]  # fmt: skip
+
+
+def plot(samples: dict[str, Any], figure: Any) -> None:
+    """Both costs beside their bars."""
+    warm, graded, small = (_each(samples[name]) for name in ("warm", "graded", "small"))
+    left, right = figure.subplots(1, 2)
+    bars = left.bar(["checks, warm\nin one process", "hidden\ngrading"], [warm, graded], color=["#8899aa", "#1b7837"])
+    left.bar_label(bars, fmt="%.2f s")
+    left.axhline(RATIO_BAR * warm, color="#b2182b", linestyle="--", label=f"{RATIO_BAR} × the checks")
+    left.set_ylabel("CPU seconds a submission")
+    left.set_title(samples["exercise"], fontsize=10)
+    bars = right.bar(["kata grade"], [1e3 * small], color="#1b7837", width=0.4)
+    right.bar_label(bars, fmt="%.0f ms")
+    right.axhline(FIXED_BAR, color="#b2182b", linestyle="--", label=f"bar {FIXED_BAR} ms")
+    right.axhline(FIXED_GOAL, color="#2166ac", linestyle=":", label=f"goal {FIXED_GOAL} ms")
+    right.set_xlim(-1, 1)
+    right.set_ylabel("CPU milliseconds a submission")
+    right.set_title("three assertions", fontsize=10)
+    for axes in (left, right):
+        axes.margins(y=0.25)
+        axes.legend(fontsize=8)

@@ -1,0 +1,119 @@
+"""400 submissions of one small exercise, start-up included, against others who grade the same with the same assertions."""
+
+from __future__ import annotations
+
+from statistics import mean
+from typing import Any
+
+from .bench import SMALL, Bench
+from .classes import ATTENTION, answers, hand_in, points_of, records_of, require_points
+from .others import OTTER, Nbgrader, Otter, Plain, otter_program
+from .report import Row, ratio, slope
+
+SIZES = {"full": {"few": 100, "many": 400, "others": 20, "workers": 2, "otter": True},
+         "quick": {"few": 2, "many": 4, "others": 2, "workers": 2, "otter": False}}
+NBGRADER_BAR, PROCESS_BAR = 100, 40
+
+
+def collect(sizes: dict[str, Any], bench: Bench) -> dict[str, Any]:
+    """llmkata's two small runs stand around its large one, so that a machine that slows down shows in both."""
+    work = answers(sizes["others"])
+    kata = [_kata(bench, sizes["few"], sizes["workers"])]
+    nbgrader, learners = Nbgrader(bench), [f"learner{i:04}" for i in range(len(work))]
+    for learner, (source, _) in zip(learners, work, strict=True):
+        nbgrader.hand_in(learner, source)
+    bench.say(f"nbgrader autograde: {len(work)} notebooks")
+    in_one = nbgrader.grade()
+    require_points(nbgrader.name, nbgrader.points(), [points for _, points in work])
+    kata.append(_kata(bench, sizes["many"], sizes["workers"]))
+    program, missing = otter_program(bench) if sizes["otter"] else (None, f"{OTTER} is left out of a quick run")
+    if program is None:
+        bench.say(missing)
+    one_by_one = [Plain(bench), *([Otter(bench, program)] if program else [])]
+    times: dict[str, list[dict[str, float]]] = {other.name: [] for other in one_by_one}
+    for learner, (source, points) in zip(learners, work, strict=True):
+        for other in one_by_one:
+            bench.say(f"{other.name}: {learner}")
+            spent, got = other.grade(learner, source)
+            require_points(other.name, [got], [points])
+            times[other.name].append(spent.times)
+    kata.append(_kata(bench, sizes["few"], sizes["workers"]))
+    return {"kata": kata, "nbgrader": {"count": len(work), **in_one.times}, "process": times[Plain.name],
+            "otter": times.get(Otter.name), "otter_missing": missing, "workers": sizes["workers"]}
+
+
+def _kata(bench: Bench, count: int, workers: int) -> dict[str, float]:
+    bench.say(f"kata grade: {count} submissions on {workers} workers")
+    folder, work = bench.folder("kata"), answers(count)
+    hand_in(folder / "class", {ATTENTION: [source for source, _ in work]})
+    command = bench.kata("grade", folder / "class", "--out", folder / "report", "--workers", str(workers), course=SMALL)
+    spent = bench.run(command)
+    records = sorted(records_of(folder / "report"), key=lambda record: record["learner"])
+    require_points("kata grade", [points_of(record) for record in records], [points for _, points in work])
+    return {"count": count, **spent.times}
+
+
+def summary(samples: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """For each clock: seconds of a submission by each grader; of llmkata all in, at the margin, and what is paid once."""
+    found = {}
+    for clock in ("wall", "cpu"):
+        runs = samples["kata"]
+        many = max(runs, key=lambda run: run["count"])
+        few = [run for run in runs if run["count"] < many["count"]]
+        margin = slope((few[0]["count"], mean(run[clock] for run in few)), (many["count"], many[clock]))
+        nbgrader = samples["nbgrader"]
+        found[clock] = {
+            "kata": many[clock] / many["count"], "margin": margin, "once": many[clock] - margin * many["count"],
+            "nbgrader": nbgrader[clock] / nbgrader["count"],
+            "process": mean(run[clock] for run in samples["process"]),
+            "otter": mean(run[clock] for run in samples["otter"]) if samples["otter"] else None,
+        }  # fmt: skip
+    return found
+
+
+def judge(samples: dict[str, Any]) -> list[Row]:
+    """The ratios are of the time that a person waits; those of processor time, where two workers help nobody, beside."""
+    found = summary(samples)
+    wall, cpu = found["wall"], found["cpu"]
+    count = max(run["count"] for run in samples["kata"])
+    waits = f"{count} submissions on {samples['workers']} workers with start-up, against the others one after another"
+    rows = []
+    for other, bar in (("nbgrader", NBGRADER_BAR), ("otter", None), ("process", PROCESS_BAR)):
+        missing = samples["otter_missing"] if other == "otter" else ""
+        name = {"nbgrader": "nbgrader autograde", "otter": "otter run", "process": "a pytest process each"}[other]
+        rows += [
+            Row(f"vs_{other}", f"{name} / kata grade, wall", ratio(wall[other], wall["kata"]), "times", at_least=bar,
+                note=missing or (waits if other == "nbgrader" else "")),
+            Row(f"vs_{other}_cpu", f"{name} / kata grade, CPU", ratio(cpu[other], cpu["kata"]), "times", note=missing),
+            Row(f"vs_{other}_marginal", f"{name} / one more submission, wall", ratio(wall[other], wall["margin"]), "times",
+                note=missing),
+        ]  # fmt: skip
+    for other, name in (("nbgrader", "nbgrader autograde"), ("otter", "otter run"), ("process", "pytest process")):
+        seconds = cpu[other]
+        rows.append(Row(f"{other}_cpu_seconds", f"CPU of a submission: {name}", seconds, "s"))
+    rows += [
+        Row("kata_cpu_ms", f"CPU of a submission: kata grade, {count} in all", 1e3 * cpu["kata"], "ms"),
+        Row("marginal_wall_ms", "wall time of one more submission", 1e3 * wall["margin"], "ms"),
+        Row("marginal_cpu_ms", "CPU of one more submission", 1e3 * cpu["margin"], "ms"),
+        Row("once_wall_seconds", "wall time paid once (start-up, pages)", wall["once"], "s"),
+        Row("once_cpu_seconds", "CPU paid once", cpu["once"], "s"),
+    ]
+    return rows
+
+
+def plot(samples: dict[str, Any], figure: Any) -> None:
+    """Seconds for the whole class by each grader, on a logarithmic axis, and where the bars lie."""
+    wall = summary(samples)["wall"]
+    count = max(run["count"] for run in samples["kata"])
+    names = {"nbgrader": "nbgrader autograde", "otter": "otter run", "process": "a pytest process each", "kata": "kata grade"}
+    shown = {name: count * wall[key] for key, name in names.items() if wall[key] is not None}
+    axes = figure.subplots()
+    bars = axes.barh(list(shown), list(shown.values()), color=["#8899aa"] * (len(shown) - 1) + ["#1b7837"])
+    axes.bar_label(bars, [f"{value:,.0f} s" for value in shown.values()], padding=4)
+    for bar, other in ((NBGRADER_BAR, "nbgrader"), (PROCESS_BAR, "process")):
+        axes.axvline(count * wall[other] / bar, color="#b2182b", linestyle="--", linewidth=1)
+        axes.annotate(f"{names[other]} / {bar}", (count * wall[other] / bar, 1), xycoords=("data", "axes fraction"),
+                      rotation=90, va="top", ha="right", fontsize=8, color="#b2182b")
+    axes.set_xscale("log")
+    axes.margins(x=0.15)
+    axes.set_xlabel(f"seconds for {count} submissions (others: {samples['nbgrader']['count']}, scaled)")
