@@ -209,8 +209,9 @@ def gradient_profile(model, ids, targets):
     loss = F.cross_entropy(model.unembed(model.final_norm(x)).flatten(0, 1), targets.flatten())
     activation = [torch.autograd.grad(loss, stream, retain_graph=True)[0].norm().item() for stream in streams]
     parameters = [list(s.parameters()) for s in model.sublayers]
-    grads = iter(torch.autograd.grad(loss, [p for group in parameters for p in group]))
-    norms = [math.sqrt(sum(next(grads).square().sum().item() for _ in group)) for group in parameters]
+    grads = torch.autograd.grad(loss, [p for group in parameters for p in group], allow_unused=True)
+    squares = iter([0.0 if g is None else g.square().sum().item() for g in grads])
+    norms = [math.sqrt(sum(next(squares) for _ in group)) for group in parameters]
     return GradientProfile(loss.item(), tuple(activation), tuple(norms))
 
 
