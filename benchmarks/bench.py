@@ -14,8 +14,16 @@ from pathlib import Path
 from typing import Any
 
 #: One thread each, no network, and nothing of the person who runs it.
-_SET = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
-        "MPLBACKEND": "Agg", "PYTHONHASHSEED": "0", "NO_COLOR": "1", "COLUMNS": "120"}
+_SET = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "MPLBACKEND": "Agg",
+    "PYTHONHASHSEED": "0",
+    "NO_COLOR": "1",
+    "COLUMNS": "120",
+}
 #: The course of one exercise with three assertions.
 SMALL = Path(__file__).parent / "course"
 _METER = Path(__file__).parent / "meter.py"
@@ -57,16 +65,23 @@ class Bench:
         """A new empty folder in ``scratch``."""
         return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.scratch))
 
-    def start(self, command: Sequence[str | Path], *, cwd: Path | None = None, records: Path | None = None,
-              **environment: str) -> Running:
+    def start(
+        self, command: Sequence[str | Path], *, cwd: Path | None = None, records: Path | None = None, **environment: str
+    ) -> Running:
         """Start a command under the meter."""
         folder = self.folder("run")
         output = (folder / "output").open("wb")
         meter = [sys.executable, "-I", "-S", str(_METER), str(folder / "result"), str(records or "")]
         with output:
-            process = subprocess.Popen([*meter, *map(str, command)], cwd=cwd or self.scratch, stdin=subprocess.DEVNULL,
-                                       stdout=output, stderr=subprocess.STDOUT, env=environ(**environment),
-                                       start_new_session=True)
+            process = subprocess.Popen(
+                [*meter, *map(str, command)],
+                cwd=cwd or self.scratch,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environ(**environment),
+                start_new_session=True,
+            )
         return Running(process, folder, command)
 
     def run(self, command: Sequence[str | Path], *, status: tuple[int, ...] = (0,), **how: Any) -> Spent:
@@ -96,7 +111,9 @@ class Running:
         except OSError:
             raise BenchError(f"{' '.join(map(str, self._command))} was not measured:\n{output[-3000:]}") from None
         if said["status"] not in status:
-            raise BenchError(f"{' '.join(map(str, self._command))} ended with status {said['status']}:\n{output[-3000:]}")
+            raise BenchError(
+                f"{' '.join(map(str, self._command))} ended with status {said['status']}:\n{output[-3000:]}"
+            )
         return Spent(said["wall"], said["cpu"], said["left"], said["samples"], output)
 
 

@@ -46,8 +46,13 @@ def main(result: str, records: str, *command: str) -> None:
     wall = time.monotonic() - began
     left = _reap()
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    said = {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "status": process.returncode, "left": left,
-            "samples": [s for s in samples if s is not None]}
+    said = {
+        "wall": wall,
+        "cpu": usage.ru_utime + usage.ru_stime,
+        "status": process.returncode,
+        "left": left,
+        "samples": [s for s in samples if s is not None],
+    }
     Path(result).write_text(json.dumps(said))
 
 
@@ -105,8 +110,14 @@ def _look(pid: int, at: float, records: int) -> dict | None:
         descriptors = len(os.listdir(f"/proc/{pid}/fd"))
     except OSError:
         descriptors = None
-    return {"at": at, "records": records, "resident": status["VmRSS"], "peak": status["VmHWM"],
-            "descriptors": descriptors, "templates": _templates(pid)}
+    return {
+        "at": at,
+        "records": records,
+        "resident": status["VmRSS"],
+        "peak": status["VmHWM"],
+        "descriptors": descriptors,
+        "templates": _templates(pid),
+    }
 
 
 def _templates(pid: int) -> dict[str, int]:
@@ -128,8 +139,11 @@ def _templates(pid: int) -> dict[str, int]:
 
 def _children(pid: int) -> list[int]:
     try:
-        return [int(n) for task in os.listdir(f"/proc/{pid}/task")
-                for n in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
+        return [
+            int(n)
+            for task in os.listdir(f"/proc/{pid}/task")
+            for n in Path(f"/proc/{pid}/task/{task}/children").read_text().split()
+        ]
     except OSError:
         return []
 
@@ -140,8 +154,11 @@ def _status(pid: int) -> dict[str, int]:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return {}
-    return {key: int(value.split()[0]) * 1024 for key, _, value in (line.partition(":") for line in lines)
-            if value.endswith("kB")}
+    return {
+        key: int(value.split()[0]) * 1024
+        for key, _, value in (line.partition(":") for line in lines)
+        if value.endswith("kB")
+    }
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ OTTER = "otter-grader==7.0.0"
 def assertions() -> dict[str, str]:
     """Name of each check -> its body."""
     tree = ast.parse(ASSERTIONS.read_text("utf-8"))
-    found = {node.name: "\n".join(map(ast.unparse, node.body)) for node in tree.body if isinstance(node, ast.FunctionDef)}
+    found = {
+        node.name: "\n".join(map(ast.unparse, node.body)) for node in tree.body if isinstance(node, ast.FunctionDef)
+    }
     if len(found) != 3:
         raise BenchError(f"{ASSERTIONS} holds {len(found)} checks, not 3")
     return found
@@ -45,12 +47,15 @@ class Nbgrader:
     def __init__(self, bench: Bench) -> None:
         self.bench, self.folder = bench, bench.folder("nbgrader")
         solution = (SMALL / "solutions" / f"{ATTENTION}.py").read_text("utf-8")
-        cells = [_cell(solution.replace("from __future__ import annotations\n", ""), "answer", solution=True),
-                 _cell(_IMPORTS, "imports", grade=True, points=0)]
+        cells = [
+            _cell(solution.replace("from __future__ import annotations\n", ""), "answer", solution=True),
+            _cell(_IMPORTS, "imports", grade=True, points=0),
+        ]
         cells += [_cell(body, name, grade=True, points=1) for name, body in assertions().items()]
         _write(self.folder / "source/attention/attention.ipynb", cells)
         (self.folder / "nbgrader_config.py").write_text(
-            "c = get_config()\nc.CourseDirectory.course_id = 'bench'\nc.ClearSolutions.enforce_metadata = False\n")
+            "c = get_config()\nc.CourseDirectory.course_id = 'bench'\nc.ClearSolutions.enforce_metadata = False\n"
+        )
         self._command("generate_assignment", "attention")
 
     def hand_in(self, learner: str, source: str) -> None:
@@ -90,7 +95,8 @@ class Otter:
             inner = "\n".join(f"    {line}" for line in body.splitlines())
             (tests / f"{name}.py").write_text(
                 f"OK_FORMAT = False\n\n{_IMPORTS}\nfrom otter.test_files import test_case\n\nname = {name!r}\npoints = 1\n\n"
-                f"@test_case()\ndef {name}(attention):\n{inner}\n")
+                f"@test_case()\ndef {name}(attention):\n{inner}\n"
+            )
         self._zip = self.folder / "autograder.zip"
         self._command("generate", "-t", tests, "-o", self._zip, "--no-requirements", "--no-environment", "--no-config")
 
@@ -118,8 +124,14 @@ def otter_program(bench: Bench) -> tuple[Path | None, str]:
     shutil.rmtree(home, ignore_errors=True)
     try:
         venv.create(home, with_pip=True)
-        made = subprocess.run([home / "bin" / "python", "-m", "pip", "install", "--quiet", OTTER], env=environ(),
-                              capture_output=True, text=True, check=False, timeout=900)
+        made = subprocess.run(
+            [home / "bin" / "python", "-m", "pip", "install", "--quiet", OTTER],
+            env=environ(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=900,
+        )
     except (OSError, subprocess.SubprocessError) as error:
         return None, f"no environment for {OTTER}: {error}"
     if made.returncode or not program.is_file():
@@ -155,7 +167,14 @@ class Plain:
 
 def _cell(source: str, name: str, *, solution: bool = False, grade: bool = False, points: int = 0) -> Any:
     """A code cell as nbgrader marks it."""
-    marks = {"schema_version": 3, "grade_id": name, "solution": solution, "grade": grade, "locked": not solution, "task": False}
+    marks = {
+        "schema_version": 3,
+        "grade_id": name,
+        "solution": solution,
+        "grade": grade,
+        "locked": not solution,
+        "task": False,
+    }
     return new_code_cell(source, metadata={"nbgrader": marks | ({"points": points} if grade else {})})
 
 

@@ -10,8 +10,17 @@ from .bench import SMALL, Bench, Spent
 from .classes import ATTENTION, copies, hand_in, records_of
 from .report import Row, ratio, slope
 
-SIZES = {"full": {"exercise": "module2/self_attention", "few": 2, "many": 8, "small_few": 20, "small_many": 100, "small": False},
-         "quick": {"exercise": ATTENTION, "few": 1, "many": 3, "small_few": 1, "small_many": 3, "small": True}}
+SIZES = {
+    "full": {
+        "exercise": "module2/self_attention",
+        "few": 2,
+        "many": 8,
+        "small_few": 20,
+        "small_many": 100,
+        "small": False,
+    },
+    "quick": {"exercise": ATTENTION, "few": 1, "many": 3, "small_few": 1, "small_many": 3, "small": True},
+}
 RATIO_BAR, FIXED_BAR, FIXED_GOAL = 1.15, 40, 25
 
 
@@ -36,7 +45,9 @@ def _grade(bench: Bench, course: Any, exercise: str, count: int) -> Spent:
     folder = bench.folder("kata")
     source = (course / "solutions" / f"{exercise}.py").read_text("utf-8")
     hand_in(folder / "class", {exercise: copies(source, count)})
-    spent = bench.run(bench.kata("grade", folder / "class", "--out", folder / "report", "--workers", "1", course=course))
+    spent = bench.run(
+        bench.kata("grade", folder / "class", "--out", folder / "report", "--workers", "1", course=course)
+    )
     records_of(folder / "report")
     return spent
 

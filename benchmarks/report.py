@@ -35,8 +35,11 @@ class Row:
     @property
     def bar(self) -> str:
         """``at least 100 times``."""
-        bounds = [f"{word} {number(limit)} {self.unit}".rstrip()
-                  for word, limit in (("at least", self.at_least), ("at most", self.at_most)) if limit is not None]
+        bounds = [
+            f"{word} {number(limit)} {self.unit}".rstrip()
+            for word, limit in (("at least", self.at_least), ("at most", self.at_most))
+            if limit is not None
+        ]
         return " and ".join(bounds)
 
 
@@ -78,8 +81,10 @@ def show(document: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{document['benchmark']}{' (quick: a rehearsal, no measurement)' * document['quick']}",
-                  title_justify="left")
+    table = Table(
+        title=f"{document['benchmark']}{' (quick: a rehearsal, no measurement)' * document['quick']}",
+        title_justify="left",
+    )
     for heading in ("Figure", "Measured", "Bar", "Verdict"):
         table.add_column(heading, overflow="fold")
     notes = []
@@ -94,5 +99,8 @@ def show(document: dict[str, Any]) -> None:
     for note in notes:
         console.print(escape(note), highlight=False)
     machine = document["machine"]
-    console.print(f"{machine['cores']} cores of {machine['cpu']}, load {machine['load']} at the start, "
-                  f"{document['seconds']:.0f} s in all", highlight=False)
+    console.print(
+        f"{machine['cores']} cores of {machine['cpu']}, load {machine['load']} at the start, "
+        f"{document['seconds']:.0f} s in all",
+        highlight=False,
+    )

@@ -33,8 +33,16 @@ def run(name: str, root: Path, *, quick: bool = False, save: bool = False) -> di
     with tempfile.TemporaryDirectory(prefix=f"kata-bench-{name}-") as scratch:
         sizes = found.SIZES["quick" if quick else "full"]
         samples = found.collect(sizes, Bench(root, Path(scratch)))
-    made = document(name, found.judge(samples), samples, quick=quick, started=started,
-                    seconds=round(time.monotonic() - began, 1), machine=machine, sizes=sizes)
+    made = document(
+        name,
+        found.judge(samples),
+        samples,
+        quick=quick,
+        started=started,
+        seconds=round(time.monotonic() - began, 1),
+        machine=machine,
+        sizes=sizes,
+    )
     if save:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{name}.json").write_text(to_json(made) + "\n", "utf-8")

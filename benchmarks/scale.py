@@ -22,8 +22,9 @@ def collect(sizes: dict[str, Any], bench: Bench) -> dict[str, Any]:
         bench.say(f"kata grade: {count} submissions on {sizes['workers']} workers")
         folder, work = bench.folder("kata"), answers(count)
         hand_in(folder / "class", {ATTENTION: [source for source, _ in work]})
-        command = bench.kata("grade", folder / "class", "--out", folder / "report", "--workers", str(sizes["workers"]),
-                             course=SMALL)
+        command = bench.kata(
+            "grade", folder / "class", "--out", folder / "report", "--workers", str(sizes["workers"]), course=SMALL
+        )
         spent = bench.run(command, records=folder / "report" / "records.jsonl")
         records = sorted(records_of(folder / "report"), key=lambda record: record["learner"])
         require_points("kata grade", [points_of(record) for record in records], [points for _, points in work])
@@ -65,7 +66,7 @@ def template_growth(run: dict[str, Any], begin: int) -> float | None:
     if not seen:
         return None
     largest = [max(sizes) for sizes in seen]
-    return 100 * (max(largest[-max(len(largest) // 10, 1):]) / largest[0] - 1)
+    return 100 * (max(largest[-max(len(largest) // 10, 1) :]) / largest[0] - 1)
 
 
 def judge(samples: dict[str, Any]) -> list[Row]:
@@ -102,11 +103,16 @@ def plot(samples: dict[str, Any], figure: Any) -> None:
     left, right = figure.subplots(1, 2)
     # Ten looks a point: at four looks a second a single one sees a handful of submissions.
     points = seen[:: max(len(seen) // 40, 1)]
-    rates = [(b["records"], 1e3 * (b["at"] - a["at"]) / (b["records"] - a["records"]))
-             for a, b in pairwise(points) if b["records"] > a["records"]]
+    rates = [
+        (b["records"], 1e3 * (b["at"] - a["at"]) / (b["records"] - a["records"]))
+        for a, b in pairwise(points)
+        if b["records"] > a["records"]
+    ]
     left.plot(*zip(*rates, strict=True), color="#1b7837", label="submissions in turn")
     if (first := pace(few)) is not None:
-        left.axhline(1e3 * TIME_BAR * first, color="#b2182b", linestyle="--", label=f"bar: {TIME_BAR} × pace of {few['count']}")
+        left.axhline(
+            1e3 * TIME_BAR * first, color="#b2182b", linestyle="--", label=f"bar: {TIME_BAR} × pace of {few['count']}"
+        )
     left.set_xlabel("submissions graded")
     left.set_ylabel("milliseconds a submission")
     left.set_ylim(bottom=0)

@@ -10,8 +10,10 @@ from .classes import ATTENTION, answers, hand_in, points_of, records_of, require
 from .others import OTTER, Nbgrader, Otter, Plain, otter_program
 from .report import Row, ratio, slope
 
-SIZES = {"full": {"few": 100, "many": 400, "others": 20, "workers": 2, "otter": True},
-         "quick": {"few": 2, "many": 4, "others": 2, "workers": 2, "otter": False}}
+SIZES = {
+    "full": {"few": 100, "many": 400, "others": 20, "workers": 2, "otter": True},
+    "quick": {"few": 2, "many": 4, "others": 2, "workers": 2, "otter": False},
+}
 NBGRADER_BAR, PROCESS_BAR = 100, 40
 
 
@@ -38,8 +40,14 @@ def collect(sizes: dict[str, Any], bench: Bench) -> dict[str, Any]:
             require_points(other.name, [got], [points])
             times[other.name].append(spent.times)
     kata.append(_kata(bench, sizes["few"], sizes["workers"]))
-    return {"kata": kata, "nbgrader": {"count": len(work), **in_one.times}, "process": times[Plain.name],
-            "otter": times.get(Otter.name), "otter_missing": missing, "workers": sizes["workers"]}
+    return {
+        "kata": kata,
+        "nbgrader": {"count": len(work), **in_one.times},
+        "process": times[Plain.name],
+        "otter": times.get(Otter.name),
+        "otter_missing": missing,
+        "workers": sizes["workers"],
+    }
 
 
 def _kata(bench: Bench, count: int, workers: int) -> dict[str, float]:
@@ -105,15 +113,28 @@ def plot(samples: dict[str, Any], figure: Any) -> None:
     """Seconds for the whole class by each grader, on a logarithmic axis, and where the bars lie."""
     wall = summary(samples)["wall"]
     count = max(run["count"] for run in samples["kata"])
-    names = {"nbgrader": "nbgrader autograde", "otter": "otter run", "process": "a pytest process each", "kata": "kata grade"}
+    names = {
+        "nbgrader": "nbgrader autograde",
+        "otter": "otter run",
+        "process": "a pytest process each",
+        "kata": "kata grade",
+    }
     shown = {name: count * wall[key] for key, name in names.items() if wall[key] is not None}
     axes = figure.subplots()
     bars = axes.barh(list(shown), list(shown.values()), color=["#8899aa"] * (len(shown) - 1) + ["#1b7837"])
     axes.bar_label(bars, [f"{value:,.0f} s" for value in shown.values()], padding=4)
     for bar, other in ((NBGRADER_BAR, "nbgrader"), (PROCESS_BAR, "process")):
         axes.axvline(count * wall[other] / bar, color="#b2182b", linestyle="--", linewidth=1)
-        axes.annotate(f"{names[other]} / {bar}", (count * wall[other] / bar, 1), xycoords=("data", "axes fraction"),
-                      rotation=90, va="top", ha="right", fontsize=8, color="#b2182b")
+        axes.annotate(
+            f"{names[other]} / {bar}",
+            (count * wall[other] / bar, 1),
+            xycoords=("data", "axes fraction"),
+            rotation=90,
+            va="top",
+            ha="right",
+            fontsize=8,
+            color="#b2182b",
+        )
     axes.set_xscale("log")
     axes.margins(x=0.15)
     axes.set_xlabel(f"seconds for {count} submissions (others: {samples['nbgrader']['count']}, scaled)")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+# BEGIN HIDDEN
 import math
 
 import torch
+
+# END HIDDEN
 from torch import Tensor
 
 
