@@ -113,7 +113,7 @@ def test_a_killed_run_goes_on_where_it_was(kata, two):
     run.wait()
     before = read_records([records]).records
     assert 12 <= len(before) < 20, "it was killed in the middle"
-    provenance.framework_hash.cache_clear()  # of the framework as that process saw it
+    provenance.judging_hash.cache_clear()  # of the framework as that process saw it
     said = kata(*GRADE)
     assert said.status == 0, said.err
     after = read_records([records]).records

@@ -5,11 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from llmkata.authoring.audit.judge import forget
 from llmkata.cli.grade import grade_new
 from llmkata.cli.options import Isolation
 from llmkata.course import load_course
 from llmkata.grading import executor
 from llmkata.grading.intake import read_submissions
+from llmkata.grading.kept import final
 from llmkata.grading.shards import merge, part
 from llmkata.records import Outcome, State, read_records
 
@@ -101,6 +103,37 @@ def test_a_copy_is_judged_once_and_recorded_for_both(two):
     assert dee.points == ann.points == 4 and dee.files == ["module1/double.py"]
 
 
+def test_what_is_the_same_in_one_run_is_judged_once(two, capsys):
+    """The file as it was given out, above all, which every repository of a course holds."""
+    for name in ("dee", "eli"):
+        hand_in(two.folder, name, double=RIGHT["double"], square=WRONG)
+    assert two.grade() == 6, "five, and one more for two who are alike"
+    assert "3 of them the same as another one" in capsys.readouterr().out
+    points = {(r.learner, r.exercise): r.points for r in two.records()}
+    assert len(points) == len(two.records()) == 10
+    for name in ("dee", "eli"):
+        assert points[name, "module1/double"] == points["ann", "module1/double"] == 4
+        assert points[name, "module1/square"] == 0
+    assert two.grade() == 0 and two.grade(fresh=True) == 6
+
+
+def test_what_the_grader_failed_on_says_nothing_of_a_copy(two, monkeypatch):
+    hand_in(two.folder, "dee", double=RIGHT["double"])
+    finished, lost = executor._finished, []
+
+    def first_is_lost(fork):
+        record = finished(fork)
+        if not lost and record.learner == "ann" and "double" in record.exercise:
+            lost.append(record)
+            return executor._infrastructure(fork.submission, "The process that judged this was ended.")
+        return record
+
+    monkeypatch.setattr(executor, "_finished", first_is_lost)
+    assert two.grade() == 6
+    states = {r.learner: r.state for r in two.records() if "double" in r.exercise}
+    assert states["ann"] is State.infrastructure and states["dee"] is State.graded
+
+
 def test_the_last_handed_in_is_written_last(two):
     """Going back to an older version counts, though it was graded before."""
     two.grade()
@@ -123,6 +156,30 @@ def test_what_could_not_be_judged_is_tried_again(two):
             r.state = State.infrastructure
     file.write_bytes(b"".join(msgspec.json.encode(r) + b"\n" for r in records))
     assert two.grade() == 4
+
+
+def test_what_a_failed_check_stands_in_the_way_of_is_settled(two):
+    """A check that was not tried because another failed says nothing else the next time; where that one could not be
+    judged it may.
+    """
+    checks = two.root / "graders/module1/double/test_correctness.py"
+    checks.write_text(checks.read_text() + '''
+from llmkata.checks import needs
+
+@task(1)
+@points(2)
+@needs("test_right")
+def test_more(submission):
+    """More of it."""
+    same(submission.work(4), 8)
+''')
+    forget(load_course(two.root).exercise("double"))
+    two.grade()
+    (bob,) = (r for r in two.records() if r.learner == "bob" and "double" in r.exercise)
+    assert [c.outcome for c in bob.checks] == [Outcome.failed, Outcome.not_judged]
+    assert two.grade() == 0
+    other = msgspec.structs.replace(bob.checks[1], cause="needs test_right, which could not be judged")
+    assert final(bob) and not final(msgspec.structs.replace(bob, checks=[bob.checks[0], other]))
 
 
 def test_parts_are_one_run(two, tmp_path):

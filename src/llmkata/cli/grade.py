@@ -128,33 +128,38 @@ def grade_new(
 
     earlier = [] if fresh or not (out / RECORDS).is_file() else records_of(out)
     planned = plan(course, submissions, earlier, seed=seed, isolation=isolation.value)
-    graded = sum(s.source is not None for s in submissions) - len(planned.rest)
+    graded = sum(s.source is not None for s in submissions) - len(planned.rest) - len(planned.copies)
     if graded:
         typer.echo(f"{graded} of them graded already, by the same checks (--fresh grades them again)")
-    try:
-        with Progress("submissions graded", len(planned.rest)) as progress:
+    if planned.copies:
+        typer.echo(f"{len(planned.copies)} of them the same as another one, and judged with it")
+
+    def judged(chosen: list[Submission], taken: list[ExerciseRecord]) -> list[ExerciseRecord]:
+        """The records of ``chosen``; written with them, once it is sure that they are graded: ``taken``, and sources."""
+        with Progress("submissions graded", len(chosen)) as progress:
             given = {"out": out, "seed": seed, "isolation": isolation.value, "progress": progress}
-            if scheduler and planned.rest:
+            given["sure"] = lambda: _keep(out, submissions, taken)
+            if scheduler and chosen:
                 from llmkata.cli.cluster import grade_clustered
 
-                found = grade_clustered(course, planned.rest, scheduler, **given,
-                                        sure=lambda: _keep(out, submissions, planned.taken))
-            elif CAN_FORK:
+                return grade_clustered(course, chosen, scheduler, **given)
+            if CAN_FORK:
                 from llmkata.grading.executor import grade_many
-                from llmkata.grading.isolation import require
 
-                if planned.rest:
-                    require(course, isolation.value)
-                _keep(out, submissions, planned.taken)
-                found = grade_many(course, planned.rest, workers=workers or os.cpu_count() or 1, **given)
-            else:
-                from llmkata.cli.spawned import grade_spawned
+                return grade_many(course, chosen, workers=workers or os.cpu_count() or 1, **given)
+            from llmkata.cli.spawned import grade_spawned
 
-                found = grade_spawned(course, planned.rest, **given)
-                _keep(out, submissions, planned.taken)
+            return grade_spawned(course, chosen, **given)
+
+    try:
+        found = judged(planned.rest, planned.taken)
+        if not planned.copies:
+            return [*planned.taken, *found]
+        # What could not be judged is tried for each: it may hang on the moment.
+        same = plan(course, planned.copies, [*earlier, *found], seed=seed, isolation=isolation.value)
+        return [*planned.taken, *found, *same.taken, *judged([*same.rest, *same.copies], same.taken)]
     except TooLittleIsolation as error:
         fail(str(error))
-    return [*planned.taken, *found]
 
 
 def _keep(out: Path, submissions: list[Submission], taken: list[ExerciseRecord]) -> None:
@@ -199,10 +204,19 @@ def _announce(folder: Path, intake: Intake) -> None:
         "not a learner's, left out": intake.strays,
         "not on the roster, graded under their own names": intake.strangers,
         "handed in nothing": sorted(learners - handed_in),
-        "cannot be read (the report says why)": sorted(
-            f"{s.learner}: {s.exercise_id}" for s in intake.submissions if s.file and s.source is None
-        ),
+        "cannot be read (the report says why)": _unreadable(intake),
     }.items():
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             typer.echo(f"{what}: {', '.join(names[:5])}{more}")
+
+
+def _unreadable(intake: Intake) -> list[str]:
+    """Learner and exercise of each file that cannot be read; of a work of which nothing can, the learner and why."""
+    from llmkata.gradebook.begun import spoilt
+    from llmkata.records import ExerciseRecord, State
+
+    records = [s.record() if s.source is None else ExerciseRecord(s.learner, s.exercise_id, State.graded) for s in intake.submissions]
+    whole = spoilt(records)
+    told = {f"{r.learner}: {r.exercise}" for r in records if r.state is State.unreadable and r.learner not in whole}
+    return sorted(told | {f"{learner} ({cause.rstrip('.')})" for learner, cause in whole.items()})

@@ -8,6 +8,8 @@ from typing import Self
 
 #: Seconds between two lines where nothing can move.
 _QUIET_SECONDS = 10.0
+#: How many must be done, of so many a share, before the time left is more than a guess.
+_KNOWN, _KNOWN_SHARE = 5, 0.05
 
 
 class Progress:
@@ -41,9 +43,11 @@ class Progress:
         self.stream.flush()
 
     def line(self, now: float) -> str:
-        """``12 of 42 submissions graded, 3.1 a second, 10 s left``."""
+        """``12 of 42 submissions graded, 3.1 a second, 10 s left``; the first few tell nothing of the others."""
         if self.total is None:
             return f"{self.done} {self.what}"
+        if self.done < min(max(_KNOWN, _KNOWN_SHARE * self.total), self.total):
+            return f"{self.done} of {self.total} {self.what}"
         rate = self.done / max(now - self.began, 1e-9)
         left = max(self.total - self.done, 0) / rate if rate else 0.0
         pace = f"{rate:.1f} a second" if rate >= 1 else f"{60 * rate:.0f} a minute"

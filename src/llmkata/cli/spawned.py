@@ -41,7 +41,7 @@ def judge_spawned(
 
 def grade_spawned(
     course: Course, submissions: Iterable[Submission], *, out: Path, seed: int | None, isolation: str,
-    progress: Callable[[ExerciseRecord], None],
+    progress: Callable[[ExerciseRecord], None], sure: Callable[[], None],
 ) -> list[ExerciseRecord]:
     """As ``grading.executor.grade_many``, one after the other. Raises TooLittleIsolation unless ``isolation`` is
     "process" or the course asks for no more.
@@ -52,6 +52,7 @@ def grade_spawned(
     if "process" not in (isolation, course.policy.isolation):
         raise TooLittleIsolation("this system has no sandbox for submissions; see './kata doctor', or grade with "
                                  "--isolation=process if you trust every submission")
+    sure()
     out.mkdir(parents=True, exist_ok=True)
     file, records = RecordFile(out / "records.jsonl"), []
     for read in submissions:

@@ -45,15 +45,20 @@ class _Fork:
 
 def grade_many(course: Any, submissions: Iterable[Submission], *, out: Path, workers: int = 1, seed: int | None = None,
                isolation: str = "sandbox", progress: Callable[[ExerciseRecord], None] | None = None,
-               ) -> list[ExerciseRecord]:
+               sure: Callable[[], None] = lambda: None) -> list[ExerciseRecord]:
     """Grade all, append each record to ``out/records.jsonl`` as it arrives, return the records in the order given: for a
     submission that counts for several learners one record each is appended, and the first returned.
 
+    ``sure`` is called once it is certain that this host can grade, before anything is written.
+
     Raises TooLittleIsolation before anything is graded on a host below the course's minimum.
     """
+    submissions = list(submissions)
+    if any(s.source is not None for s in submissions):
+        require(course, isolation)
+    sure()
     out.mkdir(parents=True, exist_ok=True)
     file = RecordFile(out / "records.jsonl")
-    submissions = list(submissions)
     records: dict[tuple[str, str], ExerciseRecord] = {}
     by_pair = {(s.learner, s.exercise_id): s for s in submissions}
 
@@ -69,7 +74,6 @@ def grade_many(course: Any, submissions: Iterable[Submission], *, out: Path, wor
             waiting.append(s)
     if waiting:
         _warm(course, waiting)
-        require(course, isolation)
         for record in _graded(course, waiting, max(1, workers), seed, isolation):
             keep(record)
             if progress is not None:

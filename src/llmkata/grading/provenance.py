@@ -30,18 +30,29 @@ def framework_hash() -> str:
     return tree_hash(Path(llmkata.__file__).parent)
 
 
+#: What tells of verdicts and keeps them, and has no part in them: a class is not stale when a page looks different.
+_TELLING = ("cli", "reports", "exports", "gradebook")
+
+
+@functools.cache
+def judging_hash() -> str:
+    """Hash of the part of the framework that a verdict may hang on."""
+    package = Path(llmkata.__file__).parent
+    return tree_hash(*sorted(p for p in package.iterdir() if p.name not in _TELLING))
+
+
 _grader_hashes: dict[tuple[Path, str], str] = {}
 
 
 def grader_hash(exercise: Any) -> str:
-    """Hash of everything of the exercise that a verdict hangs on, and of the framework (once per process)."""
+    """Hash of everything of the exercise that a verdict hangs on, and of what judges it (once per process)."""
     root, key = exercise.root, (exercise.root, exercise.id)
     if key in _grader_hashes:
         return _grader_hashes[key]
     parts = [exercise.graders_dir, exercise.reference, exercise.visible_checks, exercise.solution]
     parts += [root / "components" / name for name in exercise.components]
     own = tree_hash(*(p for p in parts if p.exists()))
-    _grader_hashes[key] = hashlib.sha256(f"{own}:{framework_hash()}".encode()).hexdigest()[:16]
+    _grader_hashes[key] = hashlib.sha256(f"{own}:{judging_hash()}".encode()).hexdigest()[:16]
     return _grader_hashes[key]
 
 
