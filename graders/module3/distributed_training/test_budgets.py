@@ -245,11 +245,16 @@ def test_overlap(submission, budget, reference, rng, torch_rng):
 def test_no_sync_traffic(submission, budget, reference, rng, torch_rng):
     """Three micro-batches, two of them inside no_sync, send as much as one."""
     # 1728 bytes; 5184 if each micro-batch is exchanged.
-    network, (weights, inputs) = Network(rng), chain(torch_rng, micro_batches=3)
+    plain, (weights, inputs) = Network(rng), chain(torch_rng, micro_batches=3)
+    *_, alone = run_chain(submission, plain, weights, inputs[:1])
+    network = Network(rng)
     buckets, grads, events = run_chain(submission, network, weights, inputs)
     ends = [i for i, (event, _) in enumerate(events) if event == "backward has returned"]
     check(len(ends) == 3, "Three backward passes.", got=len(ends))
-    early = sum(sent(events[: ends[1]]))
+    early, late = sum(sent(events[: ends[1]])), len(sent(events[ends[1] : ends[2]]))
+    overlapped = len(sent(alone[: alone.index(("backward has returned", None))]))
+    check(late == overlapped, "Buckets sent inside the backward after no_sync: as many as without no_sync.", got=late,
+          want=overlapped)  # fmt: skip
     budget.require("bytes of two micro-batches inside no_sync", early, at_most=0, unit="B", trust="handed in")
     budget.require("bytes of three micro-batches", sum(sent(events)), at_most=1.001 * PAYLOAD, at_least=PAYLOAD,
                    reference=PAYLOAD, unit="B", trust="handed in")  # fmt: skip

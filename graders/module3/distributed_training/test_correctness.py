@@ -369,7 +369,7 @@ def test_initial_broadcast(submission, seed):
 
 @probe
 def averaged(module, rank, world, meeting, weights, steps, caps, lr):
-    """For each cap: the buckets, and the gradients of two steps of SGD on this rank's sequences."""
+    """For each cap: the buckets, and the gradients of two steps of SGD on this rank's sequences; last in a group of its own."""
     import torch
     import torch.distributed as dist
     import torch.nn.functional as F
@@ -390,9 +390,10 @@ def averaged(module, rank, world, meeting, weights, steps, caps, lr):
     dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world,
                             timeout=meeting["patience"])  # fmt: skip
     found = []
-    for cap in caps:
+    alone = [dist.new_group([r]) for r in range(world)][rank]
+    for cap, group in [*((cap, None) for cap in caps), (caps[0], alone)]:
         model = TiedLM()
-        wrapped = module.BucketedDDP(model, bucket_cap_mb=cap / 2**20)
+        wrapped = module.BucketedDDP(model, bucket_cap_mb=cap / 2**20, group=group)
         history = []
         for batches in steps:
             ids = torch.stack(batches[rank])
@@ -423,7 +424,8 @@ def sequences(seed, lengths):
     "The second step must start afresh. A tied parameter has one gradient, named_parameters() lists it once.",
 )
 def test_grads_equal_single_process(submission, reference, seed):
-    """Two ranks get the gradients of one process with both batches, in two steps, with one, two and five buckets."""
+    """Two ranks get the gradients of one process with both batches, in two steps, with one, two and five buckets; in
+    groups of one each rank keeps its own."""
     weights = normal(seed % 1000, *LM_SHAPES)
     # two steps; in each, for each of two ranks, two sequences of six tokens
     steps = [[sequences(seed % 1000 + 10 * s + r, (6, 6)) for r in range(2)] for s in range(2)]
@@ -437,6 +439,8 @@ def test_grads_equal_single_process(submission, reference, seed):
             planned = [[names[i] for i in bucket] for bucket in plan]
             check(buckets == planned and len(planned) == n, f"buckets under {cap} bytes.", got=buckets, want=planned)
             same(history, want, **EXACT, what=f"gradients of two steps on rank {rank}, cap {cap} bytes")
+        own = reference.descend(weights, [batches[rank] for batches in steps], 0.5)
+        same(answers[-1][1], own, **EXACT, what=f"gradients of two steps on rank {rank}, alone in its group")
 
 
 @probe
@@ -542,7 +546,8 @@ def test_mixed_dtype_buckets(submission):
 
 @probe
 def pooled_loss(module, rank, world, meeting, weight, cases):
-    """global_token_loss of a linear model on this rank's tokens, case by case, and the averaged gradients."""
+    """global_token_loss of a linear model on this rank's tokens, case by case, and the averaged gradients; and the loss
+    of the first case in a group of this rank alone."""
     import torch.distributed as dist
 
     dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world,
@@ -555,7 +560,8 @@ def pooled_loss(module, rank, world, meeting, weight, cases):
         loss.backward()
         dist.all_reduce(w.grad)
         found.append((loss.detach(), w.grad / world))
-    return found
+    x, alone = cases[0][rank], [dist.new_group([r]) for r in range(world)][rank]
+    return found, module.global_token_loss((x @ weight).square().sum(), len(x), alone)
 
 
 @task(5)
@@ -567,10 +573,10 @@ def pooled_loss(module, rank, world, meeting, weight, cases):
 def test_global_token_loss(submission, reference):
     """Ranks with 3 and 29 tokens get the gradient of the mean over 32 tokens; without any token the loss is 0."""
     (weight,) = normal(11, (4,))
-    lengths = [(3, 29), (0, 5), (4, 4)]
+    lengths = [(3, 29), (0, 5), (4, 4), (1, 0)]
     cases = [normal(sum(pair), *[(n, 4) for n in pair]) for pair in lengths]
     nothing = normal(0, (0, 4), (0, 4), dtype=torch.float32)
-    found = ranks(submission, pooled_loss, 2, weight, [*cases, nothing])
+    found, alone = zip(*ranks(submission, pooled_loss, 2, weight, [*cases, nothing]))
     for case, (pair, batches) in enumerate(zip(lengths, cases)):
         tokens = sum(pair)
         pooled = [lambda p, x=x, n=tokens: 2 * (x @ p["w"]).square().sum() / n for x in batches]
@@ -579,6 +585,8 @@ def test_global_token_loss(submission, reference):
         same(sum(answers[case][0] for answers in found) / 2, mean, **EXACT, what=f"average of the losses, tokens {pair}")
         for answers in found:
             same(answers[case][1], want, **EXACT, what=f"averaged gradient, tokens {pair}")
+    for rank, (batch, loss) in enumerate(zip(cases[0], alone)):
+        same(loss, (batch @ weight).square().mean(), **EXACT, what=f"loss of rank {rank}, alone in its group")
     for answers in found:
         loss, grad = answers[-1]
         same(loss, torch.zeros(()), what="loss of no tokens")
@@ -896,7 +904,10 @@ def test_checkpoint(submission):
 
 @probe
 def training(module, rank, world, meeting, weights, dataset, setting):
-    """train on the grader's language model: its report, and the parameters at the end."""
+    """train on the grader's language model, a part of which is frozen: its report, what wrapped it, and the parameters."""
+    import functools
+    from unittest import mock
+
     import torch
     import torch.distributed as dist
 
@@ -905,11 +916,22 @@ def training(module, rank, world, meeting, weights, dataset, setting):
             super().__init__()
             for name, w in zip(("embedding", "w1", "b1", "w2", "b2"), weights):
                 setattr(self, name, torch.nn.Parameter(w.clone()))
+            self.frozen = torch.nn.Parameter(torch.ones_like(self.b2), requires_grad=False)
 
         def forward(self, ids):
             h = self.embedding[ids].cumsum(1) / torch.arange(1, ids.shape[1] + 1).view(1, -1, 1)
             h = torch.tanh(torch.tanh(h @ self.w1.T + self.b1) @ self.w2.T + self.b2)
-            return h @ self.embedding.T
+            return (h * self.frozen) @ self.embedding.T
+
+    def told(cls, wrappers):
+        constructor = cls.__init__
+
+        @functools.wraps(constructor)
+        def init(self, *args, **kwargs):
+            wrappers.append(cls.__name__)
+            constructor(self, *args, **kwargs)
+
+        return mock.patch.object(cls, "__init__", init)
 
     dist.init_process_group("gloo", init_method=meeting["url"], rank=rank, world_size=world,
                             timeout=meeting["patience"])  # fmt: skip
@@ -921,9 +943,10 @@ def training(module, rank, world, meeting, weights, dataset, setting):
             models.append(TiedLM())
             return models[-1]
 
-        env = module.DistEnv(rank, world, rank, "gloo", "cpu")
-        report = dict(module.train(env, build, dataset, impl=impl, **setting))
-        found.append((report, [p.detach() for p in models[-1].parameters()]))
+        wrappers, env = [], module.DistEnv(rank, world, rank, "gloo", "cpu")
+        with told(module.BucketedDDP, wrappers), told(torch.nn.parallel.DistributedDataParallel, wrappers):
+            report = dict(module.train(env, build, dataset, impl=impl, **setting))
+        found.append((report, wrappers, [p.detach() for p in models[-1].parameters() if p.requires_grad]))
     return found
 
 
@@ -936,16 +959,20 @@ def training(module, rank, world, meeting, weights, dataset, setting):
 def test_train(submission, reference, seed):
     """Two ranks end with the losses and parameters of one process on all their examples, in both implementations."""
     weights = normal(seed % 1000, *LM_SHAPES)
-    dataset = sequences(seed % 1000, [2 + i % 5 * 3 for i in range(11)])
-    setting = {"steps": 4, "micro_batches": 2, "batch_size": 2, "lr": 0.3, "seed": seed % 100}
+    # 13 examples: 7 a rank and epoch, of which a step takes 6.
+    dataset = sequences(seed % 1000, [2 + i % 5 * 3 for i in range(13)])
+    setting = {"steps": 3, "micro_batches": 3, "batch_size": 2, "lr": 0.3, "seed": seed % 100}
     payload = 8 * sum(w.numel() for w in weights)
-    losses, after = reference.trained(weights, dataset, 2, steps=4, per_step=4, lr=0.3, seed=seed % 100)
+    losses, after = reference.trained(weights, dataset, 2, steps=3, per_step=6, lr=0.3, seed=seed % 100)
     for answers in ranks(submission, training, 2, weights, dataset, setting, ddp=True):
-        for (report, got), impl in zip(answers, ("bucketed", "torch")):
+        names = {"bucketed": "BucketedDDP", "torch": "DistributedDataParallel"}
+        for (report, wrappers, got), impl in zip(answers, names):
             check(set(report) == {"losses", "bytes", "collectives"}, "Keys of the report.", got=sorted(report))
+            check(wrappers == [names[impl]], f"What wraps the model ({impl}).", got=wrappers, want=[names[impl]])
+            check(all(type(x) is float for x in report["losses"]), "Losses are floats.", got=report["losses"])
             same(torch.tensor(report["losses"], dtype=F64), torch.tensor(losses, dtype=F64), atol=1e-9, rtol=1e-9,
                  what=f"losses ({impl})")  # fmt: skip
             same(got, after, atol=1e-9, rtol=1e-9, what=f"parameters at the end ({impl})")
-            check(report["bytes"] == 4 * payload, f"Bytes of four exchanges ({impl}).", got=report["bytes"],
-                  want=4 * payload)  # fmt: skip
-            check(report["collectives"] == 4, f"One bucket, four steps ({impl}).", got=report["collectives"])
+            check(report["bytes"] == 3 * payload, f"Bytes of three exchanges ({impl}).", got=report["bytes"],
+                  want=3 * payload)  # fmt: skip
+            check(report["collectives"] == 3, f"One bucket, three steps ({impl}).", got=report["collectives"])

@@ -17,15 +17,18 @@ D, LAYERS, MICRO = 128, 3, 8
 
 @probe
 def chain_in_one_region(module, weights, xs):
-    """tanh(... tanh(x W1) ...) of each x in one region, from weights that require grad."""
+    """tanh(... tanh(x W1) ...) of each x in one region, every other one in a region within, from weights that require grad."""
+    import contextlib
+
     import torch
 
     leaves = [w.requires_grad_() for w in weights]
     outputs = []
     with module.Autocast():
-        for x in xs:
-            for w in leaves:
-                x = torch.tanh(x @ w)
+        for i, x in enumerate(xs):
+            with module.Autocast() if i % 2 else contextlib.nullcontext():
+                for w in leaves:
+                    x = torch.tanh(x @ w)
             outputs.append(x.detach())
     return outputs
 

@@ -83,6 +83,13 @@ def test_scale_report_edges(submission):
     # Half of 2^-24 is a tie, which goes to the even 0.
     tie = submission.scale_report([torch.tensor([2.0**-25]), torch.tensor([1.0])], [1.0, 1.5, 2.0])
     same([(s.zeroed, s.subnormal) for s in tie], [(0.5, 0.0), (0.0, 0.5), (0.0, 0.5)], atol=1e-12, what="2^-25 and 1")
+    least = submission.scale_report([torch.tensor([2.0**-14, -(2.0**-14), 2.0**-13])], [1.0, 0.5])
+    same([(s.zeroed, s.subnormal) for s in least], [(0.0, 0.0), (0.0, 2 / 3)], atol=1e-12, what="2^-14, which is normal")
+    # Products are taken in float32: 120000 is beyond float16 and within bfloat16, 65500 rounds to 65504 or, in bfloat16, to 2^16.
+    halves = (([torch.tensor([6e4, 1.0], dtype=F16)], 2.0, torch.bfloat16), ([torch.ones(2).bfloat16()], 65500.0, F16))
+    for grads, scale, dtype in halves:
+        got = report_of(submission.scale_report(grads, [scale], dtype))
+        same(got, [(scale, 0.0, 0.0, 0.0)], atol=1e-12, what=f"gradients of {grads[0].dtype} in {dtype}")
 
 
 @st.composite
@@ -92,7 +99,8 @@ def magnitudes(draw):
     mantissa = draw(st.sampled_from([1.0, 1.5, 1.9990234375, 1.99951171875, 1.0009765625, 1.25]))
     others = sk.tensor(draw(st.integers(0, 99)), (draw(st.integers(0, 3)), 2), F32) * 2.0 ** (exponent - 9)
     largest = mantissa * 2.0**exponent * draw(st.sampled_from([1.0, -1.0]))
-    return [others, torch.tensor([[0.0], [largest]])], draw(st.integers(0, 3)), draw(st.sampled_from([F16, torch.bfloat16]))
+    grads = [others, torch.tensor([[0.0], [largest]])][:: draw(st.sampled_from([1, -1]))]
+    return grads, draw(st.integers(0, 3)), draw(st.sampled_from([F16, torch.bfloat16]))
 
 
 @task(1)
@@ -181,7 +189,7 @@ def plans(draw):
         ]
         steps.append({"slope": float(rng.integers(-8, 9)) / 4, "each": each})
     shapes = ([(3,), (2, 2)], [(2,), (), (1, 3)])
-    weights = [[sk.tensor(seed + i, shape, F32) for i, shape in enumerate(group)] for group in shapes]
+    weights = [[sk.tensor(seed + i, shape, (F32, F64)[i % 2]) for i, shape in enumerate(group)] for group in shapes]
     return {"options": options, "steps": steps, "weights": weights}
 
 
@@ -250,20 +258,21 @@ def test_scaled_outputs(submission):
 
 @probe
 def call_in_order(module, calls, dtype, enabled):
-    """Calls these methods on an optimizer with one gradient."""
+    """Calls these methods on an optimizer with one gradient, and one of no elements."""
     import gc
 
     import torch
 
     scaler = module.LossScaler(init_scale=4.0, enabled=enabled)
-    weight = torch.zeros(2, requires_grad=True, dtype=dtype)
-    optimizer = torch.optim.SGD([weight], lr=1.0)
+    weight, empty = (torch.zeros(n, requires_grad=True, dtype=dtype) for n in (2, 0))
+    optimizer = torch.optim.SGD([weight, empty], lr=1.0)
     if dtype is not torch.float64:
-        weight.grad = torch.ones(2, dtype=dtype)
+        weight.grad, empty.grad = torch.ones(2, dtype=dtype), torch.ones(0, dtype=dtype)
     for name in calls:
         getattr(scaler, name)(*([] if name == "update" else [optimizer]))
     borrowed = any(type(thing).__name__ == "GradScaler" for thing in gc.get_objects())
-    return weight.detach(), scaler.get_scale(), borrowed
+    three = torch.tensor(3.0)
+    return weight.detach(), scaler.get_scale(), [scaler.scale(three), *scaler.scale([three, three])], borrowed
 
 
 @task(2)
@@ -293,34 +302,38 @@ def test_scaler_errors(submission):
         (("unscale_", "step", "update"), F64, True, 0.0),  # no gradient at all
         (("update", "unscale_", "unscale_", "step", "step"), F32, False, -2.0),
     ):
-        weight, scale, borrowed = submission.run(call_in_order, calls, dtype, enabled)
+        weight, scale, scaled, borrowed = submission.run(call_in_order, calls, dtype, enabled)
         same(weight, torch.full((2,), want, dtype=dtype), atol=0.0, rtol=0.0, what=f"weight after {', '.join(calls)}")
         same(scale, 4.0 if enabled else 1.0, atol=0.0, rtol=0.0, what="scale")
+        same(scaled, [torch.tensor(3 * scale)] * 3, atol=0.0, rtol=0.0, what="scale(3), alone and in a list")
         check(not borrowed, "A scaler of PyTorch is at work: writing it yourself is the exercise.")
 
 
 @probe
-def scaler_states(module, state, disabled):
-    """state_dict of a scaler after a clean step, after an overflow, after loading `state`; and of a disabled one."""
+def scaler_states(module, saved, disabled):
+    """state_dict of a scaler after four steps, one of them an overflow, after loading each of `saved`, and a step later."""
     import torch
 
     scaler = module.LossScaler(2.0**8, 4.0, 0.25, 3, enabled=not disabled)
     weight = torch.zeros(2, requires_grad=True)
     optimizer = torch.optim.SGD([weight], lr=1.0)
     states = []
-    for value in (1.0, 1.0, float("nan"), 1.0):
+
+    def step(value):
         weight.grad = torch.full((2,), value)
         scaler.step(optimizer)
         scaler.update()
         states.append(dict(scaler.state_dict()))
-    scaler.load_state_dict(state)
-    states.append(dict(scaler.state_dict()))
-    if not disabled:
-        weight.grad = torch.full((2,), 1.0)
-        scaler.step(optimizer)
-        scaler.update()
+
+    for value in (1.0, 1.0, float("nan"), 1.0):
+        step(value)
+    for state in saved:
+        scaler.load_state_dict(state)
         states.append(dict(scaler.state_dict()))
-    return states, scaler.get_scale()
+        if not disabled:
+            step(1.0)
+    plain = all(type(value) in (int, float) for state in states for value in state.values())
+    return states, scaler.get_scale(), plain
 
 
 @task(2)
@@ -329,15 +342,18 @@ def scaler_states(module, state, disabled):
 def test_scaler_state_dict(submission, reference):
     """The state of a scaler has the keys of torch.amp.GradScaler, loads into it, and goes on from where it was."""
     saved = {"scale": 512.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 5, "_growth_tracker": 4}
-    states, scale = submission.run(scaler_states, saved, False)
+    highest = {**saved, "scale": 2.0**127}  # twice that is infinite: it is kept, and the count starts anew
+    states, scale, plain = submission.run(scaler_states, [highest, saved], False)
     options = {"growth_factor": 4.0, "backoff_factor": 0.25, "growth_interval": 3}
     want = [{"scale": s, "_growth_tracker": n, **options} for s, n in ((256.0, 1), (256.0, 2), (64.0, 0), (64.0, 1))]
-    same(states, [*want, saved, {**saved, "scale": 1024.0, "_growth_tracker": 0}], atol=0.0, rtol=0.0, what="state_dict()")
+    want += [highest, {**highest, "_growth_tracker": 0}, saved, {**saved, "scale": 1024.0, "_growth_tracker": 0}]
+    same(states, want, atol=0.0, rtol=0.0, what="state_dict()")
+    check(plain, "The values of a state are plain numbers, no tensors.", got=states[-1])
     same(scale, 1024.0, atol=0.0, what="scale after loading and one clean step")
     theirs = reference.new_scaler()
     theirs.load_state_dict(states[0])
     same(theirs.state_dict(), states[0], atol=0.0, rtol=0.0, what="state in torch.amp.GradScaler")
-    states, scale = submission.run(scaler_states, {}, True)
+    states, scale, _ = submission.run(scaler_states, [{}], True)
     same((states, scale), ([{}] * 5, 1.0), atol=0.0, what="state and scale when not enabled")
 
 
@@ -424,16 +440,18 @@ def one_step(module, weights, batches, options):
     }
 
 
-def a_step(seed, sizes, scale=2.0**16, interval=3, max_norm=None, dtype=F32):
+def a_step(seed, sizes, scale=2.0**16, interval=3, max_norm=None, dtype=F32, size=1.0):
     weights = [sk.tensor(seed, (5, 3), F32), sk.tensor(seed + 1, (2, 5), F32)]
-    batches = [(sk.tensor(seed + i, (n, 3), F32), sk.tensor(seed - i, (n, 2), F32), 1.0) for i, n in enumerate(sizes, 2)]
+    batches = [
+        (sk.tensor(seed + i, (n, 3), F32), size * sk.tensor(seed - i, (n, 2), F32), size) for i, n in enumerate(sizes, 2)
+    ]
     return weights, batches, {"lr": 0.25, "scale": scale, "interval": interval, "max_norm": max_norm, "dtype": dtype}
 
 
 @st.composite
 def steps(draw):
     sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
-    return draw(st.integers(100, 999)), sizes, draw(st.sampled_from([None, 0.5, 2.0])), draw(st.sampled_from([1, 3]))
+    return draw(st.integers(100, 999)), sizes, draw(st.sampled_from([1, 3]))
 
 
 @task(3)
@@ -442,23 +460,25 @@ def steps(draw):
     "zero_grad; forward and backward of each micro-batch; unscale_; norm; clip; step; update. Each but the second once.",
     "Clipping by the norm of scaled gradients acts as if max_norm were max_norm / scale. Divide each loss by their number.",
 )
-@sk.given(steps(), examples=15)
+@sk.given(steps(), examples=5)
 def test_amp_step_order(submission, reference, case):
     """Loss, norm, gradients and weights are those of a float64 step on the mean loss, clipped after unscaling."""
-    seed, sizes, ratio, interval = case
-    weights, batches, options = a_step(seed, sizes, interval=interval)
-    norm = reference.mlp_step(weights, batches, 0.25, None)[1]
-    options["max_norm"] = None if ratio is None else ratio * norm
-    loss, norm, grads, after = reference.mlp_step(weights, batches, 0.25, options["max_norm"])
-    got = submission.run(one_step, weights, batches, options)
-    same(got["report"][:2], (loss, norm), rtol=1e-5, atol=1e-7, what="(loss, grad_norm)")
-    same(got["report"][2:], (False, 2.0**16), atol=0.0, what="(skipped, scale)")
-    largest = max(1.0, norm)
-    same(got["gradients"], [g.float() for g in grads], rtol=1e-5, atol=1e-5 * largest, what="gradients left behind")
-    same(got["weights"], [w.float() for w in after], rtol=1e-5, atol=1e-5 * largest, what="weights after the step")
-    check(got["calls"] == [*sizes, "step"], "One call per micro-batch, then one step.", got=got["calls"])
-    want = (2.0**17, 0) if interval == 1 else (2.0**16, 1)
-    same((got["scale"], got["count"]), want, atol=0.0, what="scale and growth count after one update")
+    seed, sizes, interval = case
+    # Without clipping, with it, with a max_norm that is not reached; and a norm of 1e-6, which the 1e-6 of the factor halves.
+    for ratio, size in ((None, 1.0), (0.5, 1.0), (2.0, 1.0), (1.0, 1e-3)):
+        weights, batches, options = a_step(seed, sizes, interval=interval, size=size)
+        norm = reference.mlp_step(weights, batches, 0.25, None)[1]
+        options["max_norm"] = None if ratio is None else ratio * norm
+        loss, norm, grads, after = reference.mlp_step(weights, batches, 0.25, options["max_norm"])
+        got = submission.run(one_step, weights, batches, options)
+        same(got["report"][:2], (loss, norm), rtol=1e-5, atol=1e-7 * size**2, what="(loss, grad_norm)")
+        same(got["report"][2:], (False, 2.0**16), atol=0.0, what="(skipped, scale)")
+        largest = max(size**2, norm)
+        same(got["gradients"], [g.float() for g in grads], rtol=1e-5, atol=1e-5 * largest, what="gradients left behind")
+        same(got["weights"], [w.float() for w in after], rtol=1e-5, atol=1e-5 * max(1.0, norm), what="weights after the step")
+        check(got["calls"] == [*sizes, "step"], "One call per micro-batch, then one step.", got=got["calls"])
+        want = (2.0**17, 0) if interval == 1 else (2.0**16, 1)
+        same((got["scale"], got["count"]), want, atol=0.0, what="scale and growth count after one update")
 
 
 @task(3)
@@ -479,15 +499,36 @@ def test_amp_step_overflow(submission):
             same((got["scale"], got["count"]), (2.0**59, 0), atol=0.0, what="scale and growth count afterwards")
 
 
+@probe
+def unused_parameter(module):
+    """A clipped step of an optimizer whose one parameter the loss does not use: what the report says, and the steps taken."""
+    import torch
+
+    model, calls = torch.nn.Linear(2, 1), []
+    model.spare = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([model.spare], lr=0.25)
+    optimizer.register_step_post_hook(lambda *_: calls.append("step"))
+    report = module.amp_step(
+        model, optimizer, module.LossScaler(), [torch.ones(1, 2)], lambda m, x: m(x).sum(), dtype=torch.float32, max_norm=1.0
+    )
+    return report.grad_norm, report.skipped, calls
+
+
 @task(3)
 @points(1)
-@hint("if not micro_batches: raise ValueError(...), before anything is touched.")
+@hint(
+    "if not micro_batches: raise ValueError(...), before anything is touched.",
+    "Without any gradient there is nothing to clip, the norm is 0, and the optimizer is stepped.",
+)
 def test_amp_step_needs_batches(submission):
-    """A step of no micro-batches is a ValueError that names micro_batches; one of one is a step."""
+    """A step of no micro-batches is a ValueError that names micro_batches; one of one is a step, also without gradients."""
     weights, batches, options = a_step(7, (2,))
     with expect_error(ValueError, "micro_batches"):
         submission.run(one_step, weights, [], options)
     check(submission.run(one_step, weights, batches, options)["calls"] == [2, "step"], "One micro-batch is a step.")
+    norm, skipped, calls = submission.run(unused_parameter)
+    same(norm, 0.0, atol=0.0, what="norm of no gradients")
+    check(not skipped and calls == ["step"], "An optimizer without gradients is stepped.", got=(skipped, calls))
 
 
 @probe
@@ -613,6 +654,7 @@ BRAIN = {  # operation: (x bfloat16 and y float16 in a float16 region, x and y f
     "torch.cat([x, y])": ("float32", "float32"),
     "torch.cat(tensors=(x, y))": ("float32", "float32"),
     "x.relu()": ("bfloat16", "float32"),
+    "x * torch.tensor(2.0)": ("bfloat16", "float32"),
     "torch.mm(x, y, out=torch.empty(4, 4, dtype=x.dtype)) if x.dtype == y.dtype else x": ("bfloat16", "float32"),
     "i + i": ("int64", "int64"),
 }
@@ -655,7 +697,7 @@ def test_autocast_values(submission, torch_rng):
 
 @probe
 def llama_gradients(module, seed):
-    """Loss and gradients of a tiny LLaMA on 16 tokens, without and with Autocast; the dtype of its logits."""
+    """Loss and gradients of a tiny LLaMA on 16 tokens, without and with Autocast and by amp_step; dtypes of its logits."""
     import torch
     from transformers.models.llama.configuration_llama import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaForCausalLM
@@ -678,7 +720,17 @@ def llama_gradients(module, seed):
     plain = out.loss.item()
     with module.Autocast():
         out, got = backward()
-    return plain, want, out.loss.item(), got, str(out.logits.dtype)
+    dtypes, loss = [str(out.logits.dtype)], out.loss.item()
+
+    def loss_fn(model, ids):
+        out = model(input_ids=ids, labels=ids)
+        dtypes.append(str(out.logits.dtype))
+        return out.loss
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    report = module.amp_step(model, optimizer, module.LossScaler(2.0**8), [ids[:1], ids[1:]], loss_fn, dtype=torch.float16)
+    stepped = {n: None if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}
+    return plain, want, {"Autocast": (loss, got), "amp_step": (report.loss, stepped)}, dtypes
 
 
 @task(4)
@@ -688,17 +740,18 @@ def llama_gradients(module, seed):
     "Autograd takes the gradient back through the cast: it arrives in float32.",
 )
 def test_autocast_llama_grads(submission, seed):
-    """A LLaMA under Autocast has float32 gradients for every parameter, in the direction of those in full precision."""
-    plain, want, loss, got, dtype = submission.run(llama_gradients, seed % 1000)
-    check(dtype == "torch.float16", "The last product's result, the logits, is in half precision.", got=dtype)
-    same(loss, plain, rtol=1e-3, atol=0.0, what="loss")
-    for name in want:
-        g = got[name]
-        check(g is not None, f"{name} has a gradient.")
-        check(g.dtype == F32, f"The gradient of {name} is in float32.", got=g.dtype)
-    flat_got, flat_want = (torch.cat([d[n].double().flatten() for n in want]) for d in (got, want))
-    cosine = torch.nn.functional.cosine_similarity(flat_got, flat_want, dim=0)
-    same(cosine, torch.ones((), dtype=F64), atol=1e-3, rtol=0.0, what="cosine of the gradients")
+    """A LLaMA under Autocast, in amp_step too, has float32 gradients for every parameter, in the direction of the full ones."""
+    plain, want, found, dtypes = submission.run(llama_gradients, seed % 1000)
+    check(dtypes == ["torch.float16"] * 3, "The last product's result, the logits, is in half precision.", got=dtypes)
+    for where, (loss, got) in found.items():
+        same(loss, plain, rtol=1e-3, atol=0.0, what=f"loss, {where}")
+        for name in want:
+            g = got[name]
+            check(g is not None, f"{name} has a gradient, {where}.")
+            check(g.dtype == F32, f"The gradient of {name} is in float32, {where}.", got=g.dtype)
+        flat_got, flat_want = (torch.cat([d[n].double().flatten() for n in want]) for d in (got, want))
+        cosine = torch.nn.functional.cosine_similarity(flat_got, flat_want, dim=0)
+        same(cosine, torch.ones((), dtype=F64), atol=1e-3, rtol=0.0, what=f"cosine of the gradients, {where}")
 
 
 # --- task 5: regions, and weights that are cast once ------------------------------------------------------------------
@@ -720,6 +773,13 @@ def weight_regions(module, cache):
         trained = x @ weight
         of_two = gradient(trained + x @ weight)
         of_one = gradient(x @ weight)
+        filled = [(x.fill_(value) @ weight).detach() for value in (2.0, 1.0)]
+    with module.Autocast(cache_weights=False):
+        uncached = []
+        for _ in range(2):
+            uncached.append((x @ weight).detach())
+            with torch.no_grad():
+                weight.mul_(2.0)
     values, grads = [], []
     for factor in (2.0, 3.0):
         with torch.no_grad():
@@ -743,6 +803,8 @@ def weight_regions(module, cache):
     return {
         "no_grad": (before, before.requires_grad),
         "grads": (trained.requires_grad, of_two, of_one),
+        "filled": filled,
+        "uncached": uncached,
         "values": values,
         "region grads": grads,
         "outside": str(outside),
@@ -763,6 +825,7 @@ def test_autocast_no_grad_then_grad(submission):
         check(got["grads"][0], "A product after an evaluation still requires grad.", got=got["grads"][0])
         same(got["grads"][1], torch.full((2, 2), 2.0), atol=0.0, what="gradient of two uses of the weight")
         same(got["grads"][2], torch.ones(2, 2), atol=0.0, what="gradient of a use after backward")
+        same(got["filled"], [2 * half, half], atol=0.0, what="x @ weight, x filled anew: it is a leaf, and no weight")
 
 
 @task(5)
@@ -775,6 +838,8 @@ def test_autocast_cache_dropped(submission):
         want = [torch.full((1, 2), f, dtype=F16) for f in (2.0, 3.0)]
         same(got["values"], want, atol=0.0, what="x @ weight after the weight was changed")
         same(got["region grads"], [torch.full((2, 2), 2.0)] * 2, atol=0.0, what="gradients in those regions")
+        ones = torch.ones(1, 2, dtype=F16)
+        same(got["uncached"], [ones, 2 * ones], atol=0.0, what="x @ weight changed in a region with cache_weights=False")
         check(got["outside"] == "torch.float32", "Outside of regions nothing is cast.", got=got["outside"])
         same(got["after an error"], torch.full((1, 2), 5.0, dtype=F16), atol=0.0, what="x @ weight after an error")
 
@@ -833,7 +898,10 @@ def test_autocast_nested_disable(submission):
 
 @probe
 def masters_run(module, weights, grads_by_step, make, scale):
-    """MasterWeights through these gradients: masters and parameters after each step, with their dtypes."""
+    """MasterWeights through these gradients: masters and parameters after each step, with their dtypes.
+
+    Without a scale, zero_grad is called before every third step only, then after gradients of NaN had been collected.
+    """
     import torch
 
     params = [torch.nn.Parameter(w.clone()) for w in weights]
@@ -841,11 +909,18 @@ def masters_run(module, weights, grads_by_step, make, scale):
     holder = module.MasterWeights(iter(params), kinds[make])
     scaler = None if scale is None else module.LossScaler(init_scale=scale, growth_interval=100)
     story = []
-    for grads in grads_by_step:
-        holder.zero_grad()
+    for number, grads in enumerate(grads_by_step, 1):
+        if scaler is None and number % 3 == 0:
+            for p in params:
+                p.grad = torch.full_like(p, float("nan"))
+            holder.collect_grads()
+        if scaler is not None or number % 3 == 0:
+            holder.zero_grad()
         for p, g in zip(params, grads):
             p.grad = None if g is None else g.to(p.dtype)
         if scaler is None:
+            if number % 3 == 1 and number > 1:
+                holder.collect_grads()
             holder.step()
         else:
             holder.collect_grads()
@@ -858,6 +933,9 @@ def masters_run(module, weights, grads_by_step, make, scale):
     about = {
         "same optimizer": [m is g for m, g in zip(holder.masters, holder.optimizer.param_groups[0]["params"])],
         "leaves": [m.is_leaf and m.requires_grad for m in holder.masters],
+        "gradients where the parameters have them": [
+            (m.grad is None) == (g is None) for m, g in zip(holder.masters, grads_by_step[-1])
+        ],
     }
     holder.zero_grad()
     about["zeroed"] = [t.grad is None for t in (*holder.masters, *params)]
@@ -874,11 +952,11 @@ def test_master_weights(submission, reference, rng):
     """Masters add up updates that half precision rounds away; every parameter is its master, rounded."""
     # 64 steps of 2^-12 from 1.0: float16 has 2^-11 between neighbours below 1 and stays at 1.0; the master is at 1 - 2^-6.
     for dtype in (F16, torch.bfloat16):
-        story, about = submission.run(
-            masters_run, [torch.ones(2, dtype=dtype)], [[torch.full((2,), 2.0**-12)]] * 64, "sgd", None
-        )
-        same(story[-1][0], [torch.full((2,), 0.984375)], atol=0.0, rtol=0.0, what="master after 64 steps of 2^-12")
-        same(story[-1][1], [torch.full((2,), 0.984375, dtype=dtype)], atol=0.0, rtol=0.0, what="parameter")
+        ones, small = torch.ones(2, dtype=dtype), torch.full((2,), 2.0**-12)
+        story, about = submission.run(masters_run, [ones, ones], [[small, None]] * 64, "sgd", None)
+        want = [torch.full((2,), 0.984375), torch.ones(2)]
+        same(story[-1][0], want, atol=0.0, rtol=0.0, what="masters after 64 steps of 2^-12 and none")
+        same(story[-1][1], [w.to(dtype) for w in want], atol=0.0, rtol=0.0, what="parameters")
         for name, truths in about.items():
             check(all(truths), f"masters and optimizer: {name}.", got=truths)
     weights = [torch.tensor(rng.standard_normal(shape)).to(F16) for shape in ((3, 2), (4,), ())]
