@@ -99,13 +99,26 @@ class Running:
     def __init__(self, process: subprocess.Popen, folder: Path, command: Sequence[str | Path]) -> None:
         self._process, self._folder, self._command = process, folder, command
 
+    def said(self) -> str:
+        """What it has printed so far."""
+        return (self._folder / "output").read_text("utf-8", "replace")
+
+    def ended(self) -> bool:
+        """Whether it is over."""
+        return self._process.poll() is not None
+
+    def stop(self) -> None:
+        """End it, with everything that it started."""
+        self._process.terminate()
+        self._process.wait()
+
     def wait(self, status: tuple[int, ...] = (0,)) -> Spent:
         """What it took. Raises BenchError where its exit status is none of ``status``."""
         try:
             self._process.wait()
         finally:
-            self._process.terminate()
-        output = (self._folder / "output").read_text("utf-8", "replace")
+            self.stop()
+        output = self.said()
         try:
             said = json.loads((self._folder / "result").read_bytes())
         except OSError:

@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
+from typing import Any, Self
 
 from .bench import Bench, BenchError, environ
 from .report import Row, ratio
@@ -72,10 +72,17 @@ class _Watch:
         self._right = self.file.read_text("utf-8")
         self._count, self._at = 0, 0.0
         command = [sys.executable, "-m", "llmkata.cli.main", "--course", str(course), "watch", WATCHED]
-        self._process = subprocess.Popen(command, cwd=course, env=environ(), stdin=subprocess.DEVNULL,
-                                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        self._process = subprocess.Popen(
+            command,
+            cwd=course,
+            env=environ(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> Self:
         threading.Thread(target=self._read, daemon=True).start()
         return self
 
@@ -136,8 +143,15 @@ def judge(samples: dict[str, Any]) -> list[Row]:
     for name in samples["cold"]:
         if name != "imports":
             slug = name.rpartition("/")[2]
-            rows.append(Row(f"cold_{slug}", f"cold pytest of {name} / python -c '{_IMPORTS}', wall",
-                            cold_ratio(samples, name, "wall"), "times", at_most=COLD[name]))
+            rows.append(
+                Row(
+                    f"cold_{slug}",
+                    f"cold pytest of {name} / python -c '{_IMPORTS}', wall",
+                    cold_ratio(samples, name, "wall"),
+                    "times",
+                    at_most=COLD[name],
+                )
+            )
             rows.append(Row(f"cold_{slug}_cpu", f"the same of {name}, CPU", cold_ratio(samples, name, "cpu"), "times"))
     imports = [run["wall"] for run in samples["cold"]["imports"]]
     return [*rows, Row("imports_seconds", f"python -c '{_IMPORTS}', wall", median(imports), "s")]
@@ -159,8 +173,13 @@ def plot(samples: dict[str, Any], figure: Any) -> None:
     bars = right.barh(places, [cold_ratio(samples, name, "wall") for name in names], color="#1b7837")
     right.bar_label(bars, fmt="%.2f", padding=3)
     for place, name in enumerate(names):
-        right.plot([COLD[name]] * 2, [place - 0.45, place + 0.45], color="#b2182b", linestyle="--",
-                   label="bar" if place == 0 else None)
+        right.plot(
+            [COLD[name]] * 2,
+            [place - 0.45, place + 0.45],
+            color="#b2182b",
+            linestyle="--",
+            label="bar" if place == 0 else None,
+        )
     right.set_yticks(places, [name.rpartition("/")[2] for name in names], fontsize=8)
     right.set_xlabel(f"wall time over python -c '{_IMPORTS}'", fontsize=9)
     right.set_title("cold pytest of one exercise", fontsize=10)

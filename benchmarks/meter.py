@@ -22,6 +22,8 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _SECONDS = 0.25
+#: Seconds that a command has to end when it is told to.
+_GRACE = 30.0
 #: How a template is recognised; its workers are forks of it and have the same command line.
 _TEMPLATE = b"llmkata.inside.template"
 
@@ -57,8 +59,12 @@ def main(result: str, records: str, *command: str) -> None:
 
 
 def _end(process: subprocess.Popen) -> int:
-    """Take everything down that was started."""
-    process.kill()
+    """Take everything down that was started; the command may first do so by itself."""
+    process.terminate()
+    try:
+        process.wait(_GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
     _reap()
     return 1
 

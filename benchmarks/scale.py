@@ -35,10 +35,10 @@ def collect(sizes: dict[str, Any], bench: Bench) -> dict[str, Any]:
 def pace(run: dict[str, Any]) -> float | None:
     """Seconds of a submission while grading is under way, from the first record that was seen to the last."""
     seen = [s for s in run["seen"] if s["records"]]
-    done = [s for s in seen if s["records"] == run["count"]]
-    if not done or done[0]["records"] == seen[0]["records"]:
+    last = next((s for s in seen if s["records"] == seen[-1]["records"]), None)
+    if last is None or last["records"] == seen[0]["records"]:
         return None
-    return (done[0]["at"] - seen[0]["at"]) / (done[0]["records"] - seen[0]["records"])
+    return (last["at"] - seen[0]["at"]) / (last["records"] - seen[0]["records"])
 
 
 def grading(run: dict[str, Any], begin: int) -> list[dict[str, Any]]:
@@ -115,16 +115,21 @@ def plot(samples: dict[str, Any], figure: Any) -> None:
         )
     left.set_xlabel("submissions graded")
     left.set_ylabel("milliseconds a submission")
-    left.set_ylim(bottom=0)
+    left.set_ylim(0, 1.15 * left.get_ylim()[1])
     right.plot([s["records"] for s in seen], [s["resident"] / _MB for s in seen], color="#1b7837", label="coordinator")
     templates = [(s["records"], max(s["templates"].values()) / _MB) for s in seen if s["templates"]]
     if templates:
         right.plot(*zip(*templates, strict=True), color="#2166ac", label="template (private)")
     start = next((s["resident"] for s in seen if s["records"] >= few["count"]), None)
     if start is not None:
-        right.axhline(start / _MB + MEMORY_BAR, color="#b2182b", linestyle="--", label=f"bar: {MEMORY_BAR} MB more")
+        right.axhline(
+            start / _MB + MEMORY_BAR,
+            color="#b2182b",
+            linestyle="--",
+            label=f"bar: {MEMORY_BAR} MB more than at {few['count']}",
+        )
     right.set_xlabel("submissions graded")
     right.set_ylabel("MB")
-    right.set_ylim(bottom=0)
+    right.set_ylim(0, 1.15 * right.get_ylim()[1])
     for axes in (left, right):
         axes.legend(fontsize=8)

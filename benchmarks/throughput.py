@@ -123,18 +123,10 @@ def plot(samples: dict[str, Any], figure: Any) -> None:
     axes = figure.subplots()
     bars = axes.barh(list(shown), list(shown.values()), color=["#8899aa"] * (len(shown) - 1) + ["#1b7837"])
     axes.bar_label(bars, [f"{value:,.0f} s" for value in shown.values()], padding=4)
-    for bar, other in ((NBGRADER_BAR, "nbgrader"), (PROCESS_BAR, "process")):
-        axes.axvline(count * wall[other] / bar, color="#b2182b", linestyle="--", linewidth=1)
-        axes.annotate(
-            f"{names[other]} / {bar}",
-            (count * wall[other] / bar, 1),
-            xycoords=("data", "axes fraction"),
-            rotation=90,
-            va="top",
-            ha="right",
-            fontsize=8,
-            color="#b2182b",
-        )
+    for bar, other, style in ((NBGRADER_BAR, "nbgrader", "--"), (PROCESS_BAR, "process", ":")):
+        limit = count * wall[other] / bar
+        axes.axvline(limit, color="#b2182b", linestyle=style, label=f"bar: {names[other]} / {bar} ({limit:,.0f} s)")
+    axes.legend(fontsize=8, loc="upper right")
     axes.set_xscale("log")
     axes.margins(x=0.15)
     axes.set_xlabel(f"seconds for {count} submissions (others: {samples['nbgrader']['count']}, scaled)")
