@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import builtins
 import random
+import signal
+import time
 from itertools import combinations
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from llmkata.grading import similarity
 from llmkata.grading.intake import Submission
 from llmkata.grading.similarity import SHARE, similar, similar_submissions
 from llmkata.records import ExerciseRecord, State
-from llmkata.records.pairs import read_pairs, write_pairs
+from llmkata.records.pairs import Pair, read_pairs, write_pairs
 
 pytest.importorskip("copydetect")
 
@@ -24,6 +26,16 @@ ROOT = Path(__file__).resolve().parents[2]
 ANSWER = ROOT / "solutions/module2/self_attention.py"
 OTHERS = sorted((ROOT / "graders/module2/self_attention/alternatives").glob("*.py"))
 STUB = cut_stub(ANSWER.read_text(encoding="utf-8"))
+
+
+#: The rules of the lexer look from every one of these lines to the last one.
+SLOW = "x\n" + " \n" * 100_000
+
+
+def pairs(*given, **more) -> list[Pair]:
+    found = similar(*given, **more)
+    assert not found.left_out
+    return found.pairs
 
 
 class Renamed(ast.NodeTransformer):
@@ -57,17 +69,17 @@ def test_a_copy_with_other_names_is_found_and_independent_work_is_not() -> None:
     assert len(OTHERS) >= 2
     class_ = {"ada": answer, "bob": renamed(answer), "cyd": STUB, "dan": STUB + "\n# mine\n"}
     class_ |= {path.stem: path.read_text(encoding="utf-8") for path in OTHERS}
-    (pair,) = similar(class_, STUB, exercise="module2/self_attention")
+    (pair,) = pairs(class_, STUB, exercise="module2/self_attention")
     assert {pair.left.learner, pair.right.learner} == {"ada", "bob"}
     assert pair.exercise == "module2/self_attention"
     assert pair.share > 0.7
-    assert similar(class_, STUB, {"ada": "g1", "bob": "g1", "cyd": "g2"}) == []
-    assert len(similar(class_, STUB, {"ada": "g1", "bob": "g2"})) == 1
+    assert pairs(class_, STUB, {"ada": "g1", "bob": "g1", "cyd": "g2"}) == []
+    assert len(pairs(class_, STUB, {"ada": "g1", "bob": "g2"})) == 1
 
 
 def test_without_the_stub_taken_out_those_who_did_nothing_would_be_pairs() -> None:
-    assert similar({"ada": STUB, "bob": STUB}, STUB) == []
-    assert len(similar({"ada": STUB, "bob": STUB}, "")) == 1
+    assert pairs({"ada": STUB, "bob": STUB}, STUB) == []
+    assert len(pairs({"ada": STUB, "bob": STUB}, "")) == 1
 
 
 OWN = """\
@@ -105,7 +117,7 @@ def test_the_lines_are_those_that_are_alike() -> None:
     one = "\n\n\r\n" + ELSE.replace("Pile", "AVeryLongNameOfAClass") + OWN.format("first")
     first = one.replace("\r\n", "\n").split("\n").index("def first(values, limit):") + 1
     other = OWN.format("second") + "import json\n" * 3 + "class Q:\n    '''Text.'''\n    data: dict[str, int] = {}\n"
-    (pair,) = similar({"ada": one, "bob": other}, "")
+    (pair,) = pairs({"ada": one, "bob": other}, "")
     sides = {side.learner: side for side in (pair.left, pair.right)}
     assert pair.left.learner == "bob", "who has less of their own comes first"
     ((start, end),) = sides["bob"].lines
@@ -119,7 +131,46 @@ def test_the_lines_are_those_that_are_alike() -> None:
 
 def test_what_cannot_be_python_stops_nobody() -> None:
     class_ = {"ada": OWN.format("a"), "bob": OWN.format("b"), "cyd": "", "dan": "\0'''(((\n", "eve": "é" * 5000}
-    assert [(pair.left.learner, pair.right.learner) for pair in similar(class_, "")] == [("ada", "bob")]
+    assert [(pair.left.learner, pair.right.learner) for pair in pairs(class_, "")] == [("ada", "bob")]
+
+
+def test_a_source_that_stalls_the_lexer_is_left_out_and_told(monkeypatch) -> None:
+    class_ = {"ada": OWN.format("a"), "bob": OWN.format("b"), "eve": SLOW, "fay": SLOW, "gil": SLOW + "y = 1\n"}
+    class_ |= {"hal": "x = 1\n" * 100_000}
+    monkeypatch.setattr(similarity, "_READING", 0.3)
+    monkeypatch.setattr(similarity, "_WASTED", 0.2)
+    read = []
+    fingerprint = similarity._fingerprint
+    monkeypatch.setattr(similarity, "_fingerprint", lambda source, window: read.append(source) or fingerprint(source, window))
+    found = similarity._compare(similarity._Question("", class_, []))
+    assert [{side.learner for side in pair} for pair in found.pairs] == [{"ada", "bob"}], "it stops nobody else"
+    assert found.left_out == {
+        "eve": "takes more than 0.3 s to read", "fay": "takes more than 0.3 s to read",
+        "gil": "takes more than 0.03 s to read", "hal": "is longer than 400,000 characters",
+    }, "two who hand in the same cost once, and from some time on each costs less"
+    assert read.count(SLOW) == 1 and class_["hal"] not in read
+    assert signal.getsignal(signal.SIGPROF) is signal.SIG_DFL and signal.getitimer(signal.ITIMER_PROF) == (0, 0)
+
+
+def test_an_answer_is_read_in_a_hundredth_of_what_it_may_take() -> None:
+    """So that nobody honest is left out, however slow the machine; and without a limit the other takes its time."""
+    text = ANSWER.read_text(encoding="utf-8")
+    began = time.process_time()
+    similarity._fingerprint(text, 11)
+    spent = time.process_time() - began
+    assert spent < similarity._READING / 4 and len(text) < similarity._CHARACTERS / 8
+    with pytest.raises(similarity._TooSlow), similarity._at_most(4 * spent):
+        similarity._fingerprint(SLOW, 11)
+
+
+def test_who_is_left_out_is_told_with_the_exercise() -> None:
+    name = "module2/self_attention"
+    handed_in = [Submission("ada", name, b"x = 1\n" * 100_000), Submission("bob", name, b"y = 1\n")]
+    found = similar_submissions(handed_in, load_course(ROOT))
+    assert found.pairs == [] and [(left.exercise, left.learner, left.why) for left in found.left_out] == [
+        (name, "ada", "is longer than 400,000 characters")]
+    stub = Submission("cyd", name, STUB.encode())
+    assert similar_submissions([stub, handed_in[1]], load_course(ROOT)).left_out == [], "one alone has none to be like"
 
 
 def test_the_index_finds_the_pairs_that_comparing_all_with_all_finds() -> None:
@@ -146,7 +197,7 @@ def test_a_class_of_500_reads_each_text_once_and_compares_in_full_only_what_is_a
     fingerprint, pair = similarity._fingerprint, similarity._pair
     monkeypatch.setattr(similarity, "_fingerprint", lambda source, window: read.append(source) or fingerprint(source, window))
     monkeypatch.setattr(similarity, "_pair", lambda *given: compared.append(given[::2]) or pair(*given))
-    found = similarity._compare(similarity._Question("", class_, []))
+    found = similarity._compare(similarity._Question("", class_, [])).pairs
     assert len(class_) == 500 and len(read) == 450 + 1 + 1, "each text, and the stub"
     assert len(compared) == similarity._MOST < 50 * 49 / 2
     assert len(found) == len(compared) and all(side.learner.startswith("alike") for pair in found for side in pair)
@@ -164,14 +215,14 @@ def test_pairs_of_a_course_are_kept_until_one_hands_in_again(tmp_path: Path) -> 
     handed_in = [Submission("ada", name, answer), Submission("bob", name, renamed(answer.decode()).encode()),
                  Submission("cyd", name), Submission("ada", "module6/kv_cache", answer)]
     heard: list[str] = []
-    pairs = similar_submissions(handed_in, course, told=heard.append)
+    found = similar_submissions(handed_in, course, told=heard.append).pairs
     assert heard == [name]
-    (pair,) = pairs
+    (pair,) = found
     records = [ExerciseRecord(side.learner, name, State.graded, submission_sha=side.sha)
                for side in (pair.left, pair.right)]
     path = tmp_path / "similarity.json"
     assert read_pairs(path, records) is None
-    write_pairs(path, pairs)
-    assert read_pairs(path, records) == pairs
+    write_pairs(path, found)
+    assert read_pairs(path, records) == found
     records[0].submission_sha = "another"
     assert read_pairs(path, records) == []

@@ -127,15 +127,18 @@ def compare(course: Course, submissions: Iterable[Submission], folder: Path, gro
 
     try:
         of = {person.id: person.group for person in read_roster(groups, needs=("id", "group")).people} if groups is not None else {}
-        pairs = similar_submissions(submissions, course, of, lambda name: typer.echo(f"comparing {name}"))
+        found = similar_submissions(submissions, course, of, lambda name: typer.echo(f"comparing {name}"))
     except TableError as error:
         fail(str(error), again())
     except SimilarityFault as error:
         fail(str(error))
     folder.mkdir(parents=True, exist_ok=True)
-    write_pairs(folder / SIMILARITY, pairs)
-    many = "no two submissions" if not pairs else f"{len(pairs)} pair{'s' if len(pairs) != 1 else ''} of submissions"
-    typer.echo(f"{many} suspiciously alike{': see the class page' if pairs else ''}")
+    write_pairs(folder / SIMILARITY, found.pairs)
+    count = len(found.pairs)
+    many = "no two submissions" if not count else f"{count} pair{'s' if count != 1 else ''} of submissions"
+    typer.echo(f"{many} suspiciously alike{': see the class page' if count else ''}")
+    for left in found.left_out:
+        typer.echo(f"not compared: {left.learner}, {left.exercise}: it {left.why}")
 
 
 def records_of(folder: Path) -> list[ExerciseRecord]:
