@@ -60,6 +60,23 @@ def test_only_the_exercise_whose_checks_changed(kata, two):
     assert "nothing to grade again" in kata(*regrade).out
 
 
+def test_files_that_nobody_touched_are_told_as_one(kata, two):
+    stub = (two / "exercises/module1/square/square.py").read_text()
+    for name in ("ann", "bob", "cem"):
+        hand_in(two / "class", name, square=stub)
+    assert kata(*GRADE, "--seed", "7").status == 0
+    regrade = ("regrade", "run", "--changed", "--isolation", "process")
+    assert "5 submissions are judged by today's checks already\nnothing to grade again" in kata(*regrade).out
+    edit(two, "square", CHECK.format(points=4, want=9) + "\n# edited\n")
+    said = kata(*regrade, "--dry-run")
+    assert "3 files that nobody had touched" in said.out and "module1/square:" not in said.out
+    edit(two, "double", CHECK.format(points=4, want=6).replace("(3), 6", "(2), 4"))
+    said = kata(*regrade)
+    assert said.status == 0 and ["bob", "1.1", "0", "%", "100", "%", "0", "%", "→", "100", "%"] in [
+        line.split() for line in said.out.splitlines()
+    ], "totals are those of the pages, without what nobody began"
+
+
 def test_all_of_one_exercise_when_asked_for(kata, two):
     kata(*GRADE)
     said = kata("regrade", "run", "square", "--isolation", "process")

@@ -36,6 +36,7 @@ def regrade(
     from llmkata.cli.grade import grade_new
     from llmkata.cli.moved import tell_moves
     from llmkata.cli.report import RECORDS, enrolled_course, publish, records_of
+    from llmkata.gradebook.begun import begun
     from llmkata.gradebook.moves import grades_of, moves
     from llmkata.grading.regrade import find
     from llmkata.records import State
@@ -58,21 +59,31 @@ def regrade(
             records = grade_new(course, chosen, folder, workers=workers, seed=wanted, isolation=isolation, fresh=not changed)
             lost += sum(r.state is State.infrastructure for r in records)
         publish(course, folder)
-        was, now = (grades_of(enrolled, records) for records in (before, records_of(folder)))
+        after = records_of(folder)
+        counted = enrolled.narrowed(begun(after))
+        was, now = (grades_of(counted, records) for records in (before, after))
         typer.echo()
-        tell_moves(enrolled, moves(was, now), was, now)
+        tell_moves(counted, moves(was, now), was, now)
     if lost:
         raise typer.Exit(FAILED)
 
 
 def _announce(found: Found, folder: Path) -> None:
     """How many of which exercise are graded again, and why."""
+    from llmkata.records import State
+
     counts: dict[tuple[str, str], list[float]] = {}
+    untouched = 0
     for s in found.stale:
-        counts.setdefault((s.record.exercise, s.why), []).append(s.record.cpu_seconds)
+        if s.record.state is State.not_started:
+            untouched += 1
+        else:
+            counts.setdefault((s.record.exercise, s.why), []).append(s.record.cpu_seconds)
     for (exercise, why), spent in counts.items():
         many = f"{len(spent)} submission{'s' if len(spent) != 1 else ''}"
         typer.echo(f"{exercise}: {many}, {why}; took {sum(spent):.0f} s of CPU")
+    if untouched:
+        typer.echo(f"{untouched} file{'s' if untouched != 1 else ''} that nobody had touched; those that are the same are judged once")
     if found.unchanged:
         typer.echo(f"{found.unchanged} submissions are judged by today's checks already")
     if found.lost:

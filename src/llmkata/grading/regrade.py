@@ -48,6 +48,10 @@ def find(
     ``only``: ids of exercises, all where empty.
     """
     result = Found()
+    records = list(records)
+    seeds = {r.provenance.seed for r in records if r.provenance}
+    # A file that nobody touched was judged without one; it goes by that of its class.
+    common = seeds.pop() if len(seeds) == 1 else None
     for record in _submissions(records, course):
         if only and record.exercise not in only:
             continue
@@ -56,7 +60,7 @@ def find(
             result.lost.append(record)
             continue
         exercise = course.exercise(record.exercise)
-        used = record.provenance.seed if record.provenance else None
+        used = record.provenance.seed if record.provenance else common
         wanted = used if seed is None else seed
         why = ""
         if result_key(exercise, submission.source or b"", wanted or 0, isolation) != record.key:
@@ -80,9 +84,9 @@ def _submissions(records: Iterable[ExerciseRecord], course: Course) -> list[Exer
 
 
 def _why(exercise: object, record: ExerciseRecord, seed: int | None) -> str:
-    if record.state is State.infrastructure or record.provenance is None:
+    if record.state is State.infrastructure:
         return "it could not be judged"
-    if record.provenance.grader_hash != grader_hash(exercise):
+    if record.provenance is None or record.provenance.grader_hash != grader_hash(exercise):
         return "its checks or the framework changed"
     if (record.provenance.seed or 0) != (seed or 0):
         return "the seed is another"
