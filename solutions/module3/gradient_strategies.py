@@ -170,8 +170,9 @@ def adaptive_clip_(params: Iterable[Tensor], clipping: float = 0.01, eps: float 
     """Adaptive gradient clipping (Brock et al. 2021): g <- g · min(1, clipping · max(||w||, eps) / max(||g||, 1e-6)).
 
     Norms are 2-norms *per unit*, in place: a unit is w[i] (a row, a filter: one output) of a tensor with two or more
-    dimensions, and the whole of a vector or a number. A unit whose gradient has a non-finite norm stays as it is.
-    Parameters without gradient are ignored, weights are not changed, the host reads nothing from the device.
+    dimensions, and the whole of a vector or a number. Norms and ratio are taken in float64: they must not overflow. A
+    unit whose gradient has a non-finite norm stays as it is. Parameters without gradient are ignored, weights are not
+    changed, the host reads nothing from the device.
     """
     # BEGIN SOLUTION task 5: one ratio per unit
     for p in {id(p): p for p in params}.values():
@@ -283,8 +284,9 @@ class SpikeGuard:
     """Says which steps to skip, from the norms of their gradients.
 
     * A non-finite norm is always skipped, and nothing else changes.
-    * Once `warmup` (1 or more) norms have been accepted, a norm above factor · median(the last `window` accepted) is skipped; the
-      median of an even number is the mean of the middle two (`statistics.median`). A skipped norm is not remembered.
+    * Once `warmup` (1 or more) norms have been accepted, a norm above factor · median(the last `window` accepted) is
+      skipped; the median of an even number is the mean of the middle two (`statistics.median`). A skipped norm is not
+      remembered.
     * After `max_skips` finite skips in a row the next one is not skipped: the scale has changed. What is remembered is
       cleared, this norm is accepted as the first, and the warm-up begins again.
 

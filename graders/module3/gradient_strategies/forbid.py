@@ -2,7 +2,9 @@
 
 from llmkata.checks import Forbid
 
-_FINISHED = "torch.nn.utils.{} is what you are building, and its norm overflows: write the norm and the factor yourself."
+_FINISHED = (
+    "torch.nn.utils.{} is what you are building, and its norm overflows: write the norm and the factor yourself."
+)
 
 FORBID = Forbid(
     modules={

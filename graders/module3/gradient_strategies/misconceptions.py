@@ -243,6 +243,25 @@ def adaptive_clip_(params, clipping=0.01, eps=1e-3):
     adaptively(params, clipping, eps, lambda p: (0,) if p.dim() else ())
 
 
+@misconception(
+    "agc_norm_in_half",
+    replaces="adaptive_clip_",
+    caught_by="test_agc_edges",
+    feedback="The norm of a unit overflowed although its gradient did not, and so the unit was left as it was: the norm was "
+    "taken in the gradient's own dtype. 1e30 squared is no float32; take the norm in float64.",
+)
+@torch.no_grad()
+def adaptive_clip_(params, clipping=0.01, eps=1e-3):
+    for p in {id(p): p for p in params}.values():
+        if p.grad is None:
+            continue
+        axes = tuple(range(1, p.dim())) if p.dim() > 1 else tuple(range(p.dim()))
+        weight_norm, grad_norm = (torch.linalg.vector_norm(t, dim=axes, keepdim=True) for t in (p, p.grad))
+        ratio = clipping * weight_norm.double().clamp(min=eps) / grad_norm.double().clamp(min=1e-6)
+        ratio = torch.where(grad_norm < math.inf, ratio.clamp(max=1.0), 1.0)
+        p.grad.mul_(ratio.to(torch.promote_types(p.grad.dtype, torch.float32)))
+
+
 def gathered(model, micro_batches, loss_sum_fn, total_tokens, no_sync, weight, divide):
     """The model answer with a weight for the loss of each micro-batch and a divisor of its own at the end."""
     params = [p for p in model.parameters() if p.requires_grad]

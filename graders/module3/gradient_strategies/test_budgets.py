@@ -48,6 +48,8 @@ def test_zero_syncs(submission, budget):
         budget.require(f"host reads of {name}", reads, at_most=0, unit="reads", trust="handed in")
         if name == "clip_grad_norm_":
             check(returned == ("meta", ()), "The norm stays on the device.", got=returned, want=("meta", ()))
+    returned = submission.run(clip_without_values, "clip_grad_norm_", [(0, 2)], {"max_norm": 1.0})
+    check(returned == ("meta", ()), "The norm of an empty gradient, too.", got=returned, want=("meta", ()))
 
 
 @probe
@@ -147,6 +149,37 @@ def accumulate_given(module, weights, x, y, k):
     return [w.grad for w in model.weights]
 
 
+@probe
+def graphs_alive(module, k):
+    """At each call of the loss function: the earlier micro-batches whose graphs are still there."""
+    import weakref
+
+    import torch
+
+    class Marker:
+        pass
+
+    markers, seen = [], []
+
+    class Sum(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.marker = Marker()  # lives as long as this node of the graph
+            markers.append(weakref.ref(ctx.marker))
+            return x.sum()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad.expand(3)
+
+    def loss_sum(model, batch):
+        seen.append([i for i, marker in enumerate(markers) if marker() is not None])
+        return Sum.apply(model.weight[0] * batch), 1
+
+    module.accumulate(torch.nn.Linear(3, 1, bias=False), [torch.ones(3)] * k, loss_sum)
+    return seen
+
+
 @task(3)
 @points(10)
 @needs("test_accumulation_exact")
@@ -179,3 +212,6 @@ def test_accumulation_peak(submission, budget, reference, torch_rng):
             f"peak of {k} micro-batches over that of the full batch", ratio, at_most=1.3 / k, reference=1 / k,
             unit="x", trust="replayed",
         )  # fmt: skip
+    # A loop's variable may keep the end of the last graph until it is given the next one.
+    for i, alive in enumerate(submission.run(graphs_alive, 4)):
+        check(not alive or alive == [i - 1], "No loss but the last still holds its graph.", got=alive)

@@ -19,7 +19,7 @@ import math
 import torch
 from hypothesis import strategies as st
 
-from llmkata.checks import check, expect_error, hint, points, probe, same, sk, task
+from llmkata.checks import check, expect_error, hint, needs, points, probe, same, sk, task
 
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 
@@ -107,23 +107,27 @@ def test_norm_does_not_overflow(submission, reference, torch_rng):
         "float64 gradients of 1e200": [torch.full((4,), 1e200, dtype=F64), torch.full((12,), -1e200, dtype=F64)],
         "float64 gradients of 1e-200": [torch.full((4,), 1e-200, dtype=F64)],
         "float32 and float64 mixed": [torch.full((4,), 1e30), torch.full((12,), 1e190, dtype=F64)],
+        "zeros": [torch.zeros(3), torch.zeros(2, 2, dtype=F64)],
     }
     for what, grads in cases.items():
         for p in (2.0, 3.0, math.inf):
             rtol = 1e-3 if grads[0].dtype in (F16, BF16) else 3e-6
             same_norm(submission.global_norm(grads, p), reference.global_norm(grads, p), rtol, f"{p:g}-norm of {what}")
-    big = [torch.full((3,), 1e30)]
-    same_norm(submission.global_norm(big, 20.0), reference.global_norm(big, 20.0), 3e-6, "20-norm of 1e30")
+    big, half = [torch.full((3,), 1e30)], [torch.full((3,), 1e3, dtype=F16)]
+    for p in (11.0, 20.0):
+        same_norm(submission.global_norm(big, p), reference.global_norm(big, p), 3e-6, f"{p:g}-norm of 1e30")
+        same_norm(submission.global_norm(half, p), reference.global_norm(half, p), 1e-3, f"{p:g}-norm of 1000")
     same_norm(
         submission.global_norm([g * 2.0**100 for g in base]),
         reference.global_norm(base) * 2.0**100,
         3e-6,
         "norm of gradients times 2^100",
     )
-    returned, after = clipped(submission, "clip_grad_norm_", cases["float32 gradients of 1e30"], max_norm=1.0)
-    same_norm(returned, reference.global_norm(cases["float32 gradients of 1e30"]), 3e-6)
-    want = reference.clipped_by_norm(cases["float32 gradients of 1e30"], 1.0)
-    same(after, want, dtype=None, atol=0.0, rtol=3e-6, what="clipped gradients of 1e30")
+    for what in ("float32 gradients of 1e30", "float64 gradients of 1e200"):
+        returned, after = clipped(submission, "clip_grad_norm_", cases[what], max_norm=1.0)
+        same_norm(returned, reference.global_norm(cases[what]), 3e-6)
+        want = reference.clipped_by_norm(cases[what], 1.0)
+        same(after, want, dtype=None, atol=0.0, rtol=3e-6, what=f"clipped {what}")
 
 
 # --- task 2: clipping -------------------------------------------------------------------------------------------------
@@ -189,6 +193,10 @@ def test_nonfinite(submission, reference):
         clipped(submission, "clip_grad_norm_", grads, max_norm=1.0, norm_type=0.0)
     returned, after = clipped(submission, "clip_grad_norm_", [None, None], max_norm=1.0)
     same_norm(returned, 0.0, 0.0, "norm of no gradients")
+    short = [torch.tensor([3e-6, 4e-6])]
+    returned, after = clipped(submission, "clip_grad_norm_", short, max_norm=2e-6)
+    same(after, reference.clipped_by_norm(short, 2e-6), dtype=None, atol=0.0, rtol=5e-6,
+         what="gradients of norm 5e-6, clipped to 2e-6 (the divisor is norm + 1e-6)")  # fmt: skip
     returned, after = submission.run(clip_tied, torch.tensor([3.0, 4.0]), 1.0)
     same_norm(returned, 5.0, 3e-6, "norm of a parameter listed twice")
     same(after, reference.clipped_by_norm(grads, 1.0)[0], dtype=F32, atol=0.0, rtol=5e-6, what="its gradient")
@@ -235,9 +243,7 @@ def accumulated(module, weights, batches, options):
         keep = mask[:, 1:].flatten()
         if not keep.any():
             return torch.zeros((), dtype=torch.float64), 0
-        losses = torch.nn.functional.cross_entropy(
-            model(ids).flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
-        )
+        losses = torch.nn.functional.cross_entropy(model(ids).flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         return (losses * keep).sum(), int(keep.sum())
 
     model = Model()
@@ -294,6 +300,8 @@ def test_accumulation_exact(submission, reference, case):
     same(got[:3], grads, **EXACT, what="gradients")
     check(got[3] is None or not got[3].any(), "A parameter that is not used gets no gradient.", got=got[3])
     check(report[1:3] == (tokens, len(batches)), "Tokens and micro-batches counted.", got=report[1:3])
+    floats = isinstance(report[0], float) and isinstance(report[3], float)
+    check(floats, "loss and grad_norm are floats.", got=(report[0], report[3]))
     same(torch.tensor(report[0], dtype=F64), torch.tensor(loss, dtype=F64), **EXACT, what="loss")
     norm = torch.tensor(reference.global_norm(grads), dtype=F64)
     same(torch.tensor(report[3], dtype=F64), norm, atol=1e-12, rtol=1e-8, what="grad_norm")
@@ -357,13 +365,25 @@ def norm_sequences(draw):
     return options, norms
 
 
+@st.composite
+def lasting_changes(draw):
+    """(options, norms): calm, a change of scale that is accepted, and a spike in the new warm-up and one after it."""
+    warmup, factor, max_skips = (draw(st.sampled_from(x)) for x in ([2, 3, 5], [2.0, 10.0], [2, 0, 3]))
+    level = 3 * factor
+    calm = [1 + 0.1 * i for i in range(warmup + draw(st.integers(0, 2)))]
+    again = [level] * draw(st.integers(0, warmup - 2))
+    norms = [*calm, *[level] * (max_skips + 1), *again, 2 * factor * level, *[level] * warmup, 9 * factor * level]
+    options = {"window": draw(st.sampled_from([3, 4, 20])), "factor": factor, "warmup": warmup, "max_skips": max_skips}
+    return options, norms
+
+
 @task(4)
 @points(7)
 @hint(
     "Print the window after a spike: a rejected norm must not be in it.",
     "Count finite rejections in a row; the one after max_skips is accepted into an empty window, warm-up begins anew.",
 )
-@sk.given(norm_sequences(), examples=60)
+@sk.given(st.one_of(norm_sequences(), lasting_changes()), examples=60)
 def test_guard(submission, reference, case):
     """The guard skips spikes and non-finite norms, learns nothing from them, and gives in to a lasting change."""
     options, norms = case
@@ -393,7 +413,7 @@ def units(draw):
 
 
 @task(5)
-@points(8)
+@points(6)
 @hint(
     "One ratio for each row: norms over every dimension but the first, with keepdim=True.",
     "eps keeps weights of zero trainable; 1e-6 keeps gradients of zero from dividing by zero.",
@@ -414,12 +434,44 @@ def test_agc(submission, reference, case):
     same(params[:-1], weights, atol=0.0, rtol=0.0, what="weights, which stay")
 
 
+@task(5)
+@points(2)
+@needs("test_agc")
+@hint(
+    "The square of 1e30 is no float32: take norms and ratio in float64, as in global_norm.",
+    "The formula's 1e-6 stands below the gradient's norm, and a unit of inf has no finite norm.",
+)
+def test_agc_edges(submission, reference):
+    """Adaptive clipping holds for gradients of 1e30 and of 5e-7, in half precision, and beside a unit of inf."""
+    rows = torch.tensor([[3.0, 4.0], [0.5, 0.0], [0.0, 0.0]])
+    cases = {
+        "float32 gradients of 1e30": ([rows], [torch.full((3, 2), 1e30)], 0.01),
+        "a number of 1e60 in float64": ([torch.tensor(2.0, dtype=F64)], [torch.tensor(-1e60, dtype=F64)], 0.01),
+        "float16 gradients of 60 000": (
+            [torch.ones(3, 2, dtype=F16), torch.tensor(1.0, dtype=F16)],
+            [torch.full((3, 2), 6e4, dtype=F16), torch.tensor(-6e4, dtype=F16)],
+            0.01,
+        ),
+        "gradients of 5e-7 to weights of zero": ([torch.zeros(2, 2)], [torch.tensor([[3e-7, 4e-7], [0.0, 0.0]])], 1e-4),
+        "a unit of inf": ([rows], [torch.tensor([[math.inf, 1.0], [2.0, 2.0], [-math.inf, math.nan]])], 0.01),
+    }
+    for what, (weights, grads, clipping) in cases.items():
+        want = reference.clipped_adaptively(weights, grads, clipping, 1e-3)
+        _, after = clipped(submission, "adaptive_clip_", grads, weights, clipping=clipping, eps=1e-3)
+        for got, expected, grad in zip(after, want, grads):
+            rtol = 2e-3 if grad.dtype == F16 else 5e-6
+            same(got, expected, dtype=grad.dtype, atol=1e-30, rtol=rtol, equal_nan=True, what=f"clipped: {what}")
+
+
 # --- task 7: no_sync --------------------------------------------------------------------------------------------------
 
 
 @probe
-def synchronised(module, weight, batches, other_tokens):
-    """What happens in which order, and the gradient where another rank has `other_tokens` tokens (None: no ranks)."""
+def synchronised(module, weight, batches, other_tokens, given=("no_sync",), total=None):
+    """What happens in which order, and the gradient where another rank has `other_tokens` tokens (None: no ranks).
+
+    accumulate is given the arguments that `given` names.
+    """
     import contextlib
 
     import torch
@@ -448,7 +500,8 @@ def synchronised(module, weight, batches, other_tokens):
         dist.get_world_size = lambda *_: 2
         dist.all_reduce = lambda tensor, *_, **__: tensor.add_(other_tokens)
     try:
-        found = module.accumulate(model, iter(batches), loss_sum, no_sync=no_sync)
+        options = {name: {"no_sync": no_sync, "total_tokens": total}[name] for name in given}
+        found = module.accumulate(model, iter(batches), loss_sum, **options)
     finally:
         for name, value in kept.items():
             setattr(dist, name, value)
@@ -476,6 +529,13 @@ def test_no_sync_contexts(submission, torch_rng):
         check(log == want, "What happens in which order with two ranks.", got=log, want=want)
         check(counts == (total, k), "Tokens and micro-batches of this rank.", got=counts, want=(total, k))
         same(grad, 2 * summed / (total + 5), **EXACT, what="gradient that DDP will average over 2 ranks")
+        log, grad, counts = submission.run(synchronised, weight, batches, 5, ("no_sync", "total_tokens"), 40)
+        check(log == want, "What happens in which order with total_tokens.", got=log, want=want)
+        same(grad, summed / 40, **EXACT, what="gradient with total_tokens = 40, whatever other ranks have")
+        log, grad, counts = submission.run(synchronised, weight, batches, 5, ())
+        same(grad, summed / total, **EXACT, what="gradient without no_sync, whatever other ranks have")
+    with expect_error(ValueError, "no tokens"):
+        submission.run(synchronised, weight, [], None)
 
 
 # --- task 8: trainer and study ----------------------------------------------------------------------------------------
@@ -532,7 +592,8 @@ def trained(module, jobs):
         optimizer = torch.optim.SGD(model.parameters(), lr=lr)
         optimizer.register_step_post_hook(lambda *_, calls=calls: calls.append(1))
         steps = len(updates[0])
-        trainer = module.Trainer(model, optimizer, module.Strategy("case", **strategy), accumulation_steps=steps)
+        number = {"accumulation_steps": steps} if generator else {}
+        trainer = module.Trainer(model, optimizer, module.Strategy("case", **strategy), **number)
         stream = (batch for batches in updates for batch in batches)
         reports = [trainer.step(stream if generator else batches, loss_sum) for batches in updates]
         results.append((reports, [p.detach() for p in model.parameters()], len(calls)))
@@ -551,9 +612,10 @@ def skipped_adam(module, x, y):
     trainer = module.Trainer(model, optimizer, module.Strategy("guard", guard=True))
     loss_sum = lambda model, batch: ((model(batch[0]) - batch[1]).square().sum(), batch[1].numel())
     trainer.step([(x, y)], loss_sum)
-    flat = lambda: [t.clone() for s in optimizer.state_dict()["state"].values() for t in s.values()] + [
-        p.detach().clone() for p in model.parameters()
-    ]
+    flat = lambda: (
+        [t.clone() for s in optimizer.state_dict()["state"].values() for t in s.values()]
+        + [p.detach().clone() for p in model.parameters()]
+    )
     before = copy.deepcopy(flat())
     report = trainer.step([(x, y * float("nan"))], loss_sum)
     return report["skipped"], before, flat()
@@ -567,6 +629,37 @@ def step_of_nothing(module, batches):
     model = torch.nn.Linear(3, 1)
     trainer = module.Trainer(model, torch.optim.SGD(model.parameters(), lr=0.1), module.Strategy("none"))
     return trainer.step(batches, lambda model, batch: (model(batch).sum(), 0))
+
+
+@probe
+def replica_steps(module, grad, bounds):
+    """For each bound: (times that no_sync was entered, report) of a step of three micro-batches with this gradient.
+
+    The model has no_sync, as DDP has, and a parameter that is not used.
+    """
+    import contextlib
+
+    import torch
+
+    class Replica(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.entered = 0
+            self.weight, self.unused = (torch.nn.Parameter(torch.zeros_like(grad)) for _ in range(2))
+
+        @contextlib.contextmanager
+        def no_sync(self):
+            self.entered += 1
+            yield
+
+    results = []
+    for bound in bounds:
+        model = Replica()
+        optimizer = torch.optim.SGD([model.weight], lr=0.1)
+        trainer = module.Trainer(model, optimizer, module.Strategy("case", clip_norm=bound))
+        report = trainer.step([grad, grad, grad], lambda model, batch: ((model.weight * batch).sum(), 1))
+        results.append((model.entered, report["grad_norm"], bool(report["clipped"])))
+    return results
 
 
 CHOICES = (
@@ -607,6 +700,15 @@ def test_trainer_order(submission, reference):
     for batches in ([], [torch.zeros(2, 3)]):
         with expect_error(ValueError, "no tokens"):
             submission.run(step_of_nothing, batches)
+    # A norm of 500; what clipping takes from it is half of one part in 10^5, or one and a half.
+    bounds = [None, 500 * (1 - 5e-6), 500 * (1 - 1.5e-5)]
+    for (entered, norm, short), bound in zip(
+        submission.run(replica_steps, torch.tensor([300.0, 400.0], dtype=F64), bounds), bounds
+    ):
+        check(entered == 2, "no_sync of the model is entered for two of three micro-batches.", got=entered, want=2)
+        same(torch.tensor(norm, dtype=F64), torch.tensor(500.0, dtype=F64), rtol=1e-6, what="`grad_norm`")
+        want = bound == bounds[-1]
+        check(short == want, f"`clipped` with a norm of 500 and clip_norm={bound}.", got=short, want=want)
     x, y = normal(1, (4, 3)), normal(2, (4, 1))
     skipped, before, after = submission.run(skipped_adam, x, y)
     check(skipped, "A step of NaN is skipped by the guard.", got=skipped)
@@ -675,3 +777,12 @@ def test_stability_study(submission, reference):
         for key in ("final_loss", "max_norm"):
             values, want = (torch.tensor(x, dtype=F64) for x in (got[key], wanted[key]))
             same(values, want, atol=1e-9, rtol=1e-4, what=f"`{key}` of {name}")
+    # One seed whose first update is NaN: without a guard all is lost, and no norm is finite.
+    first, *others = updates[6][:4]
+    lost = {6: [[(x, y * math.nan) for x, y in first], *others]}
+    strategies = {"none": {}, "guard": {"guard": True}}
+    table = submission.run(compared, {6: weights[6]}, lost, strategies, 4, 0.05)
+    for name, options in strategies.items():
+        for key, value in reference.study(weights[6], lost[6], options, 0.05).items():
+            values, want = (torch.tensor(x, dtype=F64) for x in (table[name][key], [value]))
+            same(values, want, atol=1e-9, rtol=1e-4, equal_nan=True, what=f"`{key}` of {name} after NaN")
