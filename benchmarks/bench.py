@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ _SET = {
 #: The course of one exercise with three assertions.
 SMALL = Path(__file__).parent / "course"
 _METER = Path(__file__).parent / "meter.py"
+#: Seconds between two looks at how far a command is.
+_TELL = 15.0
 
 
 class BenchError(RuntimeError):
@@ -82,7 +84,7 @@ class Bench:
                 env=environ(**environment),
                 start_new_session=True,
             )
-        return Running(process, folder, command)
+        return Running(process, folder, command, self.say)
 
     def run(self, command: Sequence[str | Path], *, status: tuple[int, ...] = (0,), **how: Any) -> Spent:
         """Run a command to its end. Raises BenchError where its exit status is none of ``status``."""
@@ -96,8 +98,10 @@ class Bench:
 class Running:
     """A command that was started."""
 
-    def __init__(self, process: subprocess.Popen, folder: Path, command: Sequence[str | Path]) -> None:
-        self._process, self._folder, self._command = process, folder, command
+    def __init__(
+        self, process: subprocess.Popen, folder: Path, command: Sequence[str | Path], say: Callable[[str], None]
+    ) -> None:
+        self._process, self._folder, self._command, self._say = process, folder, command, say
 
     def said(self) -> str:
         """What it has printed so far."""
@@ -114,8 +118,17 @@ class Running:
 
     def wait(self, status: tuple[int, ...] = (0,)) -> Spent:
         """What it took. Raises BenchError where its exit status is none of ``status``."""
+        told = ""
         try:
-            self._process.wait()
+            while True:
+                try:
+                    self._process.wait(_TELL)
+                    break
+                except subprocess.TimeoutExpired:
+                    last = next(iter(self.said().splitlines()[-1:]), "")
+                    if last != told:
+                        self._say(f"  {last}")
+                    told = last
         finally:
             self.stop()
         output = self.said()

@@ -15,6 +15,8 @@ from .machine import facts
 from .report import document, to_json
 
 RESULTS = Path(__file__).parent / "results"
+#: Load average for each core from which on clocks tell little.
+BUSY = 0.25
 
 
 def module(name: str) -> ModuleType:
@@ -32,7 +34,10 @@ def run(name: str, root: Path, *, quick: bool = False, save: bool = False) -> di
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     with tempfile.TemporaryDirectory(prefix=f"kata-bench-{name}-") as scratch:
         sizes = found.SIZES["quick" if quick else "full"]
-        samples = found.collect(sizes, Bench(root, Path(scratch)))
+        bench = Bench(root, Path(scratch))
+        if machine["load"] > BUSY * machine["cores"] and not quick:
+            bench.say(f"load {machine['load']} on {machine['cores']} cores: this machine has other things to do")
+        samples = found.collect(sizes, bench)
     made = document(
         name,
         found.judge(samples),

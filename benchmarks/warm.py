@@ -28,7 +28,7 @@ def main(root: str, ident: str, runs: int) -> None:
     source = exercise.solution.read_bytes()
     for i in range(runs + 1):
         record = grade_one(course, exercise, source + b"\n# %d\n" % i, transport="loopback")
-        lost = [f"{c.id}: {c.cause}" for c in record.checks if c.outcome is not Outcome.passed]
+        lost = [f"{c.id}: {c.cause}" for c in record.checks if c.outcome is not Outcome.passed and not c.excused]
         if lost or not record.checks:
             raise SystemExit(f"{record.state}: {record.cause} {lost}")
     close_templates()
