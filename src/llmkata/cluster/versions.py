@@ -7,13 +7,13 @@ import importlib.metadata
 import re
 import sys
 
-from llmkata.grading.provenance import framework_hash
+from llmkata.grading.provenance import judging_hash
 
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Of this process: the framework's source, Python, and the libraries that llmkata depends on. Imports none of them."""
-    found = {"llmkata": framework_hash(), "Python": f"{sys.version_info[0]}.{sys.version_info[1]}"}
+    """Of this process: the source of what judges, Python, and the libraries that llmkata depends on. Imports none of them."""
+    found = {"llmkata": judging_hash(), "Python": f"{sys.version_info[0]}.{sys.version_info[1]}"}
     for requirement in importlib.metadata.requires("llmkata") or ():
         if "extra ==" not in requirement:
             name = re.match(r"[\w.-]+", requirement).group()
