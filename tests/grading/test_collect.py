@@ -64,7 +64,7 @@ def test_one_that_fails_stops_no_other_and_keeps_its_last_clone(tmp_path: Path) 
     ]
     done = {o.learner: o for o in collect(listed, tmp_path / "out")}
     assert done["eve"].fault.startswith("fatal:")
-    assert (tmp_path / "out/eve").is_dir()
+    assert list((tmp_path / "out/eve").iterdir()) == [], "nothing handed in, and no repository without a commit"
     assert done["ann"].commit == commit
     shutil.rmtree(tmp_path / "bob")
     done = {o.learner: o for o in collect(listed, tmp_path / "out")}

@@ -125,7 +125,7 @@ def _export(format: Format, view: Results, people: Path | None, out: Path | None
     except ModuleNotFoundError as error:
         fail(f"{format.name} needs the package {error.name}", "pip install 'llmkata[instructor]'")
     except ValueError as error:
-        fail(str(error), again())
+        fail(str(error), again() if people else f"{again()} --people FILE")
     except OSError as error:
         fail(f"cannot write {shown(place)}: {error.strerror or error}", f"{prog()} export {format.name} --out PATH")
     learners = listed.matched(view.cards) if listed else view.cards

@@ -81,17 +81,18 @@ def items(
         exercise = course.exercise(card.id)
         source = (sources or {}).get(card.id, "")
         if not card.tasks:
-            lines.append(
-                _whole(card, exercise, (maxima or {}).get(card.id, 0.0) if by_points else float(len(exercise.tasks)))
-            )
-            lines += _by_hand(card, exercise)
+            worth = (maxima or {}).get(card.id, 0.0) if by_points else float(len(exercise.tasks))
+            lines.append(_whole(card, exercise, worth))
+            lines += _besides(card, exercise, 0.0, worth)
             continue
         for task in card.tasks:
             if by_points:
                 lines += [_of_check(card, task, check, exercise, seconds, source) for check in task.checks]
             else:
                 lines.append(_of_task(card, task, exercise, seconds, source))
-        lines += _by_hand(card, exercise)
+        if by_points:
+            earned = sum(check.points for task in card.tasks for check in task.checks)
+            lines += _besides(card, exercise, earned, card.max_points)
     return lines
 
 
@@ -191,18 +192,27 @@ def _whole(card: ExerciseCard, exercise: Exercise, worth: float) -> Item:
     )
 
 
-def _by_hand(card: ExerciseCard, exercise: Exercise) -> list[Item]:
-    """What people gave: a line a criterion that was marked, and one for each adjustment, which is out of 0. A mark is no
-    failure, whatever it is.
+def _besides(card: ExerciseCard, exercise: Exercise, earned: float, worth: float) -> list[Item]:
+    """What counts beside the checks: a line for each criterion that was marked, and out of 0, so that a sum of the lines is
+    what counts, one for what lateness costs and one for each adjustment. None of them is a failure, whatever it is.
+
+    ``earned``, ``worth``: points of the checks, and points to be had.
     """
-    name = f"{card.number} {card.title}, by hand"
-    rows = [
-        (f"{name}: {m.name}", m.points, m.max_points, m.about)
-        for m in card.by_hand.rubric if m.points is not None
-    ]  # fmt: skip
-    rows += [(f"{name}: {signed(g.points)}", g.points, 0.0, g.reason) for g in card.by_hand.given]
+    name = f"{card.number} {card.title}"
+    marks = [m for m in card.by_hand.rubric if m.points is not None]
+    rows = [(f"{name}, by hand: {m.name}", m.points or 0.0, m.max_points, m.about) for m in marks]
+    left = earned + sum(score for _, score, _, _ in rows)
+    if card.deduction:
+        taken = min(left, card.deduction / 100 * worth)
+        rows.append((f"{name}, late", -taken, 0.0, card.late))
+        left -= taken
+    given = card.by_hand.points
+    # No more is taken by hand than is there; without work they were given out of what was to be had then.
+    counts = max(given, -left) if card.tasks or not worth else card.by_hand.percent / 100 * worth
+    part = counts / given if given else 1.0
+    rows += [(f"{name}, by hand: {signed(g.points)}", g.points * part, 0.0, g.reason) for g in card.by_hand.given]
     return [
-        Item(card.id, said, "pass", score, most, "core", True, message, file=stub_path(exercise))
+        Item(card.id, said, "pass", round(score, 6), most, "core", True, message, file=stub_path(exercise))
         for said, score, most, message in rows
     ]
 

@@ -59,14 +59,17 @@ def _case(suite: ET.Element, line: Item, kind: str) -> None:
         time=f"{line.seconds:.3f}",
     )  # fmt: skip
     about = ET.SubElement(case, "properties")
-    for name, value in {"title": line.name, "points": points(line.score), "max_points": points(line.max_score)}.items():
+    told = {"title": line.name, "points": points(line.score), "max_points": points(line.max_score)}
+    if not line.check and kind == "passed":
+        told["reason"] = line.message
+    for name, value in told.items():
         ET.SubElement(about, "property", name=name, value=value)
     if kind == "passed":
         return
-    told = ET.SubElement(case, kind, message=line.message or line.name)
+    outcome = ET.SubElement(case, kind, message=line.message or line.name)
     if kind != "skipped":
-        told.set("type", line.check.outcome.value if line.check else "not graded")
-        told.text = explained(line)
+        outcome.set("type", line.check.outcome.value if line.check else "not graded")
+        outcome.text = explained(line)
 
 
 def _kind(line: Item) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -93,7 +94,11 @@ def collect(
     for repository in repositories:
         target = folder / repository.learner
         target.mkdir(parents=True, exist_ok=True)
+        new = not (target / ".git").exists()
         outcome = _one(repository, target, environment)
+        if new and outcome.fault:
+            # What was begun there would read as a repository to which its owner committed nothing.
+            shutil.rmtree(target / ".git", ignore_errors=True)
         outcomes.append(outcome)
         told(outcome)
     return outcomes
