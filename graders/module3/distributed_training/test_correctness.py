@@ -175,6 +175,7 @@ def test_read_env(submission):
     for environ, devices, texts in [
         (torchrun(5, 8, 5), 4, ("5", "4")),
         (torchrun(3, 8, 2), 2, ("2",)),
+        (torchrun(1, 2, 1), 1, ("1",)),
         (torchrun(8, 8, 0), 0, ("8",)),
         (torchrun(6, 4, 0), 8, ("6", "4")),
         (torchrun(-3, 4, 0), 0, ("-3", "4")),
@@ -207,6 +208,46 @@ def meet(module, rank, world, meeting, how):
             backend.options._timeout.total_seconds()]  # fmt: skip
 
 
+@probe
+def on_a_gpu(module):
+    """What init_distributed and build_torch_ddp ask of torch for a rank whose device is cuda:3; nothing of it is done."""
+    import inspect
+    from unittest import mock
+
+    import torch
+    import torch.distributed as dist
+    from torch.nn.parallel import DistributedDataParallel
+
+    events, signature = [], inspect.signature(DistributedDataParallel.__init__)
+
+    def index(device):
+        return device if isinstance(device, int) else torch.device(device).index
+
+    class Model(torch.nn.Linear):
+        def to(self, device):
+            events.append(("moved", index(device)))
+            return self
+
+        def cuda(self, device):
+            return self.to(device)
+
+    def wrap(*args, **kwargs):
+        told = signature.bind(*args, **kwargs).arguments
+        events.append(("wrapped", [index(device) for device in told["device_ids"] or ()]))
+
+    env = module.DistEnv(5, 8, 3, "nccl", "cuda:3")
+    with (
+        mock.patch.object(torch.cuda, "set_device", lambda device: events.append(("current", index(device)))),
+        mock.patch.object(dist, "init_process_group", lambda *args, **kwargs: events.append(("group", 3))),
+        mock.patch.object(DistributedDataParallel, "__init__", lambda *args, **kwargs: wrap(*args, **kwargs)),
+    ):
+        module.init_distributed(env)
+        met = list(events)
+        events.clear()
+        module.build_torch_ddp(Model(1, 1), env)
+    return met, events
+
+
 @task(1)
 @points(3)
 @hint(
@@ -221,6 +262,9 @@ def test_init_distributed(submission):
         for rank, got in enumerate(found):
             want = [rank, world, "gloo", total, 7.5]
             check(got == want, f"rank, world size, backend, sum, timeout ({how}).", got=got, want=want)
+    met = [tuple(event) for event in submission.run(on_a_gpu)[0]]
+    check(met == [("current", 3), ("group", 3)], "On a GPU: that GPU becomes the current one, then the group is made.",
+          got=met)  # fmt: skip
 
 
 @probe
@@ -273,6 +317,8 @@ def test_build_torch_ddp(submission, reference):
             check(stands == {**default, **options}, "The options.", got=stands, want={**default, **options})
             check(not device_ids, "On the CPU device_ids is None.", got=device_ids)
             same(grads, list(want.values()), **EXACT, what="averaged gradients")
+    done = [tuple(event) for event in submission.run(on_a_gpu)[1]]
+    check(done == [("moved", 3), ("wrapped", [3])], "On cuda:3 the module is moved there, and device_ids is [3].", got=done)
 
 
 # --- task 2: the data -------------------------------------------------------------------------------------------------
