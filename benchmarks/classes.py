@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .bench import SMALL, BenchError
+from .harness import SMALL, MeasureError
 
 ATTENTION = "module2/attention"
 #: Points of the three assertions that the answer in SMALL gets, and with the wrong scale.
@@ -20,7 +20,7 @@ def answers(count: int) -> list[tuple[str, int]]:
     right = (SMALL / "solutions" / f"{ATTENTION}.py").read_text("utf-8")
     wrong = right.replace("math.sqrt(q.shape[-1])", "q.shape[-1]")
     if wrong == right:
-        raise BenchError("the model answer no longer holds the scale that wrong answers change")
+        raise MeasureError("the model answer no longer holds the scale that wrong answers change")
     return [(f"{wrong if i % 4 == 3 else right}# {i}\n", WRONG if i % 4 == 3 else RIGHT) for i in range(count)]
 
 
@@ -39,13 +39,18 @@ def copies(source: str, count: int) -> list[str]:
     return [f"{source}\n# {i}\n" for i in range(count)]
 
 
-def records_of(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run. Raises BenchError where one was not graded: its time would be that of something else."""
+def records_of(folder: Path, count: int) -> list[dict[str, Any]]:
+    """The records of a run of ``count`` submissions. Raises MeasureError where one was not graded: its time would be that
+    of something else."""
     with (folder / "records.jsonl").open("rb") as file:
-        records = [json.loads(line) for line in file]
+        found = [json.loads(line) for line in file]
+    # Exercises that the course has and nobody was to hand in.
+    records = [record for record in found if record["state"] != "missing"]
     for record in records:
         if record["state"] != "graded":
-            raise BenchError(f"{record['learner']} {record['exercise']}: {record['state']}: {record['cause']}")
+            raise MeasureError(f"{record['learner']} {record['exercise']}: {record['state']}: {record['cause']}")
+    if len(records) != count:
+        raise MeasureError(f"{len(records)} submissions were graded, not {count}")
     return records
 
 
@@ -55,6 +60,6 @@ def points_of(record: dict[str, Any]) -> float:
 
 
 def require_points(who: str, got: list[float], wanted: list[float]) -> None:
-    """Raises BenchError where ``who`` did not give the points wanted: what was timed is then no grading."""
+    """Raises MeasureError where ``who`` did not give the points wanted: what was timed is then no grading."""
     if list(got) != list(wanted):
-        raise BenchError(f"{who} gave {got}, not {wanted}")
+        raise MeasureError(f"{who} gave {got}, not {wanted}")

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .bench import SMALL, Bench, BenchError
 from .classes import ATTENTION, answers, hand_in, points_of, records_of, require_points
+from .harness import SMALL, Harness, MeasureError
 from .report import Row, ratio
 from .scale import pace
 
@@ -20,71 +20,71 @@ BAR = 1.8
 _PATIENCE = 120.0
 
 
-def collect(sizes: dict[str, Any], bench: Bench) -> dict[str, Any]:
+def collect(sizes: dict[str, Any], harness: Harness) -> dict[str, Any]:
     """One process with one worker, then two such at once; one Dask worker, then two. The same class each time."""
     work = answers(sizes["count"])
-    folder = hand_in(bench.folder("class"), {ATTENTION: [source for source, _ in work]})
+    folder = hand_in(harness.folder("class"), {ATTENTION: [source for source, _ in work]})
     shards = []
     for of in (1, 2):
-        bench.say(f"{of} shard{'s' * (of > 1)} of {len(work)} submissions, one worker each")
-        shards.append(_shards(bench, folder, [points for _, points in work], of))
+        harness.say(f"{of} shard{'s' * (of > 1)} of {len(work)} submissions, one worker each")
+        shards.append(_shards(harness, folder, [points for _, points in work], of))
     dask, missing = [], ""
     if not sizes["dask"]:
         missing = "Dask is left out of a quick run"
     elif find_spec("distributed") is None:
         missing = "Dask's distributed is not installed: pip install 'llmkata[cluster]'"
     else:
-        few = hand_in(bench.folder("few"), {ATTENTION: [source for source, _ in answers(sizes["warm"])]})
+        few = hand_in(harness.folder("few"), {ATTENTION: [source for source, _ in answers(sizes["warm"])]})
         for workers in (1, 2):
-            with _cluster(bench, workers) as address:
-                bench.say(f"{workers} Dask worker{'s' * (workers > 1)}: warming up, then {len(work)} submissions")
-                _on_cluster(bench, few, [points for _, points in answers(sizes["warm"])], address)
-                dask.append(_on_cluster(bench, folder, [points for _, points in work], address))
+            with _cluster(harness, workers) as address:
+                harness.say(f"{workers} Dask worker{'s' * (workers > 1)}: warming up, then {len(work)} submissions")
+                _on_cluster(harness, few, [points for _, points in answers(sizes["warm"])], address)
+                dask.append(_on_cluster(harness, folder, [points for _, points in work], address))
     return {"count": len(work), "shards": shards, "dask": dask, "dask_missing": missing}
 
 
-def _shards(bench: Bench, folder: Path, points: list[int], of: int) -> dict[str, Any]:
+def _shards(harness: Harness, folder: Path, points: list[int], of: int) -> dict[str, Any]:
     began, running, outs = time.monotonic(), [], []
     try:
         for which in range(1, of + 1):
-            outs.append(bench.folder("shard") / "report")
-            command = bench.kata(
+            outs.append(harness.folder("shard") / "report")
+            command = harness.kata(
                 "grade", folder, "--out", outs[-1], "--workers", "1", "--shard", f"{which}/{of}", course=SMALL
             )
-            running.append(bench.start(command, records=outs[-1] / "records.jsonl"))
+            running.append(harness.start(command, records=outs[-1] / "records.jsonl"))
         spent = [each.wait() for each in running]
     finally:
         for each in running:
             each.stop()
     # The clock of this process: the shards start together, and the last one decides.
     wall = time.monotonic() - began
-    records = [records_of(out) for out in outs]
+    records = [records_of(out, len(range(which, len(points), of))) for which, out in enumerate(outs)]
     _require("kata grade --shard", [r for part in records for r in part], points)
     paces = [pace({"seen": each.samples}) for each in spent]
     return {"of": of, "wall": round(wall, 3), "cpu": round(sum(s.cpu for s in spent), 3), "paces": paces}
 
 
 @contextmanager
-def _cluster(bench: Bench, workers: int) -> Iterator[str]:
+def _cluster(harness: Harness, workers: int) -> Iterator[str]:
     """A Dask cluster on this machine: its scheduler's address."""
-    running = bench.start(bench.kata("cluster", "--local", str(workers), course=SMALL), PYTHONUNBUFFERED="1")
+    running = harness.start(harness.kata("cluster", "--local", str(workers), course=SMALL), PYTHONUNBUFFERED="1")
     try:
         until = time.monotonic() + _PATIENCE
         while not (found := re.search(r"tcp://[\w.:]+\d", running.said())):
             if running.ended() or time.monotonic() > until:
-                raise BenchError(f"kata cluster --local {workers} did not start:\n{running.said()[-2000:]}")
+                raise MeasureError(f"kata cluster --local {workers} did not start:\n{running.said()[-2000:]}")
             time.sleep(0.1)
         yield found[0]
     finally:
         running.stop()
 
 
-def _on_cluster(bench: Bench, folder: Path, points: list[int], address: str) -> dict[str, Any]:
-    out = bench.folder("dask") / "report"
-    spent = bench.run(
-        bench.kata("grade", folder, "--out", out, "--scheduler", address, course=SMALL), records=out / "records.jsonl"
+def _on_cluster(harness: Harness, folder: Path, points: list[int], address: str) -> dict[str, Any]:
+    out = harness.folder("dask") / "report"
+    spent = harness.run(
+        harness.kata("grade", folder, "--out", out, "--scheduler", address, course=SMALL), records=out / "records.jsonl"
     )
-    records = records_of(out)
+    records = records_of(out, len(points))
     _require("kata grade --scheduler", records, points)
     return {"wall": round(spent.wall, 3), "paces": [pace({"seen": spent.samples})]}
 

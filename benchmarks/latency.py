@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, Self
 
-from .bench import Bench, BenchError, environ
+from .harness import Harness, MeasureError, environ
 from .report import Row, ratio
 
 WATCHED = "module2/self_attention"
@@ -29,32 +29,32 @@ _PATIENCE, _PAUSE = 120.0, 0.3
 _FOLDERS = ("exercises", "solutions", "reference", "graders", "components")
 
 
-def collect(sizes: dict[str, Any], bench: Bench) -> dict[str, Any]:
+def collect(sizes: dict[str, Any], harness: Harness) -> dict[str, Any]:
     """In a copy of the course that has the model answers in place of the stubs: the learner's files stay as they are."""
-    course = _copy(bench)
+    course = _copy(harness)
     with _Watch(course) as watch:
-        bench.say(f"kata watch {WATCHED}: warming up")
+        harness.say(f"kata watch {WATCHED}: warming up")
         watch.verdict()
-        bench.say(f"{sizes['saves']} saves, a right answer and a wrong one in turn")
+        harness.say(f"{sizes['saves']} saves, a right answer and a wrong one in turn")
         saves = [watch.save(right=i % 2 == 1) for i in range(sizes["saves"])]
     cold: dict[str, list[dict[str, float]]] = {name: [] for name in ("imports", *sizes["cold"])}
     for i in range(sizes["rounds"]):
-        bench.say(f"cold starts, round {i + 1} of {sizes['rounds']}")
+        harness.say(f"cold starts, round {i + 1} of {sizes['rounds']}")
         for name, runs in cold.items():
             command = ["-c", _IMPORTS] if name == "imports" else ["-m", "pytest", f"exercises/{name}"]
-            spent = bench.run([sys.executable, *command], cwd=course)
+            spent = harness.run([sys.executable, *command], cwd=course)
             if name != "imports" and not re.search(r"\d+ passed|checks pass", spent.output):
-                raise BenchError(f"pytest exercises/{name} passed nothing:\n{spent.output[-2000:]}")
+                raise MeasureError(f"pytest exercises/{name} passed nothing:\n{spent.output[-2000:]}")
             runs.append(spent.times)
     return {"saves": saves, "cold": cold}
 
 
-def _copy(bench: Bench) -> Path:
-    course = bench.folder("course")
+def _copy(harness: Harness) -> Path:
+    course = harness.folder("course")
     for name in _FOLDERS:
-        shutil.copytree(bench.root / name, course / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(harness.root / name, course / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("course.yaml", "pyproject.toml"):
-        shutil.copyfile(bench.root / name, course / name)
+        shutil.copyfile(harness.root / name, course / name)
     for name in COLD:
         shutil.copyfile(course / "solutions" / f"{name}.py", _stub(course, name))
     return course
@@ -102,7 +102,7 @@ class _Watch:
         with self._new:
             # The bar of tasks is the last line of a verdict.
             if not self._new.wait_for(lambda: self._verdict() is not None, _PATIENCE):
-                raise BenchError(f"no verdict within {_PATIENCE:g} s; kata watch said:\n{self._said[-3000:]}")
+                raise MeasureError(f"no verdict within {_PATIENCE:g} s; kata watch said:\n{self._said[-3000:]}")
             text, self._said = self._verdict(), ""
             return self._at, text
 
@@ -122,7 +122,7 @@ class _Watch:
         partial.replace(self.file)
         at, text = self.verdict()
         if ("✗" in text) == right:
-            raise BenchError(f"a {'right' if right else 'wrong'} answer was judged:\n{text}")
+            raise MeasureError(f"a {'right' if right else 'wrong'} answer was judged:\n{text}")
         return round(1e3 * (at - began), 1)
 
 

@@ -18,8 +18,8 @@ from typing import Any
 import nbformat
 from nbformat.v4 import new_code_cell, new_notebook
 
-from .bench import SMALL, Bench, BenchError, Spent, environ
 from .classes import ATTENTION
+from .harness import SMALL, Harness, MeasureError, Spent, environ
 
 ASSERTIONS = Path(__file__).parent / "peers" / "test_attention.py"
 OTTER = "otter-grader==7.0.0"
@@ -32,7 +32,7 @@ def assertions() -> dict[str, str]:
         node.name: "\n".join(map(ast.unparse, node.body)) for node in tree.body if isinstance(node, ast.FunctionDef)
     }
     if len(found) != 3:
-        raise BenchError(f"{ASSERTIONS} holds {len(found)} checks, not 3")
+        raise MeasureError(f"{ASSERTIONS} holds {len(found)} checks, not 3")
     return found
 
 
@@ -44,8 +44,8 @@ class Nbgrader:
 
     name = "nbgrader autograde"
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench, self.folder = bench, bench.folder("nbgrader")
+    def __init__(self, harness: Harness) -> None:
+        self.harness, self.folder = harness, harness.folder("nbgrader")
         solution = (SMALL / "solutions" / f"{ATTENTION}.py").read_text("utf-8")
         cells = [
             _cell(solution.replace("from __future__ import annotations\n", ""), "answer", solution=True),
@@ -78,7 +78,7 @@ class Nbgrader:
         return [float(row["score"]) for row in rows]
 
     def _command(self, *words: str) -> Spent:
-        return self.bench.run([sys.executable, "-m", "nbgrader", *words], cwd=self.folder)
+        return self.harness.run([sys.executable, "-m", "nbgrader", *words], cwd=self.folder)
 
 
 class Otter:
@@ -87,8 +87,8 @@ class Otter:
 
     name = "otter run"
 
-    def __init__(self, bench: Bench, program: Path) -> None:
-        self.bench, self.program, self.folder = bench, program, bench.folder("otter")
+    def __init__(self, harness: Harness, program: Path) -> None:
+        self.harness, self.program, self.folder = harness, program, harness.folder("otter")
         tests = self.folder / "tests"
         tests.mkdir()
         for name, body in assertions().items():
@@ -111,16 +111,16 @@ class Otter:
         return spent, sum(float(t.get("score", 0)) for t in tests)
 
     def _command(self, *words: Any) -> Spent:
-        return self.bench.run([self.program, *words], cwd=self.folder, PATH=f"{self.program.parent}:/usr/bin:/bin")
+        return self.harness.run([self.program, *words], cwd=self.folder, PATH=f"{self.program.parent}:/usr/bin:/bin")
 
 
-def otter_program(bench: Bench) -> tuple[Path | None, str]:
+def otter_program(harness: Harness) -> tuple[Path | None, str]:
     """(the command ``otter``, "") or (None, why there is none); the environment is made at first use and kept."""
-    home = bench.root / ".kata" / "bench" / OTTER.replace("==", "-")
+    home = harness.root / ".kata" / "bench" / OTTER.replace("==", "-")
     program, done = home / "bin" / "otter", home / "complete"
     if done.is_file() and program.is_file():
         return program, ""
-    bench.say(f"making an environment for {OTTER} in {home} (not timed; minutes)")
+    harness.say(f"making an environment for {OTTER} in {home} (not timed; minutes)")
     shutil.rmtree(home, ignore_errors=True)
     try:
         venv.create(home, with_pip=True)
@@ -149,8 +149,8 @@ class Plain:
 
     name = "pytest process"
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench, self.folder = bench, bench.folder("plain")
+    def __init__(self, harness: Harness) -> None:
+        self.harness, self.folder = harness, harness.folder("plain")
 
     def grade(self, learner: str, source: str) -> tuple[Spent, float]:
         """Grade one file -> (what it took, points)."""
@@ -160,7 +160,7 @@ class Plain:
         shutil.copyfile(ASSERTIONS, folder / ASSERTIONS.name)
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", ASSERTIONS.name]
         # Without the plugins that happen to be installed: they would be held against it.
-        spent = self.bench.run(command, cwd=folder, status=(0, 1), PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+        spent = self.harness.run(command, cwd=folder, status=(0, 1), PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
         passed = re.search(r"(\d+) passed", spent.output)
         return spent, float(passed[1]) if passed else 0.0
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from .bench import SMALL, Bench, Spent
 from .classes import ATTENTION, copies, hand_in, records_of
+from .harness import SMALL, Harness, Spent
 from .report import Row, ratio, slope
 
 SIZES = {
@@ -24,31 +24,31 @@ SIZES = {
 RATIO_BAR, FIXED_BAR, FIXED_GOAL = 1.15, 40, 25
 
 
-def collect(sizes: dict[str, Any], bench: Bench) -> dict[str, Any]:
+def collect(sizes: dict[str, Any], harness: Harness) -> dict[str, Any]:
     """Every figure is a slope between a small and a large number, so that start-up drops out; one worker, so that no
     core is shared. What is compared is run in turn."""
-    course = SMALL if sizes["small"] else bench.root
+    course = SMALL if sizes["small"] else harness.root
     warm, graded, small = [], [], []
     for count in (sizes["few"], sizes["many"]):
-        bench.say(f"{sizes['exercise']}: {count} times warm in one process")
+        harness.say(f"{sizes['exercise']}: {count} times warm in one process")
         command = [sys.executable, "-m", "benchmarks.warm", course, sizes["exercise"], str(count)]
-        warm.append({"count": count, **bench.run(command, cwd=bench.root).times})
-        bench.say(f"{sizes['exercise']}: kata grade, {count} submissions")
-        graded.append({"count": count, **_grade(bench, course, sizes["exercise"], count).times})
+        warm.append({"count": count, **harness.run(command, cwd=harness.root).times})
+        harness.say(f"{sizes['exercise']}: kata grade, {count} submissions")
+        graded.append({"count": count, **_grade(harness, course, sizes["exercise"], count).times})
     for count in (sizes["small_few"], sizes["small_many"]):
-        bench.say(f"three assertions: kata grade, {count} submissions")
-        small.append({"count": count, **_grade(bench, SMALL, ATTENTION, count).times})
+        harness.say(f"three assertions: kata grade, {count} submissions")
+        small.append({"count": count, **_grade(harness, SMALL, ATTENTION, count).times})
     return {"exercise": sizes["exercise"], "warm": warm, "graded": graded, "small": small}
 
 
-def _grade(bench: Bench, course: Any, exercise: str, count: int) -> Spent:
-    folder = bench.folder("kata")
+def _grade(harness: Harness, course: Any, exercise: str, count: int) -> Spent:
+    folder = harness.folder("kata")
     source = (course / "solutions" / f"{exercise}.py").read_text("utf-8")
     hand_in(folder / "class", {exercise: copies(source, count)})
-    spent = bench.run(
-        bench.kata("grade", folder / "class", "--out", folder / "report", "--workers", "1", course=course)
-    )
-    records_of(folder / "report")
+    # The whole class as one shard: records alone, no pages.
+    words = ["--out", folder / "report", "--workers", "1", "--shard", "1/1"]
+    spent = harness.run(harness.kata("grade", folder / "class", *words, course=course))
+    records_of(folder / "report", count)
     return spent
 
 
@@ -61,7 +61,7 @@ def judge(samples: dict[str, Any]) -> list[Row]:
     warm, graded, small = (_each(samples[name]) for name in ("warm", "graded", "small"))
     return [
         Row("overhead", f"hidden grading of {samples['exercise']} / its checks warm in one process, CPU",
-            ratio(graded, warm), "times", at_most=RATIO_BAR, note="the bench that replays budgets is counted on both sides"),
+            ratio(graded, warm), "times", at_most=RATIO_BAR, note="records alone, no pages; the bench that replays budgets is counted on both sides"),
         Row("graded_cpu_seconds", "CPU of hidden grading, a submission", graded, "s"),
         Row("warm_cpu_seconds", "CPU of its checks, warm", warm, "s"),
         Row("added_cpu_ms", "CPU added to a submission", 1e3 * (graded - warm), "ms"),

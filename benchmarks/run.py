@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .bench import Bench
+from .harness import Harness
 from .machine import facts
 from .report import document, to_json
 
@@ -27,17 +27,17 @@ def module(name: str) -> ModuleType:
 def run(name: str, root: Path, *, quick: bool = False, save: bool = False) -> dict[str, Any]:
     """Measure -> the document. ``save`` writes it to ``results/<name>.json``.
 
-    Raises BenchError where a command that was to be measured did something else.
+    Raises MeasureError where a command that was to be measured did something else.
     """
     found = module(name)
     machine, began = facts(root), time.monotonic()
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     with tempfile.TemporaryDirectory(prefix=f"kata-bench-{name}-") as scratch:
         sizes = found.SIZES["quick" if quick else "full"]
-        bench = Bench(root, Path(scratch))
+        harness = Harness(root, Path(scratch))
         if machine["load"] > BUSY * machine["cores"] and not quick:
-            bench.say(f"load {machine['load']} on {machine['cores']} cores: this machine has other things to do")
-        samples = found.collect(sizes, bench)
+            harness.say(f"load {machine['load']} on {machine['cores']} cores: this machine has other things to do")
+        samples = found.collect(sizes, harness)
     made = document(
         name,
         found.judge(samples),

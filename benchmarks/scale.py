@@ -6,8 +6,8 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from .bench import SMALL, Bench
 from .classes import ATTENTION, answers, hand_in, points_of, records_of, require_points
+from .harness import SMALL, Harness
 from .report import Row, ratio
 
 SIZES = {"full": {"few": 200, "many": 2000, "workers": 2}, "quick": {"few": 4, "many": 8, "workers": 2}}
@@ -15,18 +15,18 @@ TIME_BAR, MEMORY_BAR, TEMPLATE_BAR = 1.10, 50, 10
 _MB = 1e6
 
 
-def collect(sizes: dict[str, Any], bench: Bench) -> dict[str, Any]:
+def collect(sizes: dict[str, Any], harness: Harness) -> dict[str, Any]:
     """Both classes under the meter, which looks at the command while it grades."""
     runs = []
     for count in (sizes["few"], sizes["many"]):
-        bench.say(f"kata grade: {count} submissions on {sizes['workers']} workers")
-        folder, work = bench.folder("kata"), answers(count)
+        harness.say(f"kata grade: {count} submissions on {sizes['workers']} workers")
+        folder, work = harness.folder("kata"), answers(count)
         hand_in(folder / "class", {ATTENTION: [source for source, _ in work]})
-        command = bench.kata(
+        command = harness.kata(
             "grade", folder / "class", "--out", folder / "report", "--workers", str(sizes["workers"]), course=SMALL
         )
-        spent = bench.run(command, records=folder / "report" / "records.jsonl")
-        records = sorted(records_of(folder / "report"), key=lambda record: record["learner"])
+        spent = harness.run(command, records=folder / "report" / "records.jsonl")
+        records = sorted(records_of(folder / "report", count), key=lambda record: record["learner"])
         require_points("kata grade", [points_of(record) for record in records], [points for _, points in work])
         runs.append({"count": count, **spent.times, "left": spent.left, "seen": spent.samples})
     return {"workers": sizes["workers"], "runs": runs}

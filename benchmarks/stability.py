@@ -14,8 +14,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from .bench import SMALL, Bench, BenchError
 from .classes import ATTENTION, copies, hand_in, records_of
+from .harness import SMALL, Harness, MeasureError
 from .report import Row
 
 COUNTED = ["module0/matrix_calculus", "module2/self_attention", "module6/kv_cache"]
@@ -44,20 +44,20 @@ def busy(count: int) -> Iterator[None]:
         yield
 
 
-def collect(sizes: dict[str, Any], bench: Bench) -> dict[str, Any]:
+def collect(sizes: dict[str, Any], harness: Harness) -> dict[str, Any]:
     """Counts, then clocks, then the test that reads them, on numbers made up."""
     counts = []
     for load in (0, sizes["load"]):
         for seed in sizes["hash_seeds"]:
-            bench.say(
+            harness.say(
                 f"counts of {len(sizes['counted'])} exercises, {sizes['runs']} runs, PYTHONHASHSEED={seed}, {load} busy processes"
             )
-            counts += _counts(bench, sizes, seed, load)
+            counts += _counts(harness, sizes, seed, load)
     clocks = {}
     if sizes["clock_runs"]:
-        for exercise in timed_exercises(bench.root):
-            clocks[exercise] = _clock(bench, exercise, sizes)
-    bench.say("simulating the sequential test")
+        for exercise in timed_exercises(harness.root):
+            clocks[exercise] = _clock(harness, exercise, sizes)
+    harness.say("simulating the sequential test")
     simulated = [simulate(side, spread, sizes["simulated"]) for spread in sizes["spreads"] for side in (1, -1)]
     return {"counted": sizes["counted"], "counts": counts, "clocks": clocks, "simulated": simulated,
             "clock_load": sizes["clock_load"]}  # fmt: skip
@@ -66,20 +66,21 @@ def collect(sizes: dict[str, Any], bench: Bench) -> dict[str, Any]:
 # Counts
 
 
-def _counts(bench: Bench, sizes: dict[str, Any], seed: int, load: int) -> list[dict[str, Any]]:
+def _counts(harness: Harness, sizes: dict[str, Any], seed: int, load: int) -> list[dict[str, Any]]:
     """One entry for each run of each exercise: every exact number by check and name, as its hexadecimal."""
-    course = SMALL if sizes["counted"] == [ATTENTION] else bench.root
-    folder = bench.folder("counts")
+    course = SMALL if sizes["counted"] == [ATTENTION] else harness.root
+    folder = harness.folder("counts")
     work = {
         name: copies((course / "solutions" / f"{name}.py").read_text("utf-8"), sizes["runs"])
         for name in sizes["counted"]
     }
     hand_in(folder / "class", work)
     with busy(load):
-        command = bench.kata("grade", folder / "class", "--out", folder / "report", "--workers", "2", course=course)
-        bench.run(command, PYTHONHASHSEED=str(seed))
+        command = harness.kata("grade", folder / "class", "--out", folder / "report", "--workers", "2", course=course)
+        harness.run(command, PYTHONHASHSEED=str(seed))
+    records = records_of(folder / "report", len(work) * sizes["runs"])
     return [{"exercise": record["exercise"], "hash_seed": seed, "load": load, "verdicts": _verdicts(record),
-             "numbers": _numbers(record)} for record in records_of(folder / "report")]  # fmt: skip
+             "numbers": _numbers(record)} for record in records]  # fmt: skip
 
 
 def _verdicts(record: dict[str, Any]) -> dict[str, str]:
@@ -120,21 +121,21 @@ def timed_exercises(root: Path) -> list[str]:
     ]
 
 
-def _clock(bench: Bench, exercise: str, sizes: dict[str, Any]) -> dict[str, Any]:
+def _clock(harness: Harness, exercise: str, sizes: dict[str, Any]) -> dict[str, Any]:
     """Ratios and verdicts of the model answer and of the naive one, in turn, beside busy processes."""
-    solution = (bench.root / "solutions" / f"{exercise}.py").read_text("utf-8")
-    naive = _naive(bench.root, exercise, solution)
+    solution = (harness.root / "solutions" / f"{exercise}.py").read_text("utf-8")
+    naive = _naive(harness.root, exercise, solution)
     order = in_turn(sizes["clock_runs"], sizes["naive_runs"] if naive else 0)
     sources = [f"{solution if who == 'honest' else naive}\n# {i}\n" for i, who in enumerate(order)]
-    bench.say(
+    harness.say(
         f"cpu_ratio of {exercise}: {len(order)} runs, {sizes['clock_workers']} at a time, beside "
         f"{sizes['clock_load']} busy processes"
     )
-    course, folder = only_clocks(bench, exercise), bench.folder("clock")
+    course, folder = only_clocks(harness, exercise), harness.folder("clock")
     hand_in(folder / "class", {exercise: sources})
     with busy(sizes["clock_load"]):
-        bench.run(
-            bench.kata(
+        harness.run(
+            harness.kata(
                 "grade",
                 folder / "class",
                 "--out",
@@ -146,7 +147,7 @@ def _clock(bench: Bench, exercise: str, sizes: dict[str, Any]) -> dict[str, Any]
             status=(0, 1),
         )
     found: dict[str, Any] = {"honest": [], "naive": [], "threshold": {}}
-    for record in records_of(folder / "report"):
+    for record in records_of(folder / "report", len(order)):
         who = order[int(record["learner"].removeprefix("learner"))]
         for check in record["checks"]:
             measure = next(iter(check.get("measures", ())), None)
@@ -164,29 +165,29 @@ def in_turn(honest: int, naive: int) -> list[str]:
     return ["naive" if (i + 1) * naive // total > i * naive // total else "honest" for i in range(total)]
 
 
-def only_clocks(bench: Bench, exercise: str) -> Path:
+def only_clocks(harness: Harness, exercise: str) -> Path:
     """A course of the one exercise, without any check but those that compare processor time."""
     import yaml
 
-    course, (module, slug) = bench.folder("course"), exercise.split("/")
+    course, (module, slug) = harness.folder("course"), exercise.split("/")
     for name in (f"solutions/{exercise}.py", f"reference/{exercise}.py", f"exercises/{exercise}/README.md"):
         (course / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(bench.root / name, course / name)
+        shutil.copyfile(harness.root / name, course / name)
     empty = '"""Left out: only processor time is compared here."""\n'
     (course / f"exercises/{exercise}/test_{slug}.py").write_text(empty)
     graders = course / "graders" / exercise
     graders.mkdir(parents=True)
     (graders / "test_correctness.py").write_text(empty)
-    for path in (bench.root / "graders" / exercise).glob("*.py"):
+    for path in (harness.root / "graders" / exercise).glob("*.py"):
         if "budget.cpu_ratio(" in (text := path.read_text("utf-8")):
             (graders / path.name).write_text(_clocks_of(text), "utf-8")
-    data = yaml.safe_load((bench.root / "course.yaml").read_text("utf-8"))
+    data = yaml.safe_load((harness.root / "course.yaml").read_text("utf-8"))
     for each in (e for m in data["modules"] for e in m["exercises"]):
         if (each["slug"], each["number"].split(".")[0]) != (slug, module.removeprefix("module")):
             each["status"] = "planned"
         else:
             for component in each.get("components", ()):
-                shutil.copytree(bench.root / "components" / component, course / "components" / component)
+                shutil.copytree(harness.root / "components" / component, course / "components" / component)
     (course / "course.yaml").write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), "utf-8")
     return course
 
@@ -212,7 +213,7 @@ def _naive(root: Path, exercise: str, solution: str) -> str | None:
         return None
     found = next((m for m in load(root / "graders" / exercise / "misconceptions.py") if m.name == name), None)
     if found is None or len(found.replaces) != 1 or "." in found.replaces[0]:
-        raise BenchError(f"{exercise} has no mistake {name!r} that replaces one function")
+        raise MeasureError(f"{exercise} has no mistake {name!r} that replaces one function")
     target = found.replaces[0]
     mistake = found.source.replace("from __future__ import annotations\n", "")
     return f"{solution}\n\noriginal = {target}\n{mistake}\n{target} = {found.bind[target]}\n"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from statistics import mean
 from typing import Any
 
-from .bench import SMALL, Bench
 from .classes import ATTENTION, answers, hand_in, points_of, records_of, require_points
+from .harness import SMALL, Harness
 from .others import OTTER, Nbgrader, Otter, Plain, otter_program
 from .report import Row, ratio, slope
 
@@ -17,29 +17,29 @@ SIZES = {
 NBGRADER_BAR, PROCESS_BAR = 100, 40
 
 
-def collect(sizes: dict[str, Any], bench: Bench) -> dict[str, Any]:
+def collect(sizes: dict[str, Any], harness: Harness) -> dict[str, Any]:
     """llmkata's two small runs stand around its large one, so that a machine that slows down shows in both."""
     work = answers(sizes["others"])
-    kata = [_kata(bench, sizes["few"], sizes["workers"])]
-    nbgrader, learners = Nbgrader(bench), [f"learner{i:04}" for i in range(len(work))]
+    kata = [_kata(harness, sizes["few"], sizes["workers"])]
+    nbgrader, learners = Nbgrader(harness), [f"learner{i:04}" for i in range(len(work))]
     for learner, (source, _) in zip(learners, work, strict=True):
         nbgrader.hand_in(learner, source)
-    bench.say(f"nbgrader autograde: {len(work)} notebooks")
+    harness.say(f"nbgrader autograde: {len(work)} notebooks")
     in_one = nbgrader.grade()
     require_points(nbgrader.name, nbgrader.points(), [points for _, points in work])
-    kata.append(_kata(bench, sizes["many"], sizes["workers"]))
-    program, missing = otter_program(bench) if sizes["otter"] else (None, f"{OTTER} is left out of a quick run")
+    kata.append(_kata(harness, sizes["many"], sizes["workers"]))
+    program, missing = otter_program(harness) if sizes["otter"] else (None, f"{OTTER} is left out of a quick run")
     if program is None:
-        bench.say(missing)
-    one_by_one = [Plain(bench), *([Otter(bench, program)] if program else [])]
+        harness.say(missing)
+    one_by_one = [Plain(harness), *([Otter(harness, program)] if program else [])]
     times: dict[str, list[dict[str, float]]] = {other.name: [] for other in one_by_one}
     for learner, (source, points) in zip(learners, work, strict=True):
         for other in one_by_one:
-            bench.say(f"{other.name}: {learner}")
+            harness.say(f"{other.name}: {learner}")
             spent, got = other.grade(learner, source)
             require_points(other.name, [got], [points])
             times[other.name].append(spent.times)
-    kata.append(_kata(bench, sizes["few"], sizes["workers"]))
+    kata.append(_kata(harness, sizes["few"], sizes["workers"]))
     return {
         "kata": kata,
         "nbgrader": {"count": len(work), **in_one.times},
@@ -50,13 +50,15 @@ def collect(sizes: dict[str, Any], bench: Bench) -> dict[str, Any]:
     }
 
 
-def _kata(bench: Bench, count: int, workers: int) -> dict[str, float]:
-    bench.say(f"kata grade: {count} submissions on {workers} workers")
-    folder, work = bench.folder("kata"), answers(count)
+def _kata(harness: Harness, count: int, workers: int) -> dict[str, float]:
+    harness.say(f"kata grade: {count} submissions on {workers} workers")
+    folder, work = harness.folder("kata"), answers(count)
     hand_in(folder / "class", {ATTENTION: [source for source, _ in work]})
-    command = bench.kata("grade", folder / "class", "--out", folder / "report", "--workers", str(workers), course=SMALL)
-    spent = bench.run(command)
-    records = sorted(records_of(folder / "report"), key=lambda record: record["learner"])
+    command = harness.kata(
+        "grade", folder / "class", "--out", folder / "report", "--workers", str(workers), course=SMALL
+    )
+    spent = harness.run(command)
+    records = sorted(records_of(folder / "report", count), key=lambda record: record["learner"])
     require_points("kata grade", [points_of(record) for record in records], [points for _, points in work])
     return {"count": count, **spent.times}
 
@@ -87,7 +89,7 @@ def judge(samples: dict[str, Any]) -> list[Row]:
     waits = f"{count} submissions on {samples['workers']} workers with start-up, against the others one after another"
     rows = []
     for other, bar in (("nbgrader", NBGRADER_BAR), ("otter", None), ("process", PROCESS_BAR)):
-        missing = samples["otter_missing"] if other == "otter" else ""
+        missing = (samples["otter_missing"] or OTTER) if other == "otter" else ""
         name = {"nbgrader": "nbgrader autograde", "otter": "otter run", "process": "a pytest process each"}[other]
         rows += [
             Row(f"vs_{other}", f"{name} / kata grade, wall", ratio(wall[other], wall["kata"]), "times", at_least=bar,

@@ -197,16 +197,16 @@ def test_assertions_are_three_and_the_wrong_answer_is_wrong():
 
 
 def test_points_that_differ_stop_the_run():
-    from benchmarks.bench import BenchError
     from benchmarks.classes import require_points
+    from benchmarks.harness import MeasureError
 
     require_points("it", [3.0, 2], [3, 2])
-    with pytest.raises(BenchError, match=r"it gave \[3\], not \[2\]"):
+    with pytest.raises(MeasureError, match=r"it gave \[3\], not \[2\]"):
         require_points("it", [3], [2])
 
 
 def test_the_small_course_is_in_step():
-    from benchmarks.bench import SMALL
+    from benchmarks.harness import SMALL
     from llmkata.authoring.stub import cut_stub
     from llmkata.course import load_course
 
@@ -215,20 +215,20 @@ def test_the_small_course_is_in_step():
 
 
 def test_the_meter_counts_grandchildren_and_what_is_left(tmp_path):
-    from benchmarks.bench import Bench, BenchError
+    from benchmarks.harness import Harness, MeasureError
 
-    bench = Bench(ROOT, tmp_path)
+    harness = Harness(ROOT, tmp_path)
     burn = "import time\nwhile time.process_time() < 0.2: pass"
     inner = f"import subprocess, sys; subprocess.run([sys.executable, '-S', '-c', {burn!r}])"
-    spent = bench.run([sys.executable, "-S", "-c", inner])
+    spent = harness.run([sys.executable, "-S", "-c", inner])
     assert spent.cpu > 0.2 and spent.left == 0
     daemon = "import subprocess; print(subprocess.Popen(['sleep', '600'], start_new_session=True).pid)"
-    spent = bench.run([sys.executable, "-S", "-c", daemon])
+    spent = harness.run([sys.executable, "-S", "-c", daemon])
     assert spent.left == 1
     with pytest.raises(ProcessLookupError):
         os.kill(int(spent.output), 0)
-    with pytest.raises(BenchError, match="status 3"):
-        bench.run([sys.executable, "-S", "-c", "raise SystemExit(3)"])
+    with pytest.raises(MeasureError, match="status 3"):
+        harness.run([sys.executable, "-S", "-c", "raise SystemExit(3)"])
 
 
 def test_the_meter_looks(tmp_path):

@@ -46,13 +46,13 @@ def bench(
         fail("a quick run measures nothing that is worth keeping: leave out --quick or --save")
     if sys.platform != "linux":
         fail("benchmarks read what processes cost from /proc, which only Linux has")
-    from benchmarks.bench import BenchError
+    from benchmarks.harness import MeasureError
     from benchmarks.report import show, to_json
     from benchmarks.run import run
 
     try:
         document = run(name, course.root.resolve(), quick=quick, save=save)
-    except BenchError as error:
+    except MeasureError as error:
         fail(str(error))
     if as_json:
         typer.echo(to_json(document))
@@ -66,7 +66,9 @@ def _benchmarks(course: Course) -> dict[str, tuple[str, int]]:
     """Name -> what it measures, minutes; their package can be imported from then on."""
     folder: Path = course.root / "benchmarks"
     if not (folder / "__init__.py").is_file():
-        fail(f"there are no benchmarks in {shown(course.root)}: they come with a clone of llmkata, not with a release of a course")
+        fail(
+            f"there are no benchmarks in {shown(course.root)}: they come with a clone of llmkata, not with a release of a course"
+        )
     if str(course.root.resolve()) not in sys.path:
         sys.path.insert(0, str(course.root.resolve()))
     return importlib.import_module("benchmarks").NAMES

@@ -31,7 +31,7 @@ _METER = Path(__file__).parent / "meter.py"
 _TELL = 15.0
 
 
-class BenchError(RuntimeError):
+class MeasureError(RuntimeError):
     """A command of a benchmark did not do what is measured; holds what it printed."""
 
 
@@ -52,7 +52,7 @@ class Spent:
         return {"wall": round(self.wall, 4), "cpu": round(self.cpu, 4)}
 
 
-class Bench:
+class Harness:
     """One run of a benchmark. ``root`` is the course's folder; ``scratch`` goes when the run ends."""
 
     def __init__(self, root: Path, scratch: Path) -> None:
@@ -87,7 +87,7 @@ class Bench:
         return Running(process, folder, command, self.say)
 
     def run(self, command: Sequence[str | Path], *, status: tuple[int, ...] = (0,), **how: Any) -> Spent:
-        """Run a command to its end. Raises BenchError where its exit status is none of ``status``."""
+        """Run a command to its end. Raises MeasureError where its exit status is none of ``status``."""
         return self.start(command, **how).wait(status)
 
     def kata(self, *words: str | Path, course: Path | None = None) -> list[str]:
@@ -117,7 +117,7 @@ class Running:
         self._process.wait()
 
     def wait(self, status: tuple[int, ...] = (0,)) -> Spent:
-        """What it took. Raises BenchError where its exit status is none of ``status``."""
+        """What it took. Raises MeasureError where its exit status is none of ``status``."""
         told = ""
         try:
             while True:
@@ -135,9 +135,9 @@ class Running:
         try:
             said = json.loads((self._folder / "result").read_bytes())
         except OSError:
-            raise BenchError(f"{' '.join(map(str, self._command))} was not measured:\n{output[-3000:]}") from None
+            raise MeasureError(f"{' '.join(map(str, self._command))} was not measured:\n{output[-3000:]}") from None
         if said["status"] not in status:
-            raise BenchError(
+            raise MeasureError(
                 f"{' '.join(map(str, self._command))} ended with status {said['status']}:\n{output[-3000:]}"
             )
         return Spent(said["wall"], said["cpu"], said["left"], said["samples"], output)
