@@ -26,6 +26,7 @@ def on_ranks(module, scenario, world, args, ddp):
     DDP cannot be constructed.
     """
     import builtins
+    import gc
     import os
     import pickle
     import signal
@@ -84,6 +85,7 @@ def on_ranks(module, scenario, world, args, ddp):
                 pid = os.fork()
                 if pid == 0:
                     try:
+                        gc.freeze()  # a group among the parent's garbage would wait here for threads that are not here
                         os.close(gone)
                         run(rank, meeting, out, go)
                     finally:
