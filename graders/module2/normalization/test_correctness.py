@@ -289,26 +289,35 @@ def test_invariances(submission, reference, torch_rng):
         same(float(getattr(got, field)), float(want[field]), atol=1e-9, rtol=1e-9, what=f"{field} of no norm")
 
 
+@probe
+def profile_of(module, kind, placement, seed, ids):
+    """The state of a model whose norms have other gains than 1, and its profile. In float64: a mistake is named by numbers
+    that agree, and float32 sums differ by the place they lie at. ``seed`` None: a model as it is made."""
+    import torch
+
+    model = module.TinyLM(kind, placement).double()
+    if seed is not None:
+        rng = torch.Generator().manual_seed(seed)
+        state = {k: v + 0.3 * torch.randn(v.shape, generator=rng) if "norm" in k else v for k, v in model.state_dict().items()}
+        model.load_state_dict(state)
+    return model.state_dict(), [float(v) for v in module.residual_rms_profile(model, ids)]
+
+
 @task(3)
 @points(3)
 @hint(
     "x = model.embed(ids), then x = block(x) for each of model.blocks; note the RMS of x after each step.",
     "One number for the whole tensor: square, mean over everything, root.",
 )
-def test_profile(submission, reference, torch_rng):
+def test_profile(submission, reference, seed, torch_rng):
     """The RMS of the residual stream after the embedding and every block: it grows in 'pre', stays at 1 in 'post'."""
     ids = torch.randint(16, (3, 10), generator=torch_rng)
     for kind, placement in (("layernorm", "pre"), ("rmsnorm", "pre"), ("rmsnorm", "post"), ("none", "pre")):
-        # In float64: a mistake is named by numbers that agree, and float32 sums differ by the place they lie at.
-        model = submission.TinyLM(kind, placement).double()
-        state = model.state_dict()
-        state |= {k: v + 0.3 * torch.randn(v.shape, generator=torch_rng) for k, v in state.items() if "norm" in k}
-        model.load_state_dict(state)
+        state, got = submission.run(profile_of, kind, placement, seed % 1000, ids)
         want = [s.square().mean().sqrt().item() for s in reference.streams(state, ids, kind, placement)]
-        got = submission.residual_rms_profile(model, ids)
-        same([float(v) for v in got], want, atol=1e-4, rtol=1e-4, what=f"profile of {kind}/{placement}")
-    profile = submission.residual_rms_profile(submission.TinyLM("layernorm", "post"), ids)
-    same([float(v) for v in profile[1:]], [1.0] * 4, atol=1e-3, rtol=0.0, what="profile of a new post-norm model")
+        same(got, want, atol=1e-4, rtol=1e-4, what=f"profile of {kind}/{placement}")
+    _, profile = submission.run(profile_of, "layernorm", "post", None, ids)
+    same(profile[1:], [1.0] * 4, atol=1e-3, rtol=0.0, what="profile of a new post-norm model")
 
 
 # --- task 4: the experiment -------------------------------------------------------------------------------------------
