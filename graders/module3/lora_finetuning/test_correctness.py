@@ -64,13 +64,18 @@ def load_model(module, folder):
 
 @probe
 def load_tokenizer(module, folder, bos=True):
-    """The tokenizer of a directory; `bos=False` takes its BOS away."""
+    """The tokenizer of a directory; `bos=False` takes its BOS away.
+
+    As LLaMA's does, it puts BOS before what it encodes unless it is told not to add special tokens.
+    """
     from pathlib import Path
 
     from tokenizers import Tokenizer
+    from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
 
     backend = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+    backend.post_processor = TemplateProcessing("<s> $A", special_tokens=[("<s>", backend.token_to_id("<s>"))])
     special = {"unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "</s>"}
     return PreTrainedTokenizerFast(tokenizer_object=backend, **special, **({"bos_token": "<s>"} if bos else {}))
 
@@ -311,7 +316,7 @@ def injection(module, model, spec):
     error, names = "", None
     before = {n: (p.data_ptr(), p.requires_grad) for n, p in model.named_parameters()}
     try:
-        names = list(module.inject_lora(model, spec))
+        names = module.inject_lora(model, spec)
     except ValueError as e:
         error = str(e)
     found = [n for n, m in model.named_modules() if isinstance(m, module.LoRALinear)]
@@ -354,7 +359,7 @@ def test_frozen_base(submission):
     got = submission.run(injection, model, submission.LoraSpec(3, 4.0, ("down_proj", "q_proj", "absent")))
     want = [f"model.layers.{i}.{n}" for i in (0, 1) for n in ("self_attn.q_proj", "mlp.down_proj")]
     check(got["error"] == "", "A target that no module has is fine where another has some.", got=got["error"])
-    check(got["names"] == want, "The names of the replaced modules, in the model's order.", got=got["names"], want=want)
+    check(got["names"] == want, "A list of the replaced modules, in the model's order.", got=got["names"], want=want)
     check(got["found"] == want, "The adapted layers of the model.", got=got["found"], want=want)
     factors = sorted(f"{n}.{f}" for n in want for f in ("lora_A", "lora_B"))
     check(sorted(got["trainable"]) == factors, "Only factors require grad.", got=sorted(got["trainable"]), want=factors)
@@ -382,7 +387,16 @@ def load_text(module, text):
         path = Path(folder) / "data.json"
         path.write_bytes(text.encode("utf-8"))
         return [
-            [e.pmid, e.question, list(e.contexts), list(e.labels), e.long_answer, e.decision, type(e.contexts).__name__]
+            [
+                e.pmid,
+                e.question,
+                list(e.contexts),
+                list(e.labels),
+                e.long_answer,
+                e.decision,
+                type(e.contexts).__name__,
+                type(e.labels).__name__,
+            ]
             for e in module.load_pubmedqa(path)
         ]
 
@@ -413,11 +427,11 @@ def test_load_pubmedqa(submission):
     }
     rows[key] = rows[key] | odd
     want = [
-        [k, r["QUESTION"], r["CONTEXTS"], r["LABELS"], r["LONG_ANSWER"], r["final_decision"], "tuple"]
+        [k, r["QUESTION"], r["CONTEXTS"], r["LABELS"], r["LONG_ANSWER"], r["final_decision"], "tuple", "tuple"]
         for k, r in rows.items()
     ]
     lines = "\n".join(json.dumps(hub_row(k, r), ensure_ascii=False) for k, r in rows.items())
-    blind = [row[:5] + [None, "tuple"] for row in want]
+    blind = [row[:5] + [None, *row[6:]] for row in want]
     bare = {k: {f: v for f, v in r.items() if f != "final_decision"} for k, r in rows.items()}
     files = {
         "ori_pqal.json": (json.dumps(rows, ensure_ascii=False, indent=4), want),
@@ -425,7 +439,7 @@ def test_load_pubmedqa(submission):
         "test_set.json": (json.dumps(bare, ensure_ascii=False), blind),
         "rows of the hub": (lines + "\n", want),
         "one row of the hub": (lines.split("\n")[0], want[:1]),
-        "rows with a blank line": (lines.replace("\n", "\n\n"), want),
+        "rows with blank lines": (lines.replace("\n", "\n\n \t\n"), want),
         "null decisions": (json.dumps({k: r | {"final_decision": None} for k, r in rows.items()}), blind),
     }
     for name, (text, examples) in files.items():
@@ -449,7 +463,9 @@ def prompt_cases(draw):
     return {
         "words": draw(st.lists(st.sampled_from([0, 1, 2, 5, 9, 40, 300]), min_size=0, max_size=3)),
         "question": draw(st.integers(1, 9)),
+        # A number; or what the question and an answer take, and this many tokens more.
         "max_length": draw(st.sampled_from([40, 24, 25, 27, 32, 64, 128])),
+        "beyond": draw(st.sampled_from([None, 0, None, -1, 1, 2])),
         "bos": draw(st.sampled_from([True, True, False])),
         "seed": draw(st.integers(0, 999)),
     }
@@ -479,12 +495,15 @@ def test_prompt_truncation(submission, reference, case):
     ex = submission.PubMedQAExample(
         "91", question, tuple(contexts), ("METHODS",), "in conclusion zinc works .", "maybe"
     )
-    want = reference.prompt(question, contexts, mine, case["max_length"])
+    limit = case["max_length"]
+    if case["beyond"] is not None:
+        limit = len(reference.prompt(question, [], mine, 999)) + 1 + case["beyond"]
+    want = reference.prompt(question, contexts, mine, limit)
     if want is None:
         with expect_error(ValueError, "question"):
-            submission.encode_prompt(ex, tok, case["max_length"])
+            submission.encode_prompt(ex, tok, limit)
         return
-    got = submission.encode_prompt(ex, tok, case["max_length"])
+    got = submission.encode_prompt(ex, tok, limit)
     read = lambda ids: " ".join(mine[0].id_to_token(i) for i in ids)
     check(list(got) == want, "The prompt, token by token.", got=read(got), want=read(want))
 
@@ -618,18 +637,21 @@ def test_answer_only_loss(submission, reference, torch_rng):
 
 
 @probe
-def training_run(module, model, tokenizer, rows, spec, options):
-    """Losses of finetune, and what it left behind."""
+def training_run(module, model, tokenizer, rows, spec, options, before_seed=0):
+    """Losses of finetune, and what it left behind; torch's generator comes with the state of `before_seed`."""
     import torch
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     examples = [module.PubMedQAExample(*row[:2], tuple(row[2]), (), "", row[3]) for row in rows]
     before = {n: p.detach().clone() for n, p in model.named_parameters() if "lora_" not in n}
     flags = [m.training for m in model.modules()]
-    state, decays = torch.get_rng_state(), set()
+    torch.manual_seed(before_seed)
+    state, decays, during = torch.get_rng_state(), set(), set()
+    watch = model.register_forward_pre_hook(lambda m, _: during.update(part.training for part in m.modules()))
     hook = register_optimizer_step_post_hook(lambda o, *_: decays.update(g["weight_decay"] for g in o.param_groups))
     losses = module.finetune(model, tokenizer, examples, module.LoraSpec(**spec), **options)
     hook.remove()
+    watch.remove()
     after = {n.replace(".base.", "."): p for n, p in model.named_parameters() if "lora_" not in n}
     before = {n.replace(".base.", "."): p for n, p in before.items()}
     moved = [n for n in before if not torch.equal(before[n], after[n])]
@@ -639,6 +661,7 @@ def training_run(module, model, tokenizer, rows, spec, options):
         "moved": moved,
         "rng": torch.equal(state, torch.get_rng_state()),
         "training": sorted({m.training for m in model.modules()}),
+        "during": sorted(during),
         "flags": flags,
         "layers": len(layers),
         "decays": sorted(decays),
@@ -664,9 +687,9 @@ def test_finetune_contract(submission, reference):
     options = {"steps": 5, "lr": 5e-3, "batch_size": 5, "seed": 3, "max_length": 40}
     spec = {"r": 2, "alpha": 4.0, "dropout": 0.2}
     runs = []
-    for seed in (3, 3, 4):
+    for number, seed in enumerate((3, 3, 4)):
         model = submission.run(load_model, str(TINY))
-        runs.append(submission.run(training_run, model, tok, rows, spec, options | {"seed": seed}))
+        runs.append(submission.run(training_run, model, tok, rows, spec, options | {"seed": seed}, number))
     for run in runs:
         check(len(run["losses"]) == 5, "One loss per step.", got=len(run["losses"]), want=5)
         check(run["moved"] == [], "The base must not change, not in a bit.", got=run["moved"], want=[])
@@ -675,11 +698,12 @@ def test_finetune_contract(submission, reference):
             "The model came in evaluation mode, and must leave in it, adapters and all.",
             got=run["training"],
         )
+        check(run["during"] == [True], "Every module is in training mode while it is trained.", got=run["during"])
         check(run["decays"] in ([], [0.0]), "No weight decay.", got=run["decays"])
         check(run["rng"], "torch's global random generator must be as it was before.")
     check(
         runs[0]["losses"] == runs[1]["losses"],
-        "The same arguments, the same losses.",
+        "The same arguments, the same losses, whatever the state of torch's global generator.",
         got=runs[1]["losses"],
         want=runs[0]["losses"],
     )
@@ -800,11 +824,14 @@ def scaled_head(module, model, factor):
 
 @probe
 def score_facts(module, model, tokenizer, prompts):
-    """Mode and gradients around score_options."""
+    """Mode and gradients around score_options; whether anything was in training mode in it."""
     model.train()
     model.model.layers[0].eval()
+    during = set()
+    watch = model.register_forward_pre_hook(lambda m, _: during.update(part.training for part in m.modules()))
     scores = module.score_options(model, tokenizer, prompts)
-    return scores.requires_grad, str(scores.dtype), model.training, model.model.layers[0].training
+    watch.remove()
+    return scores.requires_grad, str(scores.dtype), model.training, model.model.layers[0].training, True in during
 
 
 @probe
@@ -853,8 +880,8 @@ def test_score_options(submission, reference, torch_rng):
     same(backwards, want[single], dtype=F32, atol=2e-4, rtol=1e-5, what="scores in the opposite order")
     facts = submission.run(score_facts, model, tok, prompts[:2])
     check(
-        tuple(facts) == (False, "torch.float32", True, False),
-        "No gradients, float32, and every module's mode as it was.",
+        tuple(facts) == (False, "torch.float32", True, False, False),
+        "No gradients, float32, every module's mode as it was, and evaluation mode in between.",
         got=facts,
     )
     ids = [reference.text_ids(mine, o)[0] for o in single]
@@ -1254,7 +1281,8 @@ def test_load_adapter(submission):
     for name, spec in SPECS.items():
         factors, logits, _, ids, _ = peft_answers(name)
         model = submission.run(load_model, str(PEFT))
-        got, _, _, _, trainable = submission.run(load_changed, model, str(PEFT / name), "")
+        got, _, merged, _, trainable = submission.run(load_changed, model, str(PEFT / name), "")
+        check(not any(merged), "A model that was not merged is not merged afterwards.", got=merged)
         want = [spec["r"], spec["alpha"], sorted(spec["targets"]), 0.25 if name == "all" else 0.0, name == "all"]
         check(got == want, "The spec that the file says: r, alpha, targets, dropout, use_rslora.", got=got, want=want)
         check(trainable == sum(f.numel() for f in factors.values()), "Only the factors require grad.", got=trainable)
