@@ -34,8 +34,10 @@ FLAGS = [
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 
 
-def ask(folder: Path, pages: list[tuple[str, int]], script: str) -> list:
-    """What ``script`` (a JavaScript function of a window) answers for each page, shown at that width in pixels."""
+def ask(folder: Path, pages: list[tuple[str, int]], script: str, *, dark: bool = False) -> list:
+    """What ``script`` (a JavaScript function of a window) answers for each page, shown at that width in pixels. ``dark``:
+    to a person who prefers dark pages.
+    """
     frames = "".join(
         f'<iframe width="{width}" height="800" srcdoc="{html.escape(page)}"></iframe>' for page, width in pages
     )
@@ -47,7 +49,8 @@ def ask(folder: Path, pages: list[tuple[str, int]], script: str) -> list:
         "</script>",
         encoding="utf-8",
     )
-    command = [str(BROWSER), *FLAGS, f"--user-data-dir={folder / 'profile'}", outer.as_uri()]
+    mode = ["--blink-settings=preferredColorScheme=0"] if dark else []
+    command = [str(BROWSER), *FLAGS, *mode, f"--user-data-dir={folder / 'profile'}", outer.as_uri()]
     try:
         made = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except subprocess.TimeoutExpired:
@@ -114,3 +117,55 @@ def test_the_class_page_sorts_and_finds(tmp_path: Path) -> None:
     assert found[1]
     assert len(found[1]) < len(names)
     assert all("ada" in name.lower() for name, _ in found[1])
+
+
+CONTRAST = """(w) => {
+  const d = w.document;
+  for (const fold of d.querySelectorAll("details")) fold.open = true;
+  const parse = (text) => { const n = text.match(/[\\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
+  const over = (top, below) => [0, 1, 2].map((i) => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
+  const behind = (element) => {
+    const layers = [];
+    for (let at = element; at; at = at.parentElement) {
+      layers.push(parse(w.getComputedStyle(at).backgroundColor));
+      if (layers.at(-1)[3] === 1) break;
+    }
+    return layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255, 1]);
+  };
+  const light = (colour) => {
+    const [r, g, b] = colour.slice(0, 3).map((v) => v / 255).map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ratio = (element) => {
+    const style = w.getComputedStyle(element), back = behind(element);
+    const text = over(parse(element.namespaceURI.includes("svg") ? style.fill : style.color), back);
+    const [more, less] = [light(text), light(back)].sort((a, b) => b - a);
+    return (more + 0.05) / (less + 0.05);
+  };
+  const worst = () => {
+    const walker = d.createTreeWalker(d.body, NodeFilter.SHOW_TEXT);
+    let found = [Infinity, ""], count = 0;
+    while (walker.nextNode()) {
+      const element = walker.currentNode.parentElement, text = walker.currentNode.data.trim();
+      if (!text || ["SCRIPT", "STYLE", "OPTION"].includes(element.tagName) || !element.getClientRects().length) continue;
+      const got = ratio(element);
+      count++;
+      if (got < found[0]) found = [got, text.slice(0, 40)];
+    }
+    return [...found, count];
+  };
+  const shown = worst();
+  d.querySelector("p").style.color = w.getComputedStyle(d.body).backgroundColor;
+  return [...shown, worst()[0], w.matchMedia("(prefers-color-scheme: dark)").matches];
+}"""
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_every_text_can_be_read(tmp_path: Path, dark: bool) -> None:
+    """WCAG 2, level AA: a contrast of 4.5, for the class page and for a card with everything on it."""
+    card = write_card(tmp_path, "ada", showcase("ada"), course(), audience="staff").read_text(encoding="utf-8")
+    for name, page in (("class page", class_page(tmp_path)), ("card", card)):
+        ((least, text, count, control, asked),) = ask(tmp_path, [(page, 1200)], CONTRAST, dark=dark)
+        assert asked is dark and count > 50, name
+        assert least >= 4.5, (name, text)
+        assert control < 1.1, "a text in the colour of the page would be found"

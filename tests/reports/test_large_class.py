@@ -1,4 +1,6 @@
-"""A class of five hundred over a whole course in a browser: the page loads, sorts, filters and scrolls at once."""
+"""A class of five hundred over a whole course, with hundreds of changes by hand, in a browser: the page loads, sorts,
+filters and scrolls at once.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,9 @@ import pytest
 
 from llmkata.course import Course, Module
 from llmkata.gradebook import Gradebook
+from llmkata.gradebook.changes import Action, Change
+from llmkata.gradebook.in_force import with_changes
+from llmkata.gradebook.moves import grades_of, pins
 from llmkata.records import ExerciseRecord, Measure, Outcome, RecordFile, State
 from llmkata.records.pairs import Pair, Side
 from llmkata.reports import classpage
@@ -20,9 +25,11 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 
 LEARNERS, EXERCISES = 500, 32
 TASKS = [("One", "core"), ("Two", "core"), ("Three", "stretch")]
-#: Milliseconds. A person takes 100 for at once, and every step takes about 40; a busy machine gets more. With one table
-#: layout for all rows a step took 500 to 4000.
-LOAD, STEP = 6000, 300
+#: Milliseconds. A person takes 100 for at once; a step takes 20 to 60. With one table layout for all rows it took 500 to
+#: 4000, and with an attribute set on every cell of a column that is filtered out, 400. Each is the least of some rounds.
+LOAD, STEP, ROUNDS = 6000, 200, 4
+#: What a piece of work takes on the machine where these were measured; where it takes longer they may, too.
+PACE = 20.0
 
 
 def large_course() -> Course:
@@ -58,10 +65,35 @@ def large_class(made: Course) -> list[ExerciseRecord]:
     return records
 
 
+def changes(made: Course, records: list[ExerciseRecord]) -> list[Change]:
+    """Points and comments for many, a check found wrong, and six exercises that are frozen with more that waits."""
+    rng = random.Random(4)
+    log: list[Change] = []
+
+    def add(action: str, exercise: str, **more: object) -> None:
+        at = f"2026-03-{rng.randint(1, 28):02}T10:00:00+01:00"
+        log.append(Change(len(log) + 1, at, rng.choice(["Prof. Q", "Tutor A"]), Action(action), exercise, **more))
+
+    def someone() -> dict[str, str]:
+        return {"exercise": rng.choice(made.available).id, "learner": f"Learner {rng.randrange(LEARNERS):03}"}
+
+    for _ in range(150):
+        add("adjust", **someone(), points=rng.choice([1, 2.5, -3]), of=30.0, text="The brief had a typo")
+        add("comment", **someone(), text="Short names would help here.", staff=rng.random() < 0.3)
+    add("void", made.available[8].id, check="test_correctness.py::test_right_2", way="drop", text="Its limit was wrong")
+    live = grades_of(with_changes(made, log), records)
+    for e in made.available[:6]:
+        add("freeze", e.id, pins=pins(live, e.id))
+        add("adjust", e.id, learner="Learner 007", points=1.0, of=30.0, text="Afterwards")
+    return log
+
+
 def large_page(folder: Path) -> str:
     made = large_course()
     file = RecordFile(folder / "run.jsonl")
-    file.append(*large_class(made))
+    records = large_class(made)
+    file.append(*records)
+    made = with_changes(made, changes(made, records))
     pairs = [
         Pair(e.id, Side(f"Learner {i:03}", 0.9, [(3, 90)]), Side(f"Learner {i + 1:03}", 0.8, [(5, 70)]))
         for i, e in enumerate(made.available)
@@ -73,20 +105,30 @@ def large_page(folder: Path) -> str:
 
 MEASURE = """(w) => {
   const d = w.document, took = {}, settle = () => d.documentElement.getBoundingClientRect().height + d.querySelector("#heat").offsetHeight;
-  const time = (name, act) => { const from = performance.now(); act(); settle(); took[name] = performance.now() - from; };
+  const time = (name, act) => {
+    const from = performance.now(); act(); settle();
+    took[name] = Math.min(took[name] ?? Infinity, performance.now() - from);
+  };
   const rows = () => [...d.querySelectorAll("#heat tbody tr")].filter((row) => !row.hidden).length;
   const [learner, total] = d.querySelectorAll("#heat thead button");
   const field = (id, value) => { const at = d.querySelector(id); at.value = value; at.dispatchEvent(new w.Event("input", {bubbles: true})); };
-  const counts = [rows()];
-  time("sort by total", () => total.click());
-  time("sort by name", () => learner.click());
-  time("find", () => field("#search", "learner 12")); counts.push(rows());
-  time("standing", () => { field("#search", ""); field("#standing", "unreadable"); }); counts.push(rows());
-  time("exercise", () => field("#exercise", "module3/exercise_12")); counts.push(rows());
-  time("all", () => d.querySelector(".search button").click()); counts.push(rows());
-  time("scroll", () => { for (let y = 0; y < 20; y++) { w.scrollTo(0, y * 800); settle(); } });
-  return {took, counts, nodes: d.querySelectorAll("*").length, size: d.documentElement.outerHTML.length};
-}"""
+  const columns = () => [...d.querySelectorAll("#heat thead th")].filter((cell) => cell.offsetWidth).length;
+  let counts, shown;
+  for (let round = 0; round < ROUNDS; round++) {
+    // Sorting numbers costs the same in any browser, and as much more where others keep the machine busy.
+    time("pace", () => { const made = []; for (let i = 1; i < 60000; i++) made.push((i * 48271) % 2147483647); made.sort((a, b) => a - b); });
+    counts = [rows()]; shown = [columns()];
+    time("sort by total", () => total.click());
+    time("sort by name", () => learner.click());
+    time("find", () => field("#search", "learner 12")); counts.push(rows());
+    time("standing", () => { field("#search", ""); field("#standing", "unreadable"); }); counts.push(rows());
+    time("exercise", () => field("#exercise", "module3/exercise_12")); counts.push(rows()); shown.push(columns());
+    time("all", () => d.querySelector(".search button").click()); counts.push(rows()); shown.push(columns());
+    time("scroll", () => { for (let y = 0; y < 20; y++) { w.scrollTo(0, y * 800); settle(); } });
+  }
+  const given = [...d.querySelectorAll("#heat td")].filter((cell) => cell.textContent.includes("±")).length;
+  return {took, counts, shown, given, nodes: d.querySelectorAll("*").length, size: d.documentElement.outerHTML.length};
+}""".replace("ROUNDS", str(ROUNDS))
 
 LOADING = """(w) => {
   const from = performance.now();
@@ -103,6 +145,9 @@ def test_five_hundred_learners_without_a_stutter(tmp_path: Path) -> None:
     assert everybody == again == LEARNERS
     assert found == 10
     assert LEARNERS > unreadable > of_one > 0
-    assert max(answer["took"].values()) < STEP, answer
+    assert answer["shown"] == [2 + EXERCISES, 3, 2 + EXERCISES], "an exercise that is chosen is the only column"
+    assert answer["given"] > 100 and "Its limit was wrong" in page and "1 change waits" in page
+    slower = max(1.0, answer["took"].pop("pace") / PACE)
+    assert max(answer["took"].values()) < STEP * slower, answer
     (loaded,) = ask(tmp_path, [(page, 1200)], LOADING)
-    assert loaded < LOAD
+    assert loaded < LOAD * slower

@@ -27,27 +27,29 @@ class HandRow:
     why: str
     by: str
     at: str
+    #: Of the change in the log.
+    number: int
 
 
 def hand_rows(course: Course) -> list[HandRow]:
     """Points given, comments for staff, voided checks; in the order of the log."""
     by_hand = course.policy.grading.by_hand
-    numbered: list[tuple[int, HandRow]] = []
+    rows: list[HandRow] = []
     for (learner, exercise), given in by_hand.adjustments.items():
         for a in given:
             what = f"{signed(a.points)} point{'s' if abs(a.points) != 1 else ''}"
-            numbered.append((a.number, HandRow(learner, exercise, what, line(a.reason), line(a.by), a.at)))
+            rows.append(HandRow(learner, exercise, what, line(a.reason), line(a.by), a.at, a.number))
     for (learner, exercise), comments in by_hand.comments.items():
         for c in comments:
             what = "comment for staff" if c.staff else "comment"
-            numbered.append((c.number, HandRow(learner, exercise, what, line(c.text, 300), line(c.by), c.at)))
+            rows.append(HandRow(learner, exercise, what, line(c.text, 300), line(c.by), c.at, c.number))
     for exercise, voids in by_hand.voids.items():
         for check, v in voids.items():
             effect = "its points to everybody" if v.way == "full" else "counts for nobody"
             what = f"check {line(check).rpartition('::')[2]} voided: {effect}"
-            numbered.append((v.number, HandRow("", exercise, what, line(v.reason), line(v.by), v.at)))
+            rows.append(HandRow("", exercise, what, line(v.reason), line(v.by), v.at, v.number))
     counted = {exercise.id for exercise in course.available}
-    return [row for _, row in sorted(numbered, key=lambda pair: pair[0]) if row.exercise in counted]
+    return sorted((row for row in rows if row.exercise in counted), key=lambda row: row.number)
 
 
 @dataclass(frozen=True)
