@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import NAMES
+from .harness import MeasureError
 from .report import number, rows_of
 from .run import RESULTS, module
 
@@ -23,8 +24,10 @@ processor time of a command with everything that it started. What is compared wa
 
 
 def write(root: Path) -> Path:
-    """Write the page and the plots of all results -> the page."""
+    """Write the page and the plots of all results -> the page. Raises MeasureError where there are none."""
     documents = [json.loads(path.read_bytes()) for name in NAMES if (path := RESULTS / f"{name}.json").is_file()]
+    if not documents:
+        raise MeasureError(f"no figures are kept in {RESULTS}: ./kata bench NAME --save measures and keeps some")
     page = root / "docs" / "benchmarks.md"
     (root / "docs" / PLOTS).mkdir(parents=True, exist_ok=True)
     for document in documents:

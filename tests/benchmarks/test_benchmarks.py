@@ -279,6 +279,36 @@ def test_a_document_has_its_figures_and_its_page(tmp_path):
     assert "Not measured yet" not in page and "Not measured yet" in render(documents[:2])
 
 
+def test_the_page_is_written_from_what_is_kept(tmp_path, monkeypatch):
+    from benchmarks import page
+    from benchmarks.harness import MeasureError
+    from benchmarks.report import document, to_json
+    from benchmarks.run import module
+
+    monkeypatch.setattr(page, "RESULTS", tmp_path / "results")
+    with pytest.raises(MeasureError, match="no figures are kept"):
+        page.write(tmp_path)
+    machine = {
+        "cores": 2,
+        "cpu": "x",
+        "memory_gib": 4,
+        "load": 0.1,
+        "system": "s",
+        "python": "3",
+        "versions": {},
+        "commit": "c",
+    }
+    rows = module("cluster").judge(SAMPLES["cluster"])
+    made = document(
+        "cluster", rows, SAMPLES["cluster"], quick=False, started="2026-01-01", seconds=1.0, machine=machine, sizes={}
+    )
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/cluster.json").write_text(to_json(made))
+    written = page.write(tmp_path)
+    assert "| 2 times | at least 1.8 times | **PASS** |" in written.read_text("utf-8")
+    assert [path.name for path in (tmp_path / "docs" / page.PLOTS).iterdir()] == ["cluster.svg"]
+
+
 def test_the_page_is_in_step_with_the_results():
     from benchmarks import NAMES
     from benchmarks.page import render

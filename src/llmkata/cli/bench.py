@@ -30,10 +30,17 @@ def bench(
     """
     course = course_of(context)
     known = _benchmarks(course)
+    from benchmarks.harness import MeasureError
+
     if page:
         if name or as_json or save or quick:
             fail("--page writes a page of figures that were kept; it measures nothing", f"{prog()} bench --page")
-        typer.echo(shown(importlib.import_module("benchmarks.page").write(course.root)))
+        from benchmarks.page import write
+
+        try:
+            typer.echo(shown(write(course.root)))
+        except MeasureError as error:
+            fail(str(error))
         return
     if name is None:
         width = max(map(len, known))
@@ -46,7 +53,6 @@ def bench(
         fail("a quick run measures nothing that is worth keeping: leave out --quick or --save")
     if sys.platform != "linux":
         fail("benchmarks read what processes cost from /proc, which only Linux has")
-    from benchmarks.harness import MeasureError
     from benchmarks.report import show, to_json
     from benchmarks.run import run
 
