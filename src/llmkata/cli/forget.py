@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmkata.cli.class_run import REPORT, InOption, LearnerArgument
-from llmkata.cli.common import FAILED, course_of, fail, prog, shown
+from llmkata.cli.common import FAILED, again, course_of, fail, prog, shown
 from llmkata.cli.hold import hold
 from llmkata.cli.report import gradebook_of, publish, records_of, roster_of
-from llmkata.places import CHANGES, INDEX, PSEUDONYMOUS, RECORDS
+from llmkata.places import CARDS, CHANGES, INDEX, PSEUDONYMOUS, RECORDS, STAFF
 
 if TYPE_CHECKING:
     from llmkata.gradebook.names import Names
@@ -52,10 +52,11 @@ def forget(
         found = forgetting.traces(folder, names, card)
         works = _works(submissions, names, roster) if submissions else []
         if not found and not works:
-            fail(f"{shown(folder)}: {learner!r} is nobody there", f"{prog()} export csv {shown(folder)}")
+            also = "" if submissions else "; what lies in the folder of the class is looked at with --submissions"
+            fail(f"{shown(folder)}: {learner!r} is nobody there{also}")
         _announce(folder, names, found, works)
         if not (yes or _confirmed()):
-            fail("nothing was removed", f"{prog()} forget {learner} --in {shown(folder)} --yes")
+            fail("nothing was removed", f"{again()} --yes")
         pages = (folder / INDEX).is_file()
         pseudonymous = (folder / PSEUDONYMOUS).is_dir()
         forgetting.forget(folder, names, card)
@@ -120,7 +121,7 @@ def _announce(folder: Path, names: Names, found: Traces, works: list[Path]) -> N
         "roster.csv": f"line {found.line}" if found.line else "",
         "similarity.json": many(found.pairs, "pair") if found.pairs else "",
         "sources/": f"{many(len(found.sources), 'submission')} that nobody else handed in" if found.sources else "",
-        "learners/": ", ".join(path.name for path in found.cards),
+        **{f"{place}/": ", ".join(p.name for p in found.cards if p.parent.name == place) for place in (CARDS, STAFF)},
         "the rest": "gradebook, class page and grades are written again without",
     }
     rows |= {f"{path.name}/": "goes as a whole: make it again" for path in found.whole}

@@ -47,3 +47,4 @@ def release(
     typer.echo(f"{shown(folder)}: {len(files)} files, {len(done.written)} written, {len(done.removed)} removed; no leak found")
     if done.kept:
         typer.echo("edited there and left as they are:\n" + "\n".join(f"  {name}" for name in done.kept))
+    typer.echo("Next: commit it and push it to where learners get it")

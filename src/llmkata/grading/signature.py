@@ -102,7 +102,7 @@ def verify_file(path: Path, signatures: Path, key: bytes) -> Finding:
         return Finding(True, f"signed as {line['file']}", str(line["signed_at"]), line["context"])
     if named:
         return Finding(False, "the file was changed after it was signed")
-    return Finding(False, f"no signature of it in {signatures}")
+    return Finding(False, f"no signature of it in {signatures}: edited since, or never signed")
 
 
 def signatures_for(path: Path) -> Path | None:
