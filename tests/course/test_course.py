@@ -113,6 +113,13 @@ def test_values_and_defaults(toy, tmp_path):
     assert adding.graders_dir == tmp_path / "graders/module0/adding"
 
 
+def test_a_relative_root_is_made_whole(toy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent)
+    course = load_course(Path(tmp_path.name))
+    assert course == toy
+    assert course.exercises[0].solution.is_absolute()
+
+
 def test_structures_are_frozen(toy):
     with pytest.raises(AttributeError):
         toy.exercises[0].title = "Other"

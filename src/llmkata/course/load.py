@@ -37,7 +37,8 @@ def load_course(root: Path | str) -> Course:
     limits = Limits(**raw["limits"])
     policy = raw["policy"]
     return Course(
-        root=root, title=raw["title"], limits=limits,
+        # Whole: judging happens in folders of its own.
+        root=root.resolve(), title=raw["title"], limits=limits,
         policy=Policy(
             policy["isolation"], policy["seed_env"], Feedback(**policy["feedback"]), Weights(**policy["weights"]),
             ci=CI(**policy["ci"]), grading=make_grading(policy["grading"]),
