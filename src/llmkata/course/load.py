@@ -24,8 +24,9 @@ def load_course(root: Path | str) -> Course:
     Raises :class:`CourseError` holding every fault found, each with file, line and field: unknown key, wrong type,
     duplicate slug or number, unknown or circular prerequisite, unknown grant, task numbering, missing file.
     """
-    root = Path(root)
-    path = root / FILE
+    path = Path(root) / FILE
+    # Whole, since judging happens in folders of its own; faults name the file as it was given.
+    root = Path(root).resolve()
     reader = Reader(str(path))
     raw = COURSE(reader, _compose(path), "")
     if raw is not BAD and raw["modules"] is not BAD:
@@ -37,8 +38,7 @@ def load_course(root: Path | str) -> Course:
     limits = Limits(**raw["limits"])
     policy = raw["policy"]
     return Course(
-        # Whole: judging happens in folders of its own.
-        root=root.resolve(), title=raw["title"], limits=limits,
+        root=root, title=raw["title"], limits=limits,
         policy=Policy(
             policy["isolation"], policy["seed_env"], Feedback(**policy["feedback"]), Weights(**policy["weights"]),
             ci=CI(**policy["ci"]), grading=make_grading(policy["grading"]),
