@@ -6,6 +6,7 @@ import pytest
 
 from llmkata.exports.people import read_people
 from llmkata.grading.csvfile import TableError
+from llmkata.grading.roster import read_roster
 
 from .exporting import listed
 
@@ -40,6 +41,31 @@ def test_nobody_is_guessed(tmp_path):
     with pytest.raises(TableError, match=r"people\.csv:2: both 'ann' and 'Ann Lee'"):
         people.matched(["ann", "Ann Lee"])
     assert set(people.matched(["ann", "bob"])) == {"ann"}
+
+
+ROSTER = """id,name,email,canvas id,also
+u1,Ann Lee,ann@x.edu,340,
+u2,Bo Ek,,,bo-ek;Participant 12
+u3,Ann Lee,lee2@x.edu,341,
+"""
+
+
+def by_roster(tmp_path, text: str) -> dict[str, int]:
+    (tmp_path / "roster.csv").write_text(ROSTER)
+    listed(tmp_path, text)
+    people = read_people(tmp_path / "people.csv", read_roster(tmp_path / "roster.csv"))
+    return {name: row.line for name, row in people.matched(["u1", "u2", "u3", "u9"]).items()}
+
+
+def test_the_roster_of_the_class_knows_their_other_names(tmp_path):
+    moodle = "Identifier,Full name,Email address\nParticipant 11,Ann Lee,ann@x.edu\nParticipant 12,B. Ek,\n"
+    assert by_roster(tmp_path, moodle) == {"u1": 2, "u2": 3}
+    assert by_roster(tmp_path, "Student,ID\n\"Lee, Ann\",341\n\"Ek, Bo\",7\n") == {"u3": 2, "u2": 3}, "Canvas's numbers"
+    assert by_roster(tmp_path, "name\nAnn Lee\nbo ek\n") == {"u2": 3}, "two are called so: neither is meant"
+    assert by_roster(tmp_path, "id,name\nu1,Bo Ek\n") == {"u1": 2}, "an id comes before a name"
+    assert listed(tmp_path, moodle).matched(["u1", "u2"]) == {}, "without the roster nobody is known"
+    with pytest.raises(TableError, match=r"lines 2, 3 all answer to 'u1'"):
+        by_roster(tmp_path, "email\nann@x.edu\nANN@x.edu\n")
 
 
 @pytest.mark.parametrize(

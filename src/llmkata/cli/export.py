@@ -10,13 +10,14 @@ import typer
 from llmkata.cli.common import FAILED, again, course_of, exercise_of, fail, prog, shown
 from llmkata.cli.hidden import maxima
 from llmkata.cli.options import Isolation, IsolationOption
-from llmkata.cli.report import RECORDS, enrolled_course, records_of, released_in
+from llmkata.cli.report import RECORDS, enrolled_course, records_of, released_in, roster_of
 
 if TYPE_CHECKING:
     from llmkata.course import Course, Exercise
     from llmkata.exports.formats import Format
     from llmkata.exports.people import People
     from llmkata.exports.results import Results
+    from llmkata.grading.roster import Roster
 
 #: What goes the other way: the exercises as a course of nbgrader.
 NBGRADER_COURSE = "nbgrader-course"
@@ -69,7 +70,8 @@ def export(
     found = folder or Path("report")
     if not (found / RECORDS).is_file():
         fail(f"{shown(found)} holds no {RECORDS}", f"{prog()} grade submissions/ --out {shown(found)}")
-    if not _export(FORMATS[format], _view(course, found, chosen, learner, unreleased), people, out, found):
+    view = _view(course, found, chosen, learner, unreleased)
+    if not _export(FORMATS[format], view, people, out, found, roster_of(course, found)):
         raise typer.Exit(FAILED)
 
 
@@ -111,13 +113,15 @@ def _view(
     return results(course, records, learners=learners or None, maxima=maxima(course.available, records))
 
 
-def _export(format: Format, view: Results, people: Path | None, out: Path | None, folder: Path) -> bool:
+def _export(
+    format: Format, view: Results, people: Path | None, out: Path | None, folder: Path, roster: Roster | None
+) -> bool:
     """Write the files and say where they are. False where something is missing from them."""
     from llmkata.exports.people import read_people
 
     place = out or folder / "export" / (format.file or format.name)
     try:
-        listed = read_people(people) if people else None
+        listed = read_people(people, roster) if people else None
         written = 0
         for name, content in format.files(view, listed):
             _write(place if format.file else place / name, content)

@@ -184,7 +184,8 @@ def _task_line(task: TaskCard) -> Text:
     text = Text.assemble((f"{sign} ", style), (f"Task {task.number}", "bold"))
     text.append(f" {task.title}" if task.title else "")
     tally = f"  {passed}/{len(task.checks)} checks" if task.checks else "  no checks"
-    tally = tally if task.started else f"  not started, {points(task.max_points)} points to earn"
+    worth = f", {points(task.max_points)} points to earn" if task.max_points else ""
+    tally = tally if task.started else f"  not started{worth}"
     return text.append(f"{tally}, {task.tier}", style="dim")
 
 
