@@ -63,7 +63,8 @@ def _worksheet(view: Results, people: People) -> Iterator[list[object]]:
         learner = learners.get(row.line)
         percent = view.cards[learner].total.percent if learner is not None else None
         if learner is not None and percent is not None:
-            cells[_GRADE] = f"{percent / 100 * _most(people, row):.2f}"
+            # An assignment there has no more than its maximum to give; the comment tells what was reached.
+            cells[_GRADE] = f"{min(percent, 100) / 100 * _most(people, row):.2f}"
             cells[_COMMENT] = "<br>".join(_escaped(comment(view.cards[learner])).split("\n"))
         yield [cells.get(name, "") for name in people.columns]
 
