@@ -135,6 +135,18 @@ def test_what_ships_with_an_exercise_is_not_listed(hand_in) -> None:
     assert got.ignored == [folder + "mine.py"]
 
 
+def test_what_a_released_repository_came_with_is_not_listed(hand_in) -> None:
+    files = dict.fromkeys(("kata", "docs/learner.md", "vendor/llmkata.whl", ".kata-stubs/module2/self_attention.py"), b"")
+    own = {"exercises/module2/self_attention/self_attention.py": CODE, "conftest.py": b"", "notes/docs/x.md": b""}
+    got = hand_in(files | own | {".kata-release.json": b"{}"})
+    assert (got.source, got.ignored) == (CODE, ["conftest.py", "notes/"])
+
+
+def test_without_its_manifest_nothing_is_taken_for_a_release(hand_in) -> None:
+    got = hand_in({"exercises/module2/self_attention/self_attention.py": CODE, "kata": b"", "vendor/llmkata.whl": b""})
+    assert got.ignored == ["kata", "vendor/"]
+
+
 def test_another_exercise_file_is_listed_there_only(tmp_path, course, hand_in) -> None:
     hand_in(
         {"module2/self_attention.py": CODE, "module0/matrix_calculus/x.py": CODE, "module0/matrix_calculus.py": CODE}

@@ -9,7 +9,7 @@ from llmkata.authoring.stub import is_stub
 from llmkata.course import Course, Exercise
 from llmkata.records import State
 
-from .folder import Entry, listed, owner, printable, rank, read_bytes, shipped, similar_names, stands_for
+from .folder import Entry, listed, owner, printable, rank, read_bytes, released, shipped, similar_names, stands_for
 from .source import Unreadable, python_source, syntax_faults
 from .submission import Submission
 
@@ -31,6 +31,7 @@ def chosen_from(entries: Sequence[Entry], learner: str, course: Course, notes: S
         chosen.append((exercise, submission, candidates))
     exercises = {e.id: e for e in course.exercises}
     used.update(e for e in entries if shipped(e, exercises))
+    used |= released(entries)
     needed = {entry.parts[:n] for entry in used for n in range(1, len(entry.parts))}
     ignored = [e for e in entries if e not in used and e.kind != "folder"]
     owners = {e: owner(e, exercises) for e in ignored}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,6 +124,21 @@ def shipped(entry: Entry, course: dict[str, Exercise]) -> bool:
         return False
     given = {exercise.brief.name, exercise.visible_checks.name, exercise.feedback.name}
     return entry.parts[-1] in (given if exercise.available else given | {exercise.stub.name})
+
+
+#: How a repository is told that ``kata release`` made, and what that put beside the exercises.
+RELEASE = ".kata-release.json"
+RELEASED = frozenset({
+    RELEASE, ".github", ".gitignore", ".kata-stubs", "LICENSE", "README.md", "components", "course.yaml", "docs", "kata",
+    "kata.cmd", "pyproject.toml", "requirements.lock", "vendor",
+})  # fmt: skip
+
+
+def released(entries: Iterable[Entry]) -> set[Entry]:
+    """What a learner's repository came with. It plays no part, and nobody needs to be told of it."""
+    entries = list(entries)
+    roots = [e.parts[:-1] for e in entries if e.parts[-1:] == (RELEASE,) and e.kind == "file"]
+    return {e for root in roots for e in entries if e.parts[: len(root)] == root and e.parts[len(root)] in RELEASED}
 
 
 def owner(entry: Entry, course: dict[str, Exercise]) -> str | None:

@@ -13,6 +13,7 @@ import pytest
 
 from llmkata.authoring.release import contents as release_contents
 from llmkata.authoring.release.deliver import MANIFEST, Occupied, deliver, hidden_in_history
+from llmkata.grading.folder import RELEASE, RELEASED
 
 from ..conftest import edit
 
@@ -56,6 +57,7 @@ def test_the_released_repository_works(toy: Path, tmp_path: Path, kata) -> None:
         "exercises/module1/scale/test_scale.py", COPY, "kata", "kata.cmd", "pyproject.toml", "requirements.lock",
         f"vendor/{next((out / 'vendor').iterdir()).name}",
     }  # fmt: skip
+    assert MANIFEST == RELEASE and {name.split("/")[0] for name in tree(out)} <= RELEASED | {"exercises"}, "no card lists it"
     assert os.access(out / "kata", os.X_OK)
     assert "A course to be audited" in (out / "README.md").read_text()
 
