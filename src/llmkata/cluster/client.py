@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 10.0
 WORKER_SECONDS = 60.0
 LOOK_SECONDS = 2.0
+_DASKS = re.compile(r"distributed\b")
 
 
 class ClusterError(RuntimeError):
@@ -53,7 +55,8 @@ def connected(
     Raises:
         ClusterError: nobody answers there, no worker comes, or none can grade; the message has each one's reason.
     """
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said here, in words of ours
+    for name in filter(_DASKS.match, logging.root.manager.loggerDict):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # what matters is said here, in words of ours
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # versions are held against one another below, and more of them
@@ -66,7 +69,10 @@ def connected(
         ) from None
     try:
         cluster = Cluster(client, course, scheduler, isolation, tell)
-        cluster.gather_workers()
+        try:
+            cluster.gather_workers()
+        except OSError as error:
+            raise ClusterError(f"the scheduler at {scheduler} is gone ({error})") from None
         yield cluster
     finally:
         client.close(timeout=5)
@@ -137,22 +143,26 @@ class Cluster:
                 while lots and len(running) < len(self._fit):
                     lot = lots.deal(len(self._fit), max(self._fit.values()))
                     running[self._send(lot, submissions, seed)] = lot
-                for future in _done(running):
+                ended = _done(running)
+                # Where the scheduler is gone Dask has all as cancelled, and none of it is to blame.
+                self._insist(len(records))
+                for future in ended:
                     lot = running.pop(future)
-                    why = _failure(future)
-                    if why is None:
-                        for number, record in zip(lot.numbers, future.result(), strict=True):
-                            keep(number, decode(record))
-                    else:
-                        for number in lots.lost(lot):
-                            keep(number, _given_up(submissions[number], why))
+                    judged, why = _outcome(future)
                     future.release()
-        except (OSError, CancelledError) as error:
-            raise ClusterError(f"the scheduler at {self._scheduler} is gone ({error}); {_kept(len(records))}") from None
+                    for number in lots.lost(lot) if why else ():
+                        keep(number, _given_up(submissions[number], why))
+                    for number, record in zip(lot.numbers, judged, strict=not why):
+                        keep(number, decode(record))
         finally:
             if running and self._client.status == "running":
                 self._client.cancel(list(running))
         return [records[n] for n in range(len(submissions))]
+
+    def _insist(self, graded: int) -> None:
+        """Raise ClusterError unless the scheduler is still there."""
+        if self._client.status != "running":
+            raise ClusterError(f"the scheduler at {self._scheduler} is gone; {_kept(graded)}")
 
     def _send(self, lot: Lot, submissions: Sequence[Submission], seed: int | None) -> Future:
         work = Work(seed, [(submissions[n].exercise_id, submissions[n].source or b"") for n in lot.numbers])
@@ -166,10 +176,12 @@ class Cluster:
         if self._fit and now - self._looked < LOOK_SECONDS:
             return
         there = self._look()
+        self._insist(graded)
         self._asked &= set(there)
         newcomers = [address for address in there if address not in self._asked]
         if newcomers:
-            self._enlist(newcomers, waiting=False)
+            with suppress(OSError):  # who cannot be asked has left again, and the next look tells
+                self._enlist(newcomers, waiting=False)
         if self._fit:
             self._seen = now
         elif now - self._seen > WORKER_SECONDS:
@@ -185,7 +197,7 @@ class Cluster:
         return there
 
     def _workers(self) -> dict[str, dict]:
-        return dict(self._client.scheduler_info()["workers"])
+        return dict(self._client.scheduler_info().get("workers", {}))  # none where the scheduler cannot be asked
 
     def _enlist(self, addresses: list[str], *, waiting: bool) -> dict[str, str]:
         """Ask workers to take part, with the bundle for those that lack it -> why some cannot, by address.
@@ -222,12 +234,15 @@ def _done(running: dict[Future, Lot]) -> list[Future]:
     return [future for future in running if future.done()]
 
 
-def _failure(future: Future) -> str | None:
-    """Why a lot was not graded, None where it was."""
+def _outcome(future: Future) -> tuple[list[bytes], str]:
+    """The encoded records of a lot, or why there are none."""
     if future.status == "finished":
-        return None
+        try:
+            return future.result(), ""
+        except (OSError, CancelledError) as error:
+            return [], str(error) or type(error).__name__
     error = future.exception() if future.status == "error" else None
-    return str(error or f"Dask has it as {future.status}")
+    return [], str(error or f"Dask has it as {future.status}")
 
 
 def _given_up(submission: Submission, why: str) -> ExerciseRecord:

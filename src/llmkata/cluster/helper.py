@@ -25,7 +25,7 @@ from llmkata.watch.warm import CAN_FORK
 from .lots import Work
 from .pipe import Gone, hung_up, receive, send
 
-#: Seconds for which templates are kept warm for the next run; they hold about a gigabyte.
+#: Seconds for which templates are kept warm for the next run; they hold half a gigabyte.
 IDLE_SECONDS = 600.0
 
 
