@@ -105,7 +105,7 @@ def _no_such_check(course: Course, exercise: Exercise, check: str) -> NoReturn:
     from llmkata.course.faults import did_you_mean
     from llmkata.grading.runner import collect
 
-    names = list(dict.fromkeys(ident.rpartition("::")[2].partition("[")[0] for ident in collect(course, exercise)))
+    names = list(dict.fromkeys(ident.rpartition("::")[2].partition("[")[0] for ident in collect(exercise)))
     near = did_you_mean("test_" + check.removeprefix("test_"), names)
     known = near or f"; its checks are {', '.join(names)}"
     elsewhere = "" if has_hidden(exercise) else " (hidden checks are with your instructor)"

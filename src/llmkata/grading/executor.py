@@ -16,11 +16,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
 from llmkata.forks import with_libraries, without_libraries
+from llmkata.inside.pages import MANY, collapse
 from llmkata.records import ExerciseRecord, RecordFile, State, decode, encode
 from llmkata.threads import one_thread
 
@@ -47,7 +48,8 @@ def grade_many(course: Any, submissions: Iterable[Submission], *, out: Path, wor
                isolation: str = "sandbox", progress: Callable[[ExerciseRecord], None] | None = None,
                sure: Callable[[], None] = lambda: None) -> list[ExerciseRecord]:
     """Grade all, append each record to ``out/records.jsonl`` as it arrives, return the records in the order given: for a
-    submission that counts for several learners one record each is appended, and the first returned.
+    submission that counts for several learners one record each is appended, and the first returned. Graded exercise by
+    exercise.
 
     ``sure`` is called once it is certain that this host can grade, before anything is written.
 
@@ -59,81 +61,125 @@ def grade_many(course: Any, submissions: Iterable[Submission], *, out: Path, wor
     sure()
     out.mkdir(parents=True, exist_ok=True)
     file = RecordFile(out / "records.jsonl")
-    records: dict[tuple[str, str], ExerciseRecord] = {}
-    by_pair = {(s.learner, s.exercise_id): s for s in submissions}
+    records: dict[int, ExerciseRecord] = {}
 
-    def keep(record: ExerciseRecord) -> None:
-        file.append(*by_pair[record.learner, record.exercise].shared(record))
-        records[record.learner, record.exercise] = record
+    def keep(submission: Submission, record: ExerciseRecord) -> None:
+        file.append(*submission.shared(record))
+        records[id(submission)] = record
 
-    waiting = []
+    waiting: dict[str, list[Submission]] = {}
     for s in submissions:
         if s.source is None:
-            keep(s.record())
+            keep(s, s.record())
         else:
-            waiting.append(s)
+            waiting.setdefault(s.exercise_id, []).append(s)
     if waiting:
-        _warm(course, waiting)
-        for record in _graded(course, waiting, max(1, workers), seed, isolation):
-            keep(record)
+
+        def ready(submission: Submission, record: ExerciseRecord) -> None:
+            keep(submission, record)
             if progress is not None:
                 progress(record)
-    return [records[s.learner, s.exercise_id] for s in submissions]
+
+        _warm(course, waiting)
+        with _Forks(max(1, workers), ready) as forks:
+            for name, todo in waiting.items():
+                _grade(course, course.exercise(name), todo, seed, isolation, forks)
+    return [records[id(s)] for s in submissions]
 
 
-def _warm(course: Any, submissions: list[Submission]) -> None:
-    """Import what graders import and start the templates, once, before the first fork."""
+def _warm(course: Any, names: Iterable[str]) -> None:
+    """Start the templates and import what is slow, once, before the first fork."""
     one_thread()
     import torch
 
     from llmkata.outside.process import template
     from llmkata.plugin.runs import load_module
 
-    from .runner import collect
-
     torch.set_num_threads(1)
-    exercises = [course.exercise(ident) for ident in dict.fromkeys(s.exercise_id for s in submissions)]
-    for profile in dict.fromkeys(["base", *(e.profile for e in exercises)]):
+    exercises = [course.exercise(name) for name in names]
+    profiles = dict.fromkeys(["base", *(e.profile for e in exercises)])
+    for profile in profiles:
         template(profile)
     for exercise in exercises:
-        collect(course, exercise)
         with contextlib.suppress(Exception):  # the checks that need it say so
             load_module(exercise.reference)
-    for profile in dict.fromkeys(e.profile for e in exercises):
+    for profile in profiles:
         template(profile).wait_ready()
-    template("base").wait_ready()
-    # What is here now is shared by all forks and never collected in them.
-    gc.collect()
-    gc.freeze()
 
 
-def _graded(course: Any, submissions: list[Submission], workers: int, seed: int | None, isolation: str) -> Any:
-    """Records as forks finish; at most ``workers`` at once."""
-    waiting, running = list(reversed(submissions)), {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                fork = _start(course, waiting.pop(), seed, isolation)
-                running[fork.pipe] = fork
-            ready, _, _ = select.select(list(running), [], [], 1.0)
+def _grade(course: Any, exercise: Any, submissions: list[Submission], seed: int | None, isolation: str,
+           forks: _Forks) -> None:
+    """Start the grading of all; returns when the last has begun."""
+    from llmkata.authoring.stub import StubError, pristine_stub
+
+    from .provenance import grader_hash
+    from .runner import with_collected
+
+    def start_all(collected: Any) -> None:
+        # Read and cut here, not by each fork.
+        grader_hash(exercise)
+        with contextlib.suppress(StubError):  # an exercise without one has no untouched file
+            pristine_stub(exercise)
+        # What is here now is shared by all forks and never collected in them.
+        gc.collect()
+        gc.freeze()
+        forks.many(len(submissions))
+        for submission in submissions:
+            forks.wait_for_room()
+            forks.add(_start(course, exercise, submission, seed, isolation, collected))
+
+    if with_collected(exercise, start_all):
+        start_all(None)  # each record says what is wrong with the checks
+
+
+class _Forks:
+    """Grading forks, at most ``workers`` at once, also while one exercise ends and the next begins. ``ready`` is called
+    with each submission and its record."""
+
+    def __init__(self, workers: int, ready: Callable[[Submission, ExerciseRecord], None]) -> None:
+        self._workers, self._ready = workers, ready
+        self._running: dict[int, _Fork] = {}
+        self._collapsed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def many(self, count: int) -> None:
+        """Prepare for ``count`` forks of this process as it is."""
+        if count >= MANY and not self._collapsed:
+            self._collapsed = bool(collapse())
+
+    def add(self, fork: _Fork) -> None:
+        """Take in a fork that was started."""
+        self._running[fork.pipe] = fork
+
+    def wait_for_room(self, room: int = 1) -> None:
+        """Hear what the forks say until ``room`` more may run; of those that have ended the records are ready."""
+        while len(self._running) + room > self._workers:
+            ready, _, _ = select.select(list(self._running), [], [], 1.0)
             for pipe in ready:
                 chunk = os.read(pipe, 1 << 20)
-                running[pipe].said += chunk
+                self._running[pipe].said += chunk
                 if not chunk:
-                    yield _finished(running.pop(pipe))
-            for fork in [f for f in running.values() if time.monotonic() > f.until]:
+                    fork = self._running.pop(pipe)
+                    self._ready(fork.submission, _finished(fork))
+            for fork in [f for f in self._running.values() if time.monotonic() > f.until]:
                 os.kill(fork.pid, 9)
-    finally:
-        for fork in running.values():
-            os.kill(fork.pid, 9)
-            os.waitpid(fork.pid, 0)
-            os.close(fork.pipe)
+
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        try:
+            if failed is None:
+                self.wait_for_room(self._workers)
+        finally:
+            for fork in self._running.values():
+                os.kill(fork.pid, 9)
+                os.waitpid(fork.pid, 0)
+                os.close(fork.pipe)
 
 
-def _start(course: Any, submission: Submission, seed: int | None, isolation: str) -> _Fork:
+def _start(course: Any, exercise: Any, submission: Submission, seed: int | None, isolation: str, collected: Any) -> _Fork:
     from llmkata.outside.process import adopt, branches
 
-    exercise = course.exercise(submission.exercise_id)
     inherited = branches()
     read, write = os.pipe()
     pid = os.fork()
@@ -143,7 +189,8 @@ def _start(course: Any, submission: Submission, seed: int | None, isolation: str
             os.close(read)
             adopt(inherited)
             known = set(sys.modules)
-            data = memoryview(with_libraries(_judged(course, exercise, submission, seed, isolation), known))
+            record = _judged(course, exercise, submission, seed, isolation, collected)
+            data = memoryview(with_libraries(record, known))
             while data:
                 data = data[os.write(write, data):]
             status = 0
@@ -154,13 +201,14 @@ def _start(course: Any, submission: Submission, seed: int | None, isolation: str
     return _Fork(submission, pid, read, time.monotonic() + _GENEROSITY * exercise.wall + _EXTRA_SECONDS)
 
 
-def _judged(course: Any, exercise: Any, submission: Submission, seed: int | None, isolation: str) -> bytes:
+def _judged(course: Any, exercise: Any, submission: Submission, seed: int | None, isolation: str,
+            collected: Any) -> bytes:
     """The encoded record; whatever breaks in the grader is told, and kept apart from the learner."""
     from .runner import grade_one
 
     try:
         record = grade_one(course, exercise, submission.source, learner=submission.learner, file=submission.file,
-                           isolation=isolation, seed=seed)
+                           isolation=isolation, seed=seed, collected=collected)
         return encode(submission.signed(record))
     except BaseException as e:  # noqa: BLE001
         return encode(_infrastructure(submission, f"The grader failed: {type(e).__name__}: {e}"))

@@ -25,7 +25,7 @@ def grade_one(course: Any, exercise: Any, source: bytes, *, learner: str = "you"
               only: str | None = None, isolation: str = "sandbox", seed: int | None = None, transport: str = "worker",
               on_check: Callable[[CheckRecord], None] | None = None, visible_only: bool = False,
               diagnosing: bool = True, disable: tuple[str, ...] = (), mistake: Any = None,
-              checks: str = "", last: Collection[str] = ()) -> ExerciseRecord:
+              checks: str = "", last: Collection[str] = (), collected: Collected | None = None) -> ExerciseRecord:
     """Grade ``source`` (UTF-8 Python) -> its record. Never raises for anything the submission does.
 
     ``only``: run checks whose id holds this text, and what they need. ``isolation``: "sandbox" or "process".
@@ -33,6 +33,7 @@ def grade_one(course: Any, exercise: Any, source: bytes, *, learner: str = "you"
     ``disable``: sandbox layers to leave out, for negative controls. ``mistake``: a Misconception put into ``source``
     (the model answer) after it is imported, for the audit. ``checks``: source of a check file to run in place of those
     of the exercise (the cells of a notebook). ``last``: ids of checks that are run after the others (slow ones).
+    ``collected``: all checks of the exercise, where they are collected already.
     """
     from llmkata.plugin.core import KataPlugin, interpreter
     from llmkata.plugin.runs import ExerciseRun, Setting
@@ -53,10 +54,13 @@ def grade_one(course: Any, exercise: Any, source: bytes, *, learner: str = "you"
     run = ExerciseRun(exercise, setting, source, filename, mistake=mistake)
     try:
         if _importable(run, record):
-            plugin = KataPlugin(lambda path: run, seed, only=only, on_record=on_check, diagnosing=diagnosing,
-                                last=last)
-            with _files(exercise, visible_only, checks) as files:
-                problem = run_pytest(files, exercise.root, plugin)
+            if collected is not None:
+                problem = collected.run(run, seed)
+            else:
+                plugin = KataPlugin(lambda path: run, seed, only=only, on_record=on_check, diagnosing=diagnosing,
+                                    last=last)
+                with _files(exercise, visible_only, checks) as files:
+                    problem = run_pytest(files, exercise.root, plugin)
             problem = problem or run.broken  # half a record would count for more than it is worth
             if problem:
                 record.state, record.cause = State.infrastructure, problem
@@ -76,20 +80,63 @@ def grade_one(course: Any, exercise: Any, source: bytes, *, learner: str = "you"
     return record
 
 
-def collect(course: Any, exercise: Any) -> list[str]:
-    """Import the graders of an exercise without running them -> ids of its checks (hidden and visible).
+class Collected:
+    """The checks of one exercise, collected once, to be run in forks of this process: starting pytest and collecting
+    takes longer than most checks do."""
 
-    Raises RuntimeError with what pytest says where they cannot be collected.
-    """
+    def __init__(self, plugin: Any, items: list[Any]) -> None:
+        self._plugin, self._items = plugin, items
+
+    def ids(self) -> list[str]:
+        """Ids of the checks (hidden and visible)."""
+        return [check.id for check in self._plugin.checks()]
+
+    def run(self, run: Any, seed: int) -> str:
+        """Run all checks on the submission of ``run`` -> "" or what kept them from running. Once in a process."""
+        self._plugin.put(run, seed)
+        with _quiet():
+            try:
+                for item, following in zip(self._items, [*self._items[1:], None], strict=True):
+                    item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            except BaseException as e:  # noqa: BLE001 - pytest's own loop would tell it in the same way
+                return f"The grader could not run: {type(e).__name__}: {e}"
+        return ""
+
+
+def with_collected(exercise: Any, body: Callable[[Collected], None]) -> str:
+    """Collect all checks of an exercise and call ``body`` with them -> "" or why they cannot be collected; ``body`` is
+    not called then."""
     from llmkata.plugin.core import KataPlugin
     from llmkata.plugin.runs import ExerciseRun, Setting
 
     run = ExerciseRun(exercise, Setting(), b"", exercise.slug)
     plugin = KataPlugin(lambda path: run, 0)
-    problem = run_pytest(check_files(exercise, False), exercise.root, plugin, "--collect-only")
+    shown = sys.stdout, sys.stderr
+    raised: list[BaseException] = []
+
+    def held(items: list[Any]) -> None:
+        try:
+            with contextlib.redirect_stdout(shown[0]), contextlib.redirect_stderr(shown[1]):
+                body(Collected(plugin, items))
+        except BaseException as e:  # noqa: BLE001 - raised again below: it is not pytest's to tell
+            raised.append(e)
+
+    problem = run_pytest(check_files(exercise, False), exercise.root, plugin, instead=held)
+    if raised:
+        raise raised[0]
+    return problem
+
+
+def collect(exercise: Any) -> list[str]:
+    """Import the graders of an exercise without running them -> ids of its checks (hidden and visible).
+
+    Raises RuntimeError with what pytest says where they cannot be collected.
+    """
+    found: list[str] = []
+    problem = with_collected(exercise, lambda collected: found.extend(collected.ids()))
     if problem:
         raise RuntimeError(problem)
-    return [check.id for check in plugin.checks()]
+    return found
 
 
 def check_files(exercise: Any, visible_only: bool) -> list[Path]:
@@ -137,8 +184,10 @@ def _nothing_tried(record: ExerciseRecord) -> bool:
     return bool(judged) and all(c.not_started for c in judged)
 
 
-def run_pytest(files: list[Path], root: Path, plugin: Any, *more: str) -> str:
-    """Run pytest on ``files`` with only our plugin -> "" or what kept it from running."""
+def run_pytest(files: list[Path], root: Path, plugin: Any, *more: str,
+               instead: Callable[[list[Any]], None] | None = None) -> str:
+    """Run pytest on ``files`` with only our plugin -> "" or what kept it from running. ``instead`` is called with what was
+    collected in place of running it."""
     import pytest
 
     class Faults:
@@ -156,6 +205,14 @@ def run_pytest(files: list[Path], root: Path, plugin: Any, *more: str) -> str:
 
         def pytest_internalerror(self, excrepr: Any) -> None:
             self.said.append(str(excrepr)[-3000:])
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_runtestloop(self, session: Any) -> bool | None:
+            if instead is None:
+                return None
+            if not session.testsfailed:
+                instead(session.items)
+            return True
 
     faults = Faults()
     _forget_other_courses(root)

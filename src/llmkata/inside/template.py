@@ -67,6 +67,7 @@ def warm(profile: str) -> None:
 
 def main(control_fd: int, profile: str) -> None:
     """Serve fork requests on the control socket, and on those attached later, until the first one closes."""
+    from llmkata.inside.pages import MANY, collapse
     from llmkata.inside.sandbox.privileges import close_to_others
 
     close_to_others(True)
@@ -79,12 +80,16 @@ def main(control_fd: int, profile: str) -> None:
     controls = {first.fileno(): _Control(first)}
     poll = select.poll()
     poll.register(first, select.POLLIN)
+    asked = 0
     while True:
         for fd, _ in poll.poll():
             try:
                 there, attached = _answer(controls[fd], controls)
             except OSError:  # whoever asked is gone
                 there, attached = False, None
+            asked += 1
+            if asked == 2 * MANY:  # to fork, and to reap
+                collapse()
             if attached is not None:
                 controls[attached.fileno()] = _Control(attached)
                 poll.register(attached, select.POLLIN)

@@ -107,6 +107,13 @@ class KataPlugin:
         """The checks that were collected."""
         return list(self._checks.values())
 
+    def put(self, run: ExerciseRun, seed: int) -> None:
+        """From now on the checks that were collected are put to ``run``: they are collected once for many submissions."""
+        self._run_seed = seed
+        self.runs = {run.exercise.id: run}
+        for check in self._checks.values():
+            check.run = run
+
     def _order(self, item: Any) -> tuple:
         check = self._checks.get(item.nodeid)
         if check is None:

@@ -152,7 +152,7 @@ def _warmed(root: str, ident: str) -> tuple[Any, Any, str]:
 
     torch.set_num_threads(1)
     try:
-        collect(course, exercise)
+        collect(exercise)
         pristine_stub(exercise)  # cut once, not in each run
     except (RuntimeError, StubError) as e:
         return course, exercise, str(e)
