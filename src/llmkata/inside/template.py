@@ -131,7 +131,9 @@ def _answer(control: _Control, controls: dict[int, _Control]) -> tuple[bool, soc
 
 
 def _fork(control: _Control, controls: dict[int, _Control], fds: list[int], policy: dict) -> dict:
-    pid = os.fork()
+    from llmkata.inside import sandbox
+
+    pid = sandbox.fork(policy)
     if pid == 0:
         for c in controls.values():
             c.socket.close()

@@ -33,7 +33,7 @@ class Entry:
         parent = os.getppid()
         # What forks workers is closed to others; a worker is measured from outside, and its own /proc is not root's.
         privileges.close_to_others(False)
-        self.layer("close_range", lambda: descriptors.close_all_but(self.policy.keep_fds))
+        self.layer("close_range", lambda: descriptors.close_all_but(self.kept_fds()))
         self.layer("session", descriptors.own_session)
         try:
             memory = limits.baseline()
@@ -44,7 +44,9 @@ class Entry:
             self.loopback()
             self.layer("privileges", self.privileges)
         self.server()
-        if self.link is not None:
+        if self.policy.parent_fd is not None:
+            namespaces.tie_to(self.policy.parent_fd)
+        elif self.link is not None:
             self.entered.pid = namespaces.tie_to_reaper(self.link)
         elif self.entered.has("session"):
             self.tie_to(parent)
@@ -53,6 +55,10 @@ class Entry:
         self.settle()
         self.layer("seccomp", self.seccomp)
         return self.entered
+
+    def kept_fds(self) -> tuple[int, ...]:
+        parent = self.policy.parent_fd
+        return self.policy.keep_fds if parent is None else (*self.policy.keep_fds, parent)
 
     def layer(self, name: str, act: Callable[[], str | None]) -> bool:
         """Set up one layer; `act` returns None, or why the layer does not stand. Returns whether it does."""
@@ -98,6 +104,9 @@ class Entry:
             os.close(fd)
 
     def pid_namespace(self) -> None:
+        if self.policy.parent_fd is not None:
+            self.entered.pid = namespaces.host_pid()
+            return
         namespaces.unshare("pidns")
         self.link = namespaces.fork_into_pid_namespace()
 

@@ -1,13 +1,15 @@
 """Namespaces: users, network, IPC objects and processes of its own.
 
-A process cannot enter a new pid namespace itself, only its children can: `fork_into_pid_namespace` forks, the learner's
-code runs in the child, and the parent stays as a reaper that holds nothing. Killing either ends the whole namespace.
+A process cannot enter a new pid namespace itself, only its children can. A template that is root's makes one for each
+worker it forks (`fork_as_first`). Elsewhere `fork_into_pid_namespace` forks once more: the learner's code runs in the
+child, and the parent stays as a reaper that holds nothing. Killing either ends the whole namespace.
 Source: user_namespaces(7), pid_namespaces(7).
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import struct
@@ -54,6 +56,52 @@ def loopback_up() -> None:
         request = fcntl.ioctl(s, SIOCGIFFLAGS, struct.pack("16sH22x", b"lo", 0))
         flags = struct.unpack_from("16sH", request)[1]
         fcntl.ioctl(s, SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", flags | IFF_UP))
+
+
+def fork_as_first() -> tuple[int, int]:
+    """Fork; the child is the first process of a pid namespace of its own -> (0, a descriptor of its parent for
+    `tie_to`) in the child, (its pid, -1) in the parent. Raises OSError, before it forks, where this is not allowed:
+    to others than root.
+    """
+    here, parent = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC), -1
+    try:
+        parent = os.pidfd_open(os.getpid())
+        libc.syscall("unshare", _NEWPID)
+        child = -1
+        try:
+            child = os.fork()
+        finally:
+            if child:
+                _back_to(here)
+        return (child, -1) if child else (0, os.dup(parent))
+    finally:
+        for fd in (here, parent):
+            if fd >= 0:
+                os.close(fd)
+
+
+def _back_to(here: int) -> None:
+    try:
+        libc.syscall("setns", here, _NEWPID)
+    except OSError as error:  # the next child would land beside this one
+        raise SystemExit(f"cannot return to the own pid namespace: {error}") from None
+
+
+def tie_to(parent: int) -> None:
+    """Have this process die with the one that the descriptor `parent` is of, which forked it. To be called after the
+    last change of credentials, which would undo it. Closes `parent`. Raises OSError.
+    """
+    die_with_parent()
+    poll = select.poll()
+    poll.register(parent, select.POLLIN)
+    if poll.poll(0):  # it ended before it was asked for
+        os._exit(1)
+    os.close(parent)
+
+
+def host_pid() -> int:
+    """The pid of this process as the host sees it, whose /proc is still there. Raises OSError."""
+    return int(os.readlink("/proc/self"))
 
 
 def fork_into_pid_namespace() -> socket.socket:

@@ -56,6 +56,8 @@ class Policy:
     memory_bytes: private writable memory above what the process has on entering.
     isolation: "sandbox", or "process" (descriptors, session and limits only).
     disable: names of `LAYERS` to leave out, for negative controls.
+    parent_fd: a descriptor of the process that forked this one, where it made this one the first of a pid namespace of
+    its own (`fork`); None where entering does that.
     """
 
     read_paths: tuple[str, ...]
@@ -70,6 +72,7 @@ class Policy:
     grants: Grants = field(default_factory=Grants)
     isolation: str = "sandbox"
     disable: frozenset[str] = frozenset()
+    parent_fd: int | None = None
 
     def __post_init__(self) -> None:
         if self.isolation not in ("sandbox", "process"):

@@ -76,7 +76,7 @@ ABSENT = {
 
 # Used while entering, denied afterwards.
 SETUP = {
-    "unshare": (272, 97), "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41),
+    "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41),
     "mount_setattr": (442, 442), "capset": (126, 91), "seccomp": (317, 277), "landlock_create_ruleset": (444, 444),
     "landlock_add_rule": (445, 445), "landlock_restrict_self": (446, 446),
 }
