@@ -10,7 +10,7 @@ from llmkata.forks import bring_in, new_libraries, with_libraries, without_libra
 
 def test_only_libraries_are_told_parents_first(tmp_path, monkeypatch):
     (tmp_path / "learners_own.py").write_text("x = 1\n")
-    code = ("import sys; sys.path.insert(0, sys.argv[1]); from llmkata.forks import new_libraries; known = set(sys.modules); "
+    code = ("import sys; sys.path.insert(0, sys.argv[1]); from llmkata.forks import new_libraries; known = len(sys.modules); "
             "import learners_own, xml.dom.minidom; print(*new_libraries(known))")
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     told = done.stdout.split()
@@ -22,14 +22,16 @@ def test_what_cannot_be_imported_is_let_be():
     import importlib.util
 
     name = next(n for n in ("sndhdr", "chunk", "nntplib", "this") if n not in sys.modules and importlib.util.find_spec(n))
-    known = set(sys.modules)
+    known = len(sys.modules)
     bring_in(["", "no_such_module_here", name])
     assert name in sys.modules and name in new_libraries(known)
     del sys.modules[name]
 
 
 def test_what_is_said_arrives_with_and_without_libraries():
-    known = set(sys.modules)
+    known = len(sys.modules)
     assert without_libraries(with_libraries(b'{"a": 1}', known)) == b'{"a": 1}'
-    said = with_libraries(b"{}", known - {"subprocess"})
+    subprocess_module = sys.modules.pop("subprocess")
+    sys.modules["subprocess"] = subprocess_module  # imported last now
+    said = with_libraries(b"{}", known - 1)
     assert said == b"{}\nsubprocess" and without_libraries(said) == b"{}"

@@ -5,25 +5,28 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import itertools
 import os
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 
-def new_libraries(known: Collection[str]) -> list[str]:
-    """Modules imported since ``known`` were all, parents first: those of installed libraries and of this program, never
-    a learner's or a grader's."""
+def new_libraries(known: int) -> list[str]:
+    """Modules imported since there were ``known`` of them (``len(sys.modules)``), parents first: those of installed
+    libraries and of this program, never a learner's or a grader's."""
     places = tuple({os.path.join(place, "") for place in (sys.prefix, sys.base_prefix)})
 
     def belongs(name: str) -> bool:
         file = getattr(sys.modules.get(name), "__file__", None) or ""
         return name.startswith("llmkata.") or file.startswith(places)
 
-    return sorted(filter(belongs, set(sys.modules) - set(known)), key=lambda name: name.count("."))
+    # The last ones: to look at all the others would copy every page that one of their names is on.
+    new = list(itertools.islice(reversed(sys.modules), max(0, len(sys.modules) - known)))
+    return sorted(filter(belongs, new), key=lambda name: name.count("."))
 
 
-def with_libraries(said: bytes, known: Collection[str]) -> bytes:
-    """What a fork has to say, one line of JSON, and the libraries it imported since ``known`` were all."""
+def with_libraries(said: bytes, known: int) -> bytes:
+    """What a fork has to say, one line of JSON, and the libraries it imported since there were ``known`` modules."""
     return b"\n".join([said, *(name.encode() for name in new_libraries(known))])
 
 

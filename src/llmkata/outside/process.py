@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -209,6 +210,8 @@ class Process:
         self._scratch = tempfile.mkdtemp(prefix="kata-")
         self.ended: dict[str, Any] | None = None
         self._schedule: int | None = None
+        #: Readable once the outermost process has ended; None where no kernel tells.
+        self._watch: int | None = None
         #: The listening socket of the ``server`` grant, inside the worker's own network.
         self.listener: socket.socket | None = None
         try:
@@ -234,6 +237,8 @@ class Process:
         self._template = template(profile)
         policy["read_paths"] = [*policy.get("read_paths", ()), self._template.config_dir]
         self.pid, self._socket = self._template.fork(policy)
+        with contextlib.suppress(OSError):  # Linux before 5.3
+            self._watch = os.pidfd_open(self.pid)
         self.channel = Channel(self._socket.fileno(), self._socket.fileno(), UNTRUSTED)
 
     def _said(self) -> str:
@@ -284,20 +289,30 @@ class Process:
                 if pid is not None and not self._is_over():
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
-                until = time.monotonic() + seconds
-                while not self._is_over() and time.monotonic() < until:
-                    time.sleep(0.002)
+                self._is_over(seconds)
             self.ended = self._reap()
             self._hang_up()
             if self.listener is not None:
                 self.listener.close()
-            if self._schedule is not None:
-                os.close(self._schedule)
-                self._schedule = None
+            for fd in (self._schedule, self._watch):
+                if fd is not None:
+                    os.close(fd)
+            self._schedule = self._watch = None
             shutil.rmtree(self._scratch, ignore_errors=True)
         return self.ended
 
-    def _is_over(self) -> bool:
+    def _is_over(self, seconds: float = 0.0) -> bool:
+        """Whether the process has ended, or does within ``seconds``."""
+        if self._watch is not None:
+            poll = select.poll()
+            poll.register(self._watch, select.POLLIN)
+            return bool(poll.poll(seconds * 1000))
+        until = time.monotonic() + seconds
+        while not (over := self._is_zombie()) and time.monotonic() < until:
+            time.sleep(0.002)
+        return over
+
+    def _is_zombie(self) -> bool:
         try:
             return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
         except OSError:
@@ -337,7 +352,7 @@ class SpawnedProcess(Process):
             raise ProcessLookupError(str(e)) from None
         return times.user + times.system
 
-    def _is_over(self) -> bool:
+    def _is_zombie(self) -> bool:
         return self._process.poll() is not None
 
     def _reap(self) -> dict[str, Any]:

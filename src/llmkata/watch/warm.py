@@ -88,7 +88,7 @@ def main(root: str, ident: str, how: str) -> None:
             _tell_where_when_asked(exercise, out)
             requests.close()
             os.dup2(null, 2)
-            known = set(sys.modules)
+            known = len(sys.modules)
             _say(out, b"P", str(os.getpid()).encode())
             _say(out, b"R", encode(_judged(course, exercise, request, out)))
             os.write(write, "\n".join(new_libraries(known)).encode()[:_PIPE])

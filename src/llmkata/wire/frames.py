@@ -98,10 +98,13 @@ class Channel:
         return kind, seq, self._read(length, patience)
 
     def pending(self) -> bool:
-        """Whether something can be read now (an answer nobody asked for, or the end of the stream)."""
+        """Whether something can be read now: an answer nobody asked for. Raises Closed where the other side has gone."""
         poll = select.poll()
         poll.register(self.read_fd, select.POLLIN)
-        return bool(poll.poll(0))
+        ready = poll.poll(0)
+        if ready and ready[0][1] & select.POLLHUP:
+            raise Closed("end of stream")
+        return bool(ready)
 
     def _read(self, n: int, patience: Patience | None) -> bytearray:
         # Grown as bytes arrive: a lying length costs the sender, not us.
