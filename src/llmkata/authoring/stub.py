@@ -145,6 +145,11 @@ def _cut(solution: str) -> str:
     return cut_stub(solution)
 
 
+@functools.lru_cache(maxsize=64)
+def _tree(stub: str) -> ast.Module:
+    return ast.parse(stub)
+
+
 def is_stub(exercise: Any, source: bytes) -> bool:
     """Whether a submission is the stub as it is given out."""
     stub = pristine_stub(exercise)
@@ -159,7 +164,7 @@ def is_untouched(stub_source: str, submission_source: str) -> bool:
     if len(submission_source) > 2 * len(stub_source) + 50_000:
         return False
     try:
-        return _same_tree(ast.parse(stub_source), ast.parse(submission_source))
+        return _same_tree(_tree(stub_source), ast.parse(submission_source))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
 

@@ -110,7 +110,7 @@ def _warm(course: Any, names: Iterable[str]) -> None:
 def _grade(course: Any, exercise: Any, submissions: list[Submission], seed: int | None, isolation: str,
            forks: _Forks) -> None:
     """Start the grading of all; returns when the last has begun."""
-    from llmkata.authoring.stub import StubError, pristine_stub
+    from llmkata.authoring.stub import StubError, is_stub
 
     from .provenance import grader_hash
     from .runner import with_collected
@@ -119,7 +119,7 @@ def _grade(course: Any, exercise: Any, submissions: list[Submission], seed: int 
         # Read and cut here, not by each fork.
         grader_hash(exercise)
         with contextlib.suppress(StubError):  # an exercise without one has no untouched file
-            pristine_stub(exercise)
+            is_stub(exercise, b"")
         # What is here now is shared by all forks and never collected in them.
         gc.collect()
         gc.freeze()

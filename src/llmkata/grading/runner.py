@@ -86,6 +86,8 @@ class Collected:
 
     def __init__(self, plugin: Any, items: list[Any]) -> None:
         self._plugin, self._items = plugin, items
+        for item in items:
+            item.location  # noqa: B018 - pytest looks it up in the source, once
 
     def ids(self) -> list[str]:
         """Ids of the checks (hidden and visible)."""

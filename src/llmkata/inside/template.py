@@ -30,13 +30,15 @@ def warm(profile: str) -> None:
     import torch.testing
     import torch.utils.flop_counter
 
-    from llmkata.inside import sandbox, session, worker  # noqa: F401
+    from llmkata.inside import sandbox, worker  # noqa: F401
+    from llmkata.inside.rehearsal import rehearse
 
     torch.set_num_threads(1)
     x = torch.ones(2, 2, requires_grad=True)
     (x @ x).sum().backward()
     # An optimiser's first step imports torch._dynamo (2-4 s).
     torch.optim.AdamW([x]).step()
+    rehearse()
     if profile == "matplotlib":
         import io
 

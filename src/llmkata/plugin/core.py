@@ -67,6 +67,8 @@ class KataPlugin:
         self._last = {ident.rpartition("::")[2].split("[")[0] for ident in last}
         self._diagnosing = diagnosing
         self._checks: dict[str, _Check] = {}
+        #: The one that runs; fixtures ask here, since pytest makes an object of some size for each ``request``.
+        self._check: _Check | None = None
         self._context: context.CheckContext | None = None
         self._error: BaseException | None = None
         self._started = 0.0
@@ -146,7 +148,7 @@ class KataPlugin:
         check = self._checks.get(item.nodeid)
         if check is None:
             return
-        self._started = time.monotonic()
+        self._check, self._started = check, time.monotonic()
         seed = context.seed_for(self._run_seed, f"{check.run.exercise.id}/{check.id}")
         self._context = context.enter(context.CheckContext(None, seed))
         failed = [r.id.split("::")[1].split("[")[0] for r in check.run.records if r.outcome is not Outcome.passed]
@@ -283,9 +285,9 @@ class KataPlugin:
         return self._context.seed
 
     @pytest.fixture
-    def submission(self, request: Any) -> Submission:
+    def submission(self) -> Submission:
         """The learner's module, freshly seeded."""
-        run = self._checks[request.node.nodeid].run
+        run = self._check.run
         self._context.link = run.link
         try:
             run.link.begin_check(self._context.seed)
@@ -304,9 +306,9 @@ class KataPlugin:
         server.stop()
 
     @pytest.fixture
-    def reference(self, request: Any) -> Any:
+    def reference(self) -> Any:
         """The oracle module, in this process."""
-        return self._checks[request.node.nodeid].run.reference()
+        return self._check.run.reference()
 
     @pytest.fixture
     def rng(self) -> np.random.Generator:
@@ -319,9 +321,9 @@ class KataPlugin:
         return torch_generator(self._context.seed)
 
     @pytest.fixture
-    def budget(self, request: Any) -> Any:
+    def budget(self) -> Any:
         """Budgets of this check, measured in a worker beside that of the checks."""
-        return self._checks[request.node.nodeid].run.budget(self._context.seed)
+        return self._check.run.budget(self._context.seed)
 
     def pytest_sessionfinish(self) -> None:
         """End all workers."""
