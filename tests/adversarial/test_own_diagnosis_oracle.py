@@ -36,9 +36,9 @@ def test_the_key_and_the_seed_behind_it_are_for_staff():
 
 def test_a_kept_result_is_that_of_the_same_file_alone():
     source = solution_with(WRONG[3]).encode()
-    keys = {result_key(TOY, s, 1, "full") for s in (source, source + b" ", source.replace(b"return 0", b"return 1"))}
+    keys = {result_key(COURSE, TOY, s, 1, "full") for s in (source, source + b" ", source.replace(b"return 0", b"return 1"))}
     assert len(keys) == 3
-    assert len({result_key(TOY, source, seed, how) for seed in (1, 2) for how in ("full", "process")}) == 4
+    assert len({result_key(COURSE, TOY, source, seed, how) for seed in (1, 2) for how in ("full", "process")}) == 4
 
 
 def test_honest_work_passes():

@@ -44,3 +44,28 @@ def test_what_judges_does_not_import_what_tells() -> None:
                 names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
                 names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
                 assert not any(name.startswith(told) for name in names), path
+
+
+def test_limits_and_tasks_are_of_the_key(tmp_path) -> None:
+    import msgspec
+
+    from llmkata.course import load_course
+
+    from .two import write_course
+
+    course = load_course(write_course(tmp_path))
+    exercise = course.exercise("double")
+
+    def key(course=course, exercise=exercise) -> str:
+        return provenance.result_key(course, exercise, b"x = 1\n", 0, "sandbox")
+
+    def limited(**limits) -> str:
+        return key(course=msgspec.structs.replace(course, limits=msgspec.structs.replace(course.limits, **limits)))
+
+    (task,) = exercise.tasks
+    stretch = msgspec.structs.replace(exercise, tasks=(msgspec.structs.replace(task, tier="stretch"),))
+    keys = {key(), limited(call=1.0), limited(cpu=1.0), limited(memory=1), limited(output=1), key(exercise=stretch)}
+    assert len(keys) == 6
+    assert limited(submission=1) == key()  # how much is read is no matter of what was read
+    renamed = msgspec.structs.replace(exercise, tasks=(msgspec.structs.replace(task, title="Another"),))
+    assert key(exercise=renamed) == key()

@@ -160,6 +160,9 @@ def is_untouched(stub_source: str, submission_source: str) -> bool:
     """Whether a submission is the stub as shipped: equal syntax trees, so comments, blank lines and a formatter's
     quotes do not count as work. Docstrings are compared with their indentation and trailing blanks removed.
     """
+    # What a stub raises stands in it, whatever a formatter did.
+    if "NotImplementedError" in stub_source and "NotImplementedError" not in submission_source:
+        return False
     # The compiler can be made to take quadratic time; nothing this much longer than the stub is the stub.
     if len(submission_source) > 2 * len(stub_source) + 50_000:
         return False

@@ -128,8 +128,9 @@ def _grade(course: Any, exercise: Any, submissions: list[Submission], seed: int 
             forks.wait_for_room()
             forks.add(_start(course, exercise, submission, seed, isolation, collected))
 
-    if with_collected(exercise, start_all):
-        start_all(None)  # each record says what is wrong with the checks
+    if problem := with_collected(exercise, start_all):
+        for submission in submissions:
+            forks.ready(submission, _infrastructure(submission, problem))
 
 
 class _Forks:
@@ -137,7 +138,7 @@ class _Forks:
     with each submission and its record."""
 
     def __init__(self, workers: int, ready: Callable[[Submission, ExerciseRecord], None]) -> None:
-        self._workers, self._ready = workers, ready
+        self._workers, self.ready = workers, ready
         self._running: dict[int, _Fork] = {}
         self._collapsed = False
 
@@ -162,7 +163,7 @@ class _Forks:
                 self._running[pipe].said += chunk
                 if not chunk:
                     fork = self._running.pop(pipe)
-                    self._ready(fork.submission, _finished(fork))
+                    self.ready(fork.submission, _finished(fork))
             for fork in [f for f in self._running.values() if time.monotonic() > f.until]:
                 os.kill(fork.pid, 9)
 

@@ -59,7 +59,7 @@ def plan(
             found = submission.record()
         else:
             exercise = course.exercise(submission.exercise_id)
-            key = result_key(exercise, submission.source, seed or 0, isolation)
+            key = result_key(course, exercise, submission.source, seed or 0, isolation)
             if key not in verdicts:
                 (result.copies if key in asked else result.rest).append(submission)
                 asked.add(key)

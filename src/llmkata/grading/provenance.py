@@ -56,12 +56,16 @@ def grader_hash(exercise: Any) -> str:
     return _grader_hashes[key]
 
 
-def result_key(exercise: Any, source: bytes, seed: int, isolation: str) -> str:
-    """Key of a result: submission + grader + components + framework + lock + Python minor + grants + seed."""
+def result_key(course: Any, exercise: Any, source: bytes, seed: int, isolation: str) -> str:
+    """Key of a result: submission + grader + components + framework + lock + Python minor + grants + limits + tasks and
+    their tiers + seed."""
     lock = exercise.root / "requirements.lock"
     text = json.dumps([
         hashlib.sha256(source).hexdigest(), grader_hash(exercise),
         hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else "",
         platform.python_version_tuple()[:2], exercise.grants, exercise.wall, isolation, seed,
+        # The other two limits are in the exercise's own, and of what is read before it is graded.
+        [course.limits.call, course.limits.cpu, course.limits.memory, course.limits.output],
+        [(task.number, task.tier) for task in exercise.tasks],
     ], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -63,7 +63,7 @@ def find(
         used = record.provenance.seed if record.provenance else common
         wanted = used if seed is None else seed
         why = ""
-        if result_key(exercise, submission.source or b"", wanted or 0, isolation) != record.key:
+        if result_key(course, exercise, submission.source or b"", wanted or 0, isolation) != record.key:
             why = _why(exercise, record, wanted)
         if why or not changed:
             result.stale.append(Stale(submission, record, wanted, why or "asked for"))

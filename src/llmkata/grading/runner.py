@@ -42,7 +42,7 @@ def grade_one(course: Any, exercise: Any, source: bytes, *, learner: str = "you"
     seed = 0 if seed is None else seed
     record = ExerciseRecord(
         learner=learner, exercise=exercise.id, state=State.graded, files=[file] if file else [],
-        submission_sha=hashlib.sha256(source).hexdigest(), key=result_key(exercise, source, seed, isolation),
+        submission_sha=hashlib.sha256(source).hexdigest(), key=result_key(course, exercise, source, seed, isolation),
         graded_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
     if is_stub(exercise, source):
         record.state = State.not_started

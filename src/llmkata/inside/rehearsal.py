@@ -55,7 +55,7 @@ def rehearse() -> None:
             _ask(session, op="call", path="attention", **three)
             _ask(session, op="vjp", path="attention", wrt=(0, 1, 2), cotangents=q, **three)
             _ask(session, op="call", path="Counter", args=(1,), kwargs={})
-            _ask(session, Kind.error, op="call", path="refuse", args=([1, 2.0, "three"],), kwargs={"key": None})
+            _ask(session, Kind.error, op="call", path="refuse", args=([1, 2.0, "three"],), kwargs={})
         _ask(session, op="record")
         _ask(session, op="call", path="attention", **three)
         _ask(session, op="program")

@@ -1,0 +1,129 @@
+"""Many submissions judged by checks that were collected once: each as if it were alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import msgspec
+import pytest
+
+from llmkata.course import load_course
+from llmkata.grading.executor import grade_many
+from llmkata.grading.runner import grade_one, with_collected
+from llmkata.grading.submission import Submission
+from llmkata.records import ExerciseRecord, Outcome, State
+
+from ..toy.harness import COURSE, SOLUTION, TOY, solution_with
+from .test_kept import plain
+from .two import RIGHT, WRONG, write_course
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gradings are forked on Linux")
+
+#: A grader that would notice another submission's being judged in the same process.
+STATE = '''\
+import os, random
+import numpy as np
+import torch
+from llmkata.checks import check, points, same, task
+
+seen = []
+
+@task(1)
+@points(1)
+def test_alone(submission):
+    """Nothing of another submission is there."""
+    seen.append(submission.work(3))
+    check(len(seen) == 1, f"{len(seen)} were judged here")
+
+@task(1)
+@points(1)
+def test_state(submission, rng):
+    """What a check finds: told, to be compared."""
+    submission.work(1)
+    check(False, f"{torch.rand(1).item()} {np.random.rand()} {rng.random()} {len(os.listdir('/proc/self/fd'))} {os.getcwd()}")
+'''
+
+
+def counted(records: list[ExerciseRecord]) -> list[ExerciseRecord]:
+    """Records without what was weighed, not counted: it differs a little from run to run."""
+    return [msgspec.structs.replace(r, checks=[
+        msgspec.structs.replace(c, measures=[], headroom=None) if c.id.endswith("test_row_sums_peak") else c for c in r.checks])
+        for r in records]
+
+
+def handed_in(*sources: str, exercise: str = "module1/double") -> list[Submission]:
+    return [Submission(f"l{n}", exercise, source.encode(), "double.py") for n, source in enumerate(sources)]
+
+
+@pytest.fixture
+def two(tmp_path):
+    """A course whose first exercise looks for what others left."""
+    root = write_course(tmp_path)
+    (root / "graders/module1/double/test_correctness.py").write_text(STATE)
+    return load_course(root)
+
+
+def test_no_submission_meets_another(two, tmp_path):
+    sources = [f"{RIGHT['double']}# {n}\n" for n in range(3)]
+    records = grade_many(two, handed_in(*sources), out=tmp_path / "out", isolation="process")
+    assert [r.checks[0].outcome for r in records] == [Outcome.passed] * 3
+    assert len({r.checks[1].cause for r in records}) == 1, [r.checks[1].cause for r in records]
+
+
+def test_a_second_submission_in_one_process_would_be_noticed(two):
+    """The control of the test above: the checks are collected once, so what they keep is kept."""
+    exercise, records = two.exercise("double"), []
+    judge = lambda collected: [  # noqa: E731
+        records.append(grade_one(two, exercise, RIGHT["double"].encode(), isolation="process", collected=collected))
+        for _ in range(2)]
+    assert not with_collected(exercise, judge)
+    assert [r.checks[0].outcome for r in records] == [Outcome.passed, Outcome.failed]
+
+
+def test_records_are_those_of_one_graded_alone(tmp_path):
+    wrong = (
+        solution_with("def softmax(x):\n    return x.exp() / x.exp().sum(0, keepdim=True)"),
+        solution_with("def project(x, w):\n    return (x @ w + x @ w) / 2"),
+        solution_with("def magic(n):\n    raise KeyError(n)"),
+        "def (:\n",
+    )
+    given = [Submission(f"l{n}", TOY.id, s.encode(), "toy.py") for n, s in enumerate((SOLUTION, *wrong))]
+    many = grade_many(COURSE, given, out=tmp_path, workers=2, seed=5)
+    alone = [s.signed(grade_one(COURSE, TOY, s.source, learner=s.learner, file=s.file, seed=5)) for s in given]
+    for one, other in zip(plain(counted(many)), plain(counted(alone)), strict=True):
+        assert msgspec.json.decode(one) == msgspec.json.decode(other)
+    assert len({tuple(c.outcome for c in r.checks) for r in many}) > 2
+
+
+def test_checks_that_cannot_be_collected_are_told_in_each_record(two, tmp_path):
+    (two.root / "graders/module1/double/test_correctness.py").write_text("import nothing_of_that_name\n")
+    given = [*handed_in(RIGHT["double"], WRONG), *handed_in(RIGHT["square"], exercise="module1/square")]
+    records = grade_many(two, given, out=tmp_path / "out", isolation="process")
+    assert [r.state for r in records] == [State.infrastructure, State.infrastructure, State.graded]
+    assert all("nothing_of_that_name" in r.cause for r in records[:2])
+
+
+def test_two_submissions_of_one_learner_have_a_record_each(two, tmp_path):
+    one, other = handed_in(RIGHT["double"], WRONG)
+    other = Submission(one.learner, other.exercise_id, other.source, other.file)
+    records = grade_many(two, [one, other], out=tmp_path / "out", isolation="process")
+    assert len({r.submission_sha for r in records}) == 2
+
+
+def test_what_is_printed_meanwhile_is_not_lost_and_what_is_raised_arrives(two, capsys):
+    assert not with_collected(two.exercise("double"), lambda collected: print("to whoever started it"))
+    assert "to whoever started it" in capsys.readouterr().out
+
+    def interrupt(collected):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        with_collected(two.exercise("double"), interrupt)
+
+
+def test_no_descriptor_is_left(two, tmp_path):
+    grade_many(two, handed_in(RIGHT["double"]), out=tmp_path / "out", isolation="process")
+    before = len(os.listdir("/proc/self/fd"))
+    grade_many(two, handed_in(*[f"{RIGHT['double']}# {n}\n" for n in range(4)]), out=tmp_path / "out", isolation="process")
+    assert len(os.listdir("/proc/self/fd")) == before
