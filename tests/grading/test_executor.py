@@ -41,7 +41,7 @@ def test_alone(submission):
 def test_state(submission, rng):
     """What a check finds: told, to be compared."""
     submission.work(1)
-    check(False, f"{torch.rand(1).item()} {np.random.rand()} {rng.random()} {len(os.listdir('/proc/self/fd'))} {os.getcwd()}")
+    check(False, f"{torch.rand(1).item()} {np.random.rand()} {random.random()} {rng.random()} {len(os.listdir('/proc/self/fd'))} {os.getcwd()}")
 '''
 
 
@@ -74,9 +74,11 @@ def test_no_submission_meets_another(two, tmp_path):
 def test_a_second_submission_in_one_process_would_be_noticed(two):
     """The control of the test above: the checks are collected once, so what they keep is kept."""
     exercise, records = two.exercise("double"), []
-    judge = lambda collected: [  # noqa: E731
-        records.append(grade_one(two, exercise, RIGHT["double"].encode(), isolation="process", collected=collected))
-        for _ in range(2)]
+
+    def judge(collected):
+        for _ in range(2):
+            records.append(grade_one(two, exercise, RIGHT["double"].encode(), isolation="process", collected=collected))
+
     assert not with_collected(exercise, judge)
     assert [r.checks[0].outcome for r in records] == [Outcome.passed, Outcome.failed]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import random
 import select
 import sys
 import time
@@ -179,6 +180,8 @@ class _Forks:
 
 
 def _start(course: Any, exercise: Any, submission: Submission, seed: int | None, isolation: str, collected: Any) -> _Fork:
+    import numpy as np
+
     from llmkata.outside.process import adopt, branches
 
     inherited = branches()
@@ -189,6 +192,9 @@ def _start(course: Any, exercise: Any, submission: Submission, seed: int | None,
         with contextlib.suppress(BaseException):
             os.close(read)
             adopt(inherited)
+            # What was imported meanwhile may have drawn from these: each fork would find them otherwise.
+            random.seed(seed or 0)
+            np.random.seed((seed or 0) % (1 << 32))
             known = len(sys.modules)
             record = _judged(course, exercise, submission, seed, isolation, collected)
             data = memoryview(with_libraries(record, known))

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from llmkata.forks import with_libraries, without_libraries
+from llmkata.inside.pages import MANY, collapse
 from llmkata.threads import one_thread
 
 from .store import Store
@@ -60,6 +61,8 @@ def perform(course: Any, trials: Sequence[Trial], *, workers: int, progress: Cal
 
 def _forked(course: Any, exercise: Any, trials: list[Trial], workers: int) -> Iterator[tuple[Trial, Result]]:
     ours = _warm(exercise, any(t.diagnosing or t.forced for t in trials))
+    if len(trials) >= MANY:
+        collapse()
     # The longest first: the last ones then leave no core idle.
     waiting = sorted(trials, key=lambda t: (t.stop, bool(t.only), not t.alone), reverse=True)
     running: dict[int, _Fork] = {}
