@@ -14,7 +14,8 @@ from collections.abc import Iterable
 def new_libraries(known: int) -> list[str]:
     """Modules imported since there were ``known`` of them (``len(sys.modules)``), parents first: those of installed
     libraries and of this program, never a learner's or a grader's."""
-    places = tuple({os.path.join(place, "") for place in (sys.prefix, sys.base_prefix)})
+    installed = [place for place in sys.path if place.endswith(("site-packages", "dist-packages"))]
+    places = tuple({os.path.join(place, "") for place in (sys.prefix, sys.base_prefix, *installed)})
 
     def belongs(name: str) -> bool:
         file = getattr(sys.modules.get(name), "__file__", None) or ""

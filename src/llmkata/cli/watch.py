@@ -32,21 +32,32 @@ def watch(
     loop.run()
 
 
-#: Exercises listed before and after the current one.
-_AROUND = 8
+#: Exercises listed before and after the current one, at most; lines of the screen that are not for the list.
+_AROUND, _OTHER_LINES = 8, 9
 
 
 def _hint(w: Watch) -> str | None:
-    from llmkata.cli.hints import remember_level
+    from llmkata.cli.hints import offer, opened_levels
 
     failing = w.failing()
     if failing is None:
         return "No check has failed."
     if not failing.hints:
         return "This check has no hint; the brief may help."
-    w.hints = min(w.hints + 1, len(failing.hints))
-    remember_level(state_dir(w.course), w.exercise.id, failing.id.rpartition("::")[2], w.hints)
-    return None
+    name, level = failing.id.rpartition("::")[2], min(w.hints + 1, len(failing.hints))
+    opened = opened_levels(state_dir(w.course)).get(w.exercise.id, {})
+    price = offer(w.course.policy.hints, opened, name, level)
+    if not price:
+        return _open_hint(w, name, level)
+    w.asking = lambda key: _open_hint(w, name, level) if key == "y" else "It stays closed."
+    return f"{price} Open it? y/n"
+
+
+def _open_hint(w: Watch, check: str, level: int) -> None:
+    from llmkata.cli.hints import remember_level
+
+    w.hints = level
+    remember_level(state_dir(w.course), w.exercise.id, check, level)
 
 
 def _next(w: Watch) -> str | None:
@@ -61,7 +72,8 @@ def _list(w: Watch) -> str:
 
     known, lines = own_verified(w.course), []
     here = list(w.course.available).index(w.exercise)
-    for e in w.course.available[max(here - _AROUND, 0) : here + _AROUND + 1]:
+    around = max(1, min(_AROUND, (w.console.height - _OTHER_LINES) // 2))
+    for e in w.course.available[max(here - around, 0) : here + around + 1]:
         where = known.where(e)
         lines.append(f"{'>' if e is w.exercise else ' '} {sign_of(where)[0]} {e.number:>4} {e.title}: {where}")
     return "\n".join([*lines, f"All of them: {prog()} list"])
