@@ -107,11 +107,13 @@ def unscale_(self, optimizer):
     unscale_with(self, optimizer, lambda g: g.isinf().any())
 
 
+# It goes from gradient to gradient as the next one does, which the count of kernels sees.
 @misconception(
     "reads_each_gradient",
     replaces="LossScaler.unscale_",
     caught_by="test_host_reads",
     matches="reads",
+    equivalent_to="loop_over_gradients",
     feedback="The host asks the device about each gradient, and waits for each answer. Keep the flags on the device and "
     "read one of them, in step.",
 )

@@ -143,14 +143,13 @@ def unscale_without_values(module, shapes):
 def test_unscale_reads_nothing(submission, budget):
     """unscale_ asks for no value of a gradient."""
     # 0 reads; a test of each gradient on the host is one for each of the 5.
-    reads, message = 0, ""
+    reads = 0
     try:
         submission.run(unscale_without_values, [(3, 4), (7,), (2, 3, 2), (), (5, 1)])
     except RemoteError as error:
         if "meta" not in error.message.lower():
             raise
-        reads, message = 1, error.message
-    check(not reads, "unscale_ asked for a value that is still on the device.", got=message)
+        reads = 1
     budget.require("host reads of unscale_", reads, at_most=0, unit="reads", trust="handed in")
 
 
