@@ -8,7 +8,7 @@ import math
 
 import torch
 
-from llmkata.checks import RemoteError, check, hint, needs, points, probe, task
+from llmkata.checks import RemoteError, hint, needs, points, probe, task
 
 # --- weights that are cast once ---------------------------------------------------------------------------------------
 
