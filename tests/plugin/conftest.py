@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from llmkata.authoring.stub import cut_stub
 from llmkata.course import load_course
 from llmkata.grading.runner import grade_one
 from llmkata.records import CheckRecord, ExerciseRecord
+
+from ..toy.harness import ROOT
 
 COURSE = """\
 schema: llmkata/course/v1
@@ -78,6 +81,16 @@ def made(tmp_path: Path) -> Callable[..., Made]:
         return Made(tmp_path / slug, slug, checks, visible, budgets, solution, **(files or {}))
 
     return make
+
+
+@pytest.fixture
+def course(tmp_path):
+    """A copy of the toy course, as a learner has it."""
+    for part in ("course.yaml", "exercises", "graders", "reference", "solutions"):
+        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+        copy(ROOT / part, tmp_path / part)
+    (tmp_path / "kata").touch()
+    return tmp_path
 
 
 def by_name(record: ExerciseRecord) -> dict[str, CheckRecord]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from ..toy.harness import ROOT, SOLUTION
+from ..toy.harness import SOLUTION
 
 
 def run(cwd: Path, *args: str) -> tuple[int, str]:
@@ -19,16 +18,6 @@ def run(cwd: Path, *args: str) -> tuple[int, str]:
     done = subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args], cwd=cwd, env=environment,
                           capture_output=True, text=True, timeout=120, check=False)
     return done.returncode, done.stdout + done.stderr
-
-
-@pytest.fixture
-def course(tmp_path):
-    """A copy of the toy course, as a learner has it."""
-    for part in ("course.yaml", "exercises", "graders", "reference", "solutions"):
-        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
-        copy(ROOT / part, tmp_path / part)
-    (tmp_path / "kata").touch()
-    return tmp_path
 
 
 def test_an_untouched_stub_is_not_started(course):
@@ -59,6 +48,30 @@ def test_done(course):
     (course / "exercises/module1/toy/toy.py").write_text(SOLUTION)
     code, out = run(course, "exercises", "graders")
     assert code == 0 and "13 passed" in out and "A hint" not in out, out
+
+
+@pytest.mark.parametrize(("end", "says"), [
+    ("def f(:", ["SyntaxError: invalid syntax", "    toy.py:LINE: def f(:\n" + " " * len("    toy.py:LL: def f(") + "^\n"]),
+    ("import no_such_library", ["ModuleNotFoundError: No module named 'no_such_library'", "toy.py:LINE in <module>: import no_such"]),
+])  # fmt: skip
+def test_a_file_that_does_not_import_is_told_once(course, end, says):
+    (course / "exercises/module1/toy/toy.py").write_text(f"{SOLUTION}{end}\n")
+    line = str(SOLUTION.count("\n") + 1)
+    for more in ((), ("-n", "2")):
+        code, out = run(course, "exercises/module1/toy", "-rs", *more)
+        assert code == 1 and "1 failed, 1 skipped" in out, out
+        assert "toy.py does not import, so nothing in it can be judged.\n" in out and "  1 more check waits for that." in out
+        for text in says:
+            assert out.count(text.replace("LINE", line)) == 1, out
+        assert re.search(r"SKIPPED \[1\].*: toy.py does not import\n", out)
+        assert "exercises/module1/toy/toy.py does not import." in out and "A hint" not in out and "ERROR" not in out
+
+
+def test_one_check_alone_tells_of_it_too(course):
+    (course / "exercises/module1/toy/toy.py").write_text("raise ValueError('here')\n")
+    code, out = run(course, "exercises/module1/toy", "-k", "one_entry")
+    assert code == 1 and "1 failed, 1 deselected" in out and "more check" not in out
+    assert "toy.py:1 in <module>: raise ValueError('here')" in out
 
 
 def test_a_broken_course_is_a_usage_error(course):

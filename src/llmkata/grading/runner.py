@@ -113,15 +113,14 @@ def _importable(run: Any, record: ExerciseRecord) -> bool:
     """Import the submission once; what goes wrong there is told once, not by every check."""
     from llmkata.outside.process import TemplateFailed
     from llmkata.outside.remote import RemoteError, WorkerGone
+    from llmkata.plugin.imported import import_failure
 
     try:
         run.link.open()
         return True
     except RemoteError as e:
         record.state = State.unreadable
-        line = f" at line {e.frames[-1][0]}" if e.frames else ""
-        record.cause = f"Importing the file fails{line}: {e}"
-        record.evidence = Evidence(record.cause, frames=e.where())
+        record.cause, record.evidence = import_failure(e)
     except WorkerGone as e:
         record.state = State.unreadable
         record.cause = f"Importing the file fails. {e.cause}"

@@ -25,6 +25,7 @@ from llmkata.outside.remote import WorkerGone
 from llmkata.outside.submission import Submission
 from llmkata.records import CheckRecord, Diagnosis, Outcome, encode
 
+from .imported import Unimportable, Waiting
 from .runs import ExerciseRun
 from .verdict import is_not_started, verdict, with_symptom
 
@@ -172,6 +173,10 @@ class KataPlugin:
         ctx, link = self._context, self._context.link
         if isinstance(error, _Blocked):
             v_outcome, cause, evidence, judged = Outcome.not_judged, str(error), None, error.counts
+        elif isinstance(error, Waiting):
+            v_outcome, cause, evidence, judged = Outcome.not_judged, str(error), None, True
+        elif isinstance(error, Unimportable):
+            v_outcome, cause, evidence, judged = Outcome.failed, error.cause, error.evidence, True
         elif isinstance(error, pytest.skip.Exception):
             v_outcome, cause, evidence, judged = Outcome.not_judged, str(error), None, False
         else:
@@ -181,7 +186,7 @@ class KataPlugin:
         if isinstance(error, TemplateFailed):
             check.run.broken = str(error)
         diagnosis = None
-        answered = link is not None and not isinstance(error, WorkerGone) and not is_not_started(error)
+        answered = link is not None and not isinstance(error, (WorkerGone, Unimportable)) and not is_not_started(error)
         if v_outcome is Outcome.failed and self._diagnosing and answered:
             diagnosis = self._diagnose(item, check, error)
             if diagnosis is None:

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from llmkata.course import load_course
 from llmkata.course.launcher import launcher
+from llmkata.outside.remote import RemoteError
 from llmkata.records import NOT_STARTED, CheckRecord, Outcome
 
 from .core import KataPlugin
+from .imported import Unimportable, Waiting, import_fault, import_text, tells_of_import
+from .postmortem import PostMortem
 from .runs import ExerciseRun, Setting
 
 
@@ -24,7 +28,42 @@ class LearnerPlugin(KataPlugin):
         self._found: dict[str, ExerciseRun] = {}
         #: Exercise id -> records, as the reports brought them (from other processes too, under pytest-xdist).
         self._records: dict[str, list[CheckRecord]] = {}
+        #: Exercise id -> its checks of this run. Where the file cannot be imported, the first tells why.
+        self._collected: dict[str, list[str]] = {}
+        #: Exercise id -> what importing its file raised.
+        self._faults: dict[str, RemoteError | None] = {}
+        self._debugging = False
         super().__init__(self._run_of, seed)
+
+    def pytest_configure(self, config: Any) -> None:
+        """With ``--pdb``, the debugger is to open in the learner's frame."""
+        super().pytest_configure(config)
+        self._debugging = config.getoption("usepdb", False)
+        if self._debugging:
+            config.pluginmanager.register(PostMortem(self._link_of), "kata-postmortem")
+
+    def _link_of(self, item: Any) -> Any:
+        check = self._checks.get(item.nodeid)
+        return check.run.link if check is not None else None
+
+    def pytest_collection_finish(self, session: Any) -> None:
+        """Note what is run, the same in every process of pytest-xdist."""
+        for item in session.items:
+            if item.nodeid in self._checks:
+                self._collected.setdefault(self._checks[item.nodeid].run.exercise.id, []).append(item.nodeid)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: Any) -> None:
+        """Checks of a file that cannot be imported are not run; one of them says why."""
+        super().pytest_runtest_setup(item)
+        check = self._checks.get(item.nodeid)
+        if check is not None:
+            check.run.link.returned = None
+            ident = check.run.exercise.id
+            if ident not in self._faults:
+                self._faults[ident] = import_fault(check.run.link)
+            if (fault := self._faults[ident]) is not None:
+                raise Unimportable(fault) if self._collected[ident][0] == item.nodeid else Waiting(check.run.link.label)
 
     def _run_of(self, path: Path) -> ExerciseRun | None:
         try:
@@ -36,8 +75,18 @@ class LearnerPlugin(KataPlugin):
         ident = "/".join(parts[1:3])
         if ident not in self._found:
             exercise = self._course.exercise(ident)
-            self._found[ident] = ExerciseRun(exercise, Setting(), exercise.stub.read_bytes(), str(exercise.stub))
+            run = ExerciseRun(exercise, Setting(), exercise.stub.read_bytes(), str(exercise.stub))
+            run.link.passing = (KeyboardInterrupt, pytest.exit.Exception)
+            run.link.keeps_frames = self._debugging
+            self._found[ident] = run
         return self._found[ident]
+
+    def _dress(self, report: Any, record: CheckRecord, error: BaseException | None) -> None:
+        super()._dress(report, record, error)
+        if isinstance(error, Unimportable):
+            ident = report.kata[0]
+            report.when = "call"  # else pytest speaks of an error in the set-up of a check
+            report.longrepr = import_text(error, self._course.exercise(ident).stub.name, len(self._collected[ident]) - 1)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Keep the record that came with a report."""
@@ -63,6 +112,9 @@ class LearnerPlugin(KataPlugin):
             if judged and all(r.not_started for r in judged):
                 t.write_line(f"  not started. Open {exercise.stub.relative_to(self._root)}; the brief is "
                              f"{exercise.brief.relative_to(self._root)}.")
+                continue
+            if any(map(tells_of_import, records)):
+                t.write_line(f"  {exercise.stub.relative_to(self._root).as_posix()} does not import.")
                 continue
             for task in exercise.tasks:
                 mine = [r for r in records if r.task == task.number]

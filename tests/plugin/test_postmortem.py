@@ -1,0 +1,95 @@
+"""pytest --pdb in a terminal: the debugger opens in the learner's frame, and what was not begun opens none."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..e2e.conftest import environment
+from ..e2e.terminal import Terminal
+from ..toy.harness import SOLUTION, STUB
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+
+RIGHT = "    e = (x - x.amax(-1, keepdim=True)).exp()\n"
+assert SOLUTION.count(RIGHT) == 1
+
+
+def debugged(course: Path, source: str, *words: str) -> Terminal:
+    (course / "exercises/module1/toy/toy.py").write_text(source, "utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "exercises/module1/toy", *words]
+    return Terminal(command, course, environment(OMP_NUM_THREADS="1"), rows=24, columns=80)
+
+
+def asked(terminal: Terminal, command: str, answer: str) -> None:
+    """Type a command at the debugger's prompt."""
+    terminal.press(f"{command}\r")
+    terminal.wait_for(answer)
+
+
+@pytest.mark.parametrize(("line", "how", "stands"), [
+    ("    e = x.exp() + x.numel()\n", "as it returned", "-> return e / e.sum(-1, keepdim=True)"),
+    ("    e = x.exp() + torch.zeros(3)\n", "where it raised NameError", "-> e = x.exp() + torch.zeros(3)"),
+    ("    e = x.reshape(7)\n", "where it raised RuntimeError", "-> e = x.reshape(7)"),
+])  # fmt: skip
+def test_it_opens_in_the_function_of_the_learner(course, line, how, stands):
+    wrong = line if how != "as it returned" else "    e = (x + 1).exp()\n    e[0] += 1\n"
+    terminal = debugged(course, SOLUTION.replace(RIGHT, wrong), "-x", "--pdb", "-k", "two_numbers")
+    try:
+        screen = terminal.wait_for("(Pdb)")
+        assert how in screen and "In softmax, toy.py:" in screen and stands in screen, screen
+        assert "llmkata/" not in screen
+        asked(terminal, "p list(x.shape), 40 + 2", "([2], 42)")
+        asked(terminal, "u", "-> same(submission.softmax(torch.zeros(2)), torch.full((2,), 0.5))")
+        terminal.press("q\r")
+        assert terminal.wait() == 2
+    finally:
+        terminal.close()
+
+
+def test_a_file_that_does_not_import_is_looked_at_where_it_stopped(course):
+    terminal = debugged(course, SOLUTION + "\nleft = 6 * 7\nraise KeyError(left)\n", "--pdb")
+    try:
+        assert "In <module>, toy.py:" in terminal.wait_for("(Pdb)", "where it raised KeyError")
+        asked(terminal, "p left + 1", "43")
+        terminal.press("c\r")
+        assert terminal.wait() == 1
+        assert terminal.output.count(b"entering PDB") == 1 and "1 failed, 1 skipped" in terminal.screen
+    finally:
+        terminal.close()
+
+
+@pytest.mark.parametrize(("source", "summary"), [(STUB, "2 skipped"), (SOLUTION + "\ndef f(:\n", "1 failed, 1 skipped")])
+def test_where_no_frame_is_worth_a_look_no_debugger_opens(course, source, summary):
+    terminal = debugged(course, source, "--pdb")
+    try:
+        assert terminal.wait(60) == 1
+        assert summary in terminal.screen and "entering PDB" not in terminal.screen
+    finally:
+        terminal.close()
+
+
+def test_leaving_a_breakpoint_ends_the_run(course):
+    terminal = debugged(course, SOLUTION.replace(RIGHT, "    breakpoint()\n" + RIGHT))
+    try:
+        assert "llmkata/" not in terminal.wait_for("(Pdb)", "-> e = (x - x.amax(-1, keepdim=True)).exp()")
+        terminal.press("q\r")
+        assert terminal.wait() == 2
+        assert "Quitting debugger" in terminal.screen and "1 failed" not in terminal.screen
+    finally:
+        terminal.close()
+
+
+def test_ctrl_c_ends_the_run_and_names_the_line(course):
+    terminal = debugged(course, SOLUTION.replace(RIGHT, "    print('for ever')\n    while True:\n        pass\n"), "-s")
+    try:
+        terminal.wait_for("for ever")
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.wait() == 2
+        line = SOLUTION[: SOLUTION.index(RIGHT)].count("\n") + 2
+        assert any(f"toy/toy.py:{n}: KeyboardInterrupt" in terminal.screen for n in (line, line + 1)), terminal.screen
+    finally:
+        terminal.close()
