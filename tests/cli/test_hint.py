@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+from pathlib import Path
 
 import pytest
 
@@ -86,3 +88,58 @@ def test_a_spoilt_state_file_counts_as_nothing_opened(toy, kata) -> None:
     (toy / ".kata").mkdir()
     (toy / ".kata/hints.json").write_text("{broken")
     assert "Hint 1 of 2" in kata("hint", "0.1").out
+def priced(toy: Path) -> None:
+    course = toy / "course.yaml"
+    text = course.read_text().replace("weights: {core: 1, stretch: 1}}", "weights: {core: 1, stretch: 1}, hints: {price: 2, free: 1, at_most: 3}}")
+    assert "price" in text
+    course.write_text(text)
+
+
+def test_a_price_is_told_before_a_hint_is_opened(toy, kata, monkeypatch) -> None:
+    priced(toy)
+    opened = toy / ".kata/hints.json"
+    assert "costs" not in kata("hint", "0.1").out  # the first is free
+    asked: list[str] = []
+    monkeypatch.setattr("typer.confirm", lambda text: bool(asked.append(text)))
+    refused = kata("hint", "0.1")
+    assert refused.status == 1 and "neutral" not in refused.out and len(asked) == 1
+    assert "This hint costs 2 % of the points of this exercise on your card; so far 0 %" in refused.out
+    assert "(1 free, then 2 % each, at most 3 %)" in " ".join(refused.out.split())
+    assert json.loads(opened.read_text()) == {"module0/sums": {"test_empty": 1}}
+    monkeypatch.setattr("typer.confirm", lambda text: True)
+    assert "neutral element" in kata("hint", "0.1").out
+    assert "This hint costs 1 %" in kata("hint", "0.1", "--check", "fast").out  # the most is reached
+    monkeypatch.setattr("typer.confirm", lambda text: pytest.fail("what is open costs nothing again"))
+    assert "neutral element" in kata("hint", "0.1", "--check", "empty", "--level", "2").out
+    assert json.loads(opened.read_text()) == {"module0/sums": {"test_empty": 2, "test_fast": 1}}
+
+
+def test_without_anybody_to_ask_it_stays_closed(toy, kata, monkeypatch) -> None:
+    priced(toy)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    both = kata("hint", "0.1", "--check", "empty", "--level", "2")
+    assert both.status == 2 and "These 2 hints cost 2 %" in both.out and "neutral" not in both.out
+    assert "kata hint module0/sums --check test_empty --yes" in both.err
+    assert not (toy / ".kata/hints.json").exists()
+    assert "neutral" in kata("hint", "0.1", "--check", "empty", "--level", "2", "--yes").out
+
+
+def test_what_hints_cost_is_on_the_card(toy, kata, make_record) -> None:
+    """Of 100 points: 2 % for the second of two hints, and the total follows."""
+    record_file(load_course(toy)).append(make_record("module0/sums", "pass 1", "pass 2 stretch"))
+    kata("hint", "0.1", "--check", "empty", "--level", "2")
+
+    def card() -> tuple[dict, float]:
+        kata("scorecard")
+        told = json.loads((toy / ".kata/scorecard/you.json").read_text("utf-8"))
+        return told["exercises"][0], told["total"]["percent"]
+
+    free, whole = card()
+    assert (free["percent"], free["hints_cost"], free["hints_opened"]) == (100.0, 0.0, {"test_empty": 2})
+    assert "They cost nothing." in (toy / ".kata/scorecard/you.html").read_text("utf-8")
+    priced(toy)
+    dear, less = card()
+    assert (dear["percent"], dear["hints_cost"]) == (98.0, 2.0) and dear["points"] == free["points"]
+    assert less == pytest.approx(whole * 0.98)
+    for name in ("you.html", "you.md"):
+        assert "They cost" in (text := (toy / ".kata/scorecard" / name).read_text("utf-8")) and "98 %" in text

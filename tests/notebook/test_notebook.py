@@ -135,3 +135,23 @@ def test_loading_the_package_loads_nothing_heavy():
     program = "import sys, llmkata; assert callable(llmkata.load_ipython_extension); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not {"torch", "numpy", "IPython", "llmkata.notebook"} & set(done.stdout.split())
+
+
+def test_a_hint_with_a_price_opens_when_told_to(toy, monkeypatch, capsys):
+    from llmkata.notebook.magic import Kata
+
+    course = toy / "course.yaml"
+    text = course.read_text("utf-8")
+    course.write_text(text.replace("  seed_env:", "  hints: {price: 5, free: 1}\n  seed_env:"), "utf-8")
+    assert "price" in course.read_text("utf-8")
+    monkeypatch.setenv("KATA_COURSE", str(toy))
+    kata = Kata(list)
+    kata.line("use toy")
+    kata.line("hint")
+    first = capsys.readouterr().out
+    assert "Hint 1 of 2: Which dimension" in first and "costs" not in first
+    kata.line("hint")
+    priced = capsys.readouterr().out
+    assert "This hint costs 5 %" in priced and "%kata hint --yes opens it." in priced and "Hint 2" not in priced
+    kata.line("hint --yes")
+    assert "Hint 2 of 2: The last one." in capsys.readouterr().out

@@ -23,13 +23,15 @@ def hint(
         int | None, typer.Option(help="Open the hints up to this level at once.", metavar="N", min=1)
     ] = None,
     check: Annotated[str | None, typer.Option(help="The check to be helped with.", metavar="NAME")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, where the course puts a price on hints.")] = False,
 ) -> None:
     """Open the next hint, for the check that failed first.
 
     Without a failed check on record (of 'kata check'), hints come in the order of the brief. What you have opened is
-    kept in .kata/hints.json; '--level 1' shows the first hint again.
+    kept in .kata/hints.json; '--level 1' shows the first hint again. Where the course puts a price on hints, it is told
+    before one is opened.
     """
-    from llmkata.cli.hints import exercise_hints, opened_levels, remember_level
+    from llmkata.cli.hints import exercise_hints, offer, opened_levels, remember_level
 
     course = course_of(context)
     found = exercise_of(course, exercise)
@@ -44,8 +46,23 @@ def hint(
     if level is not None and level > len(chosen.hints):
         fail(f"{chosen.name} has {len(chosen.hints)} hints, so --level is 1 to {len(chosen.hints)}")
     upto = level or min(opened.get(chosen.name, 0) + 1, len(chosen.hints))
+    price = offer(course.policy.hints, opened, chosen.name, upto)
+    if price and not yes:
+        _ask(found, chosen, price)
     remember_level(state_dir(course), found.id, chosen.name, upto)
     _show(found, chosen, upto, asked_by_name=check is not None)
+
+
+def _ask(exercise: Exercise, check: CheckHints, price: str) -> None:
+    """Go on only with a yes."""
+    typer.echo(f"{exercise.number} {exercise.title}, task {check.task}: {check.name}\n{_wrapped(price)}")
+    try:
+        if not typer.confirm("Open?"):
+            raise typer.Exit(1)
+    except typer.Abort:
+        typer.echo()
+        fail("nobody said yes, so it stays closed", f"{prog()} hint {exercise.id} --check {check.name} --yes")
+    typer.echo()
 
 
 def _named(hints: list[CheckHints], name: str, exercise: Exercise) -> CheckHints:

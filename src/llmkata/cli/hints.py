@@ -17,7 +17,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from llmkata.course import Exercise
+    from llmkata.course import Exercise, Hints
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,24 @@ def opened_levels(state: Path) -> dict[str, dict[str, int]]:
         return msgspec.json.decode((state / "hints.json").read_bytes(), type=dict[str, dict[str, int]])
     except (OSError, msgspec.DecodeError):
         return {}
+
+
+def offer(hints: Hints, opened: Mapping[str, int], check: str, level: int) -> str:
+    """What opening the hints of ``check`` up to ``level`` costs, as a sentence; "" where it costs nothing.
+
+    ``opened``: check name -> levels opened, of the exercise; what is open already costs nothing again.
+    """
+    from llmkata.policy import hint_cost
+
+    before = sum(opened.values())
+    new = max(0, level - opened.get(check, 0))
+    spent = hint_cost(hints, before)
+    cost = hint_cost(hints, before + new) - spent
+    if not cost:
+        return ""
+    what = "This hint costs" if new == 1 else f"These {new} hints cost"
+    rule = f"{f'{hints.free} free, then ' if hints.free else ''}{hints.price:g} % each, at most {hints.at_most:g} %"
+    return f"{what} {cost:g} % of the points of this exercise on your card; so far {spent:g} % ({rule})."
 
 
 def remember_level(state: Path, exercise: str, check: str, level: int) -> None:

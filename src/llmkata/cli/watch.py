@@ -37,16 +37,27 @@ _AROUND = 8
 
 
 def _hint(w: Watch) -> str | None:
-    from llmkata.cli.hints import remember_level
+    from llmkata.cli.hints import offer, opened_levels
 
     failing = w.failing()
     if failing is None:
         return "No check has failed."
     if not failing.hints:
         return "This check has no hint; the brief may help."
-    w.hints = min(w.hints + 1, len(failing.hints))
-    remember_level(state_dir(w.course), w.exercise.id, failing.id.rpartition("::")[2], w.hints)
-    return None
+    name, level = failing.id.rpartition("::")[2], min(w.hints + 1, len(failing.hints))
+    opened = opened_levels(state_dir(w.course)).get(w.exercise.id, {})
+    price = offer(w.course.policy.hints, opened, name, level)
+    if not price:
+        return _open_hint(w, name, level)
+    w.asking = lambda key: _open_hint(w, name, level) if key == "y" else "It stays closed."
+    return f"{price} Open it? y/n"
+
+
+def _open_hint(w: Watch, check: str, level: int) -> None:
+    from llmkata.cli.hints import remember_level
+
+    w.hints = level
+    remember_level(state_dir(w.course), w.exercise.id, check, level)
 
 
 def _next(w: Watch) -> str | None:

@@ -4,10 +4,10 @@ from .by_hand import Adjustment, ByHand, Comment, Criterion, Freeze, Mark, Pin, 
 from .faults import CourseError, Fault, UnknownExercise
 from .grading import Extension, ExtraCredit, Grading, Late
 from .load import load_course
-from .model import Course, Exercise, Feedback, Hours, Limits, Module, Policy, Task, Weights
+from .model import Course, Exercise, Feedback, Hints, Hours, Limits, Module, Policy, Task, Weights
 
 __all__ = [
     "Adjustment", "ByHand", "Comment", "Course", "CourseError", "Criterion", "Exercise", "Extension", "ExtraCredit",
-    "Fault", "Feedback", "Freeze", "Grading", "Hours", "Late", "Limits", "Mark", "Module", "Pin", "Policy", "Task",
-    "UnknownExercise", "Voiding", "Weights", "load_course",
+    "Fault", "Feedback", "Freeze", "Grading", "Hints", "Hours", "Late", "Limits", "Mark", "Module", "Pin", "Policy",
+    "Task", "UnknownExercise", "Voiding", "Weights", "load_course",
 ]

@@ -10,7 +10,7 @@ import yaml
 from .by_hand import Criterion
 from .faults import CourseError, Fault
 from .grading import check_grading, make_grading
-from .model import CI, Course, Exercise, Feedback, Hours, Limits, Module, Policy, Task, Weights
+from .model import CI, Course, Exercise, Feedback, Hints, Hours, Limits, Module, Policy, Task, Weights
 from .nodes import BAD, Reader
 from .rules import check
 from .schema import COURSE
@@ -41,7 +41,7 @@ def load_course(root: Path | str) -> Course:
         root=root, title=raw["title"], limits=limits,
         policy=Policy(
             policy["isolation"], policy["seed_env"], Feedback(**policy["feedback"]), Weights(**policy["weights"]),
-            ci=CI(**policy["ci"]), grading=make_grading(policy["grading"]),
+            ci=CI(**policy["ci"]), grading=make_grading(policy["grading"]), hints=Hints(**policy["hints"]),
         ),
         modules=tuple(_module(module, root, limits) for module in raw["modules"]),
     )

@@ -144,6 +144,17 @@ class CI(msgspec.Struct, frozen=True):
     hours: float = 24.0
 
 
+class Hints(msgspec.Struct, frozen=True):
+    """What hints cost on a learner's own card, in percent of the points an exercise is worth. By default nothing."""
+
+    #: For each hint opened.
+    price: float = 0.0
+    #: Hints of an exercise that cost nothing.
+    free: int = 0
+    #: The most that the hints of an exercise cost.
+    at_most: float = 100.0
+
+
 class Policy(msgspec.Struct, frozen=True):
     isolation: Literal["process", "sandbox"]
     seed_env: str
@@ -151,6 +162,7 @@ class Policy(msgspec.Struct, frozen=True):
     weights: Weights
     ci: CI = CI()
     grading: Grading = Grading()
+    hints: Hints = Hints()
 
 
 class Limits(msgspec.Struct, frozen=True):

@@ -72,11 +72,13 @@ _FEEDBACK = mapping({
     **{key: (choice(*FEEDBACK_LEVELS), REQUIRED) for key in ("visible", "hidden")},
     "show_hidden": (choice("always", "after_deadline", "never"), "always"),
 })
+_PERCENT = number(0, 100, open_end=False)
+_HINTS = mapping({"price": (_PERCENT, REQUIRED), "free": (integer(0), 0), "at_most": (_PERCENT, 100.0)})
 _POLICY = mapping({
     "isolation": (choice("process", "sandbox"), REQUIRED), "seed_env": (text, REQUIRED),
     "feedback": (_FEEDBACK, REQUIRED),
     "weights": (mapping({key: (number(0, open_end=False), REQUIRED) for key in ("core", "stretch")}), REQUIRED),
-    "ci": (_CI, {}), "grading": (GRADING, {}),
+    "ci": (_CI, {}), "grading": (GRADING, {}), "hints": (_HINTS, {}),
 })
 _LIMITS = mapping({
     "wall": (number(0), REQUIRED), "call": (number(0), REQUIRED), "cpu": (number(0), REQUIRED),

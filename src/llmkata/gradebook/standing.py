@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from llmkata.course.grading import in_zone
-from llmkata.policy import Grade, Part, adjusted, combine
+from llmkata.policy import Grade, Part, adjusted, combine, hint_cost, less_hints
 from llmkata.policy import grade as grade_of
 from llmkata.records import CheckRecord, ExerciseRecord, Outcome, State
 
@@ -158,9 +158,10 @@ def entry(record: ExerciseRecord) -> Entry:
     )
 
 
-def grade(course: Course, exercise: Exercise, known: Entry | None) -> Grade:
+def grade(course: Course, exercise: Exercise, known: Entry | None, hints_opened: int = 0) -> Grade:
     """What an exercise counts for by the course's policy: its share, less what lateness costs, and what was given by
-    hand. Without an entry: nothing. A frozen grade is what it was.
+    hand. Without an entry: nothing. A frozen grade is what it was. ``hints_opened``: how many of its hints the learner
+    has opened, which is known of one's own work alone.
     """
     grading = course.policy.grading
     if known is None:
@@ -173,19 +174,24 @@ def grade(course: Course, exercise: Exercise, known: Entry | None) -> Grade:
     made = grade_of(
         grading, exercise.module, known.learner, raw, known.submitted_at, marked_late=known.marked_late
     )
+    made = less_hints(made, hint_cost(course.policy.hints, hints_opened))
     given = grading.by_hand.adjustments.get((known.learner, exercise.id), ())
     on_top = grading.extra_credit.stretch
     return adjusted(made, sum(known.share(a.points, a.of, course.policy.weights, stretch_on_top=on_top) for a in given))
 
 
-def total(course: Course, entries: Mapping[str, Entry], exercises: Iterable[Exercise] | None = None) -> Total:
+def total(
+    course: Course, entries: Mapping[str, Entry], exercises: Iterable[Exercise] | None = None, *,
+    hints_opened: Mapping[str, int] | None = None,
+) -> Total:  # fmt: skip
     """The mean over ``exercises``, weighted, as the course's policy says: lateness deducted, the lowest dropped, extra
     credit on top. By default over all of the course but planned ones, which never count.
 
-    ``entries`` by exercise id; an exercise without an entry earns 0.
+    ``entries`` and ``hints_opened`` (see :func:`grade`) by exercise id; an exercise without an entry earns 0.
     """
     grading = course.policy.grading
     standings: dict[Standing, int] = {}
+    hints_opened = hints_opened or {}
     counted = list(course.available if exercises is None else exercises)
     parts = []
     for exercise in counted:
@@ -193,7 +199,8 @@ def total(course: Course, entries: Mapping[str, Entry], exercises: Iterable[Exer
         where = known.standing if known else Standing.not_started
         standings[where] = standings.get(where, 0) + 1
         extra = exercise.slug in grading.extra_credit.exercises
-        parts.append(Part(grade(course, exercise, known).counted, exercise.weight, extra))
-    made = combine(parts, grading.drop_lowest, grading.extra_credit.cap)
-    dropped = tuple(counted[place].id for place in made.dropped)
-    return Total(made.percent, made.weight, made.pending, standings, dropped)
+        made = grade(course, exercise, known, hints_opened.get(exercise.id, 0))
+        parts.append(Part(made.counted, exercise.weight, extra))
+    reached = combine(parts, grading.drop_lowest, grading.extra_credit.cap)
+    dropped = tuple(counted[place].id for place in reached.dropped)
+    return Total(reached.percent, reached.weight, reached.pending, standings, dropped)

@@ -2,7 +2,7 @@
 
     %kata use EXERCISE      what the cells of this notebook are about
     %kata check [EXERCISE]  judge what was run, by all visible checks
-    %kata hint [EXERCISE]   open the next hint for the check that failed first
+    %kata hint [EXERCISE]   open the next hint for the check that failed first (--yes: also one that costs something)
     %kata points TASK       judge a task; its points where the hidden checks are here (cells graded by nbgrader)
     %%kata checks           (a cell) what the checks below share
     %%kata check NAME       (a cell) judge by the check in this cell; raises where it fails
@@ -69,8 +69,8 @@ class Kata:
         elif word == "check" and len(rest) <= 1:
             exercise = self._found(*rest)
             print(_report(self._judged(exercise, Request()), self._course))
-        elif word == "hint" and len(rest) <= 1:
-            print(self._hint(self._found(*rest)))
+        elif word == "hint" and len(names := [w for w in rest if w != "--yes"]) <= 1:
+            print(self._hint(self._found(*names), yes="--yes" in rest))
         elif word == "points" and len(rest) == 1 and rest[0].isdecimal():
             return self._task(self._found(), int(rest[0]))
         else:
@@ -150,8 +150,8 @@ class Kata:
         self._last = judge.verdict(request)
         return self._last
 
-    def _hint(self, exercise: Any) -> str:
-        from llmkata.cli.hints import exercise_hints, next_hint, opened_levels, remember_level
+    def _hint(self, exercise: Any, *, yes: bool) -> str:
+        from llmkata.cli.hints import exercise_hints, next_hint, offer, opened_levels, remember_level
 
         state = exercise.root / ".kata"
         failed = []
@@ -163,6 +163,8 @@ class Kata:
         opened = opened_levels(state).get(exercise.id, {})
         check = next_hint(hints, opened, failed)
         level = min(opened.get(check.name, 0) + 1, len(check.hints))
+        if (price := offer(self._course.policy.hints, opened, check.name, level)) and not yes:
+            return f"Task {check.task}: {check.title}\n{price}\n%kata hint --yes opens it."
         remember_level(state, exercise.id, check.name, level)
         lines = [f"Task {check.task}: {check.title}"]
         lines += [f"Hint {n} of {len(check.hints)}: {text}" for n, text in enumerate(check.hints[:level], start=1)]

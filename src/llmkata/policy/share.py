@@ -26,11 +26,13 @@ class Grade(msgspec.Struct, frozen=True):
     why: str = ""
     #: What was given (or, below 0, taken) by hand; never more taken than was there.
     adjustment: float = 0.0
+    #: What the hints opened cost, on a learner's own card.
+    hints: float = 0.0
 
     @property
     def counted(self) -> float | None:
         """The share that counts in the total."""
-        return None if self.raw is None else self.raw - self.deduction + self.adjustment
+        return None if self.raw is None else self.raw - self.deduction - self.hints + self.adjustment
 
 
 def grade(
@@ -48,11 +50,18 @@ def grade(
     return Grade(raw, deduction, late.days, late.due, _why(grading, late, submitted_at, percent))
 
 
+def less_hints(made: Grade, percent: float) -> Grade:
+    """The grade less what hints cost; never below 0."""
+    if not made.raw or not percent:
+        return made
+    return msgspec.structs.replace(made, hints=min(made.raw - made.deduction, percent / 100))
+
+
 def adjusted(made: Grade, share: float) -> Grade:
     """The grade with a share given by hand, which no lateness takes away; what counts is never below 0."""
     if made.raw is None or not share:
         return made
-    return msgspec.structs.replace(made, adjustment=max(share, made.deduction - made.raw))
+    return msgspec.structs.replace(made, adjustment=max(share, made.deduction + made.hints - made.raw))
 
 
 def _unknown(grading: Grading) -> str:

@@ -113,6 +113,7 @@ class ExerciseCard(msgspec.Struct, forbid_unknown_fields=True):
     provenance: Provenance | None
     history: Annotated[list[AttemptCard], Meta(description="All attempts, on a learner's own card; else empty.")] = []
     hints_opened: Annotated[dict[str, int], Meta(description="Name of a check -> levels of its hints opened.")] = {}
+    hints_cost: Annotated[float, Meta(description="Percent of the points that the hints cost; percent is after it.")] = 0
     given_up: Annotated[str, Meta(description="When the solution was opened without passing; empty if never.")] = ""
     deduction: Annotated[float, Meta(description="Percent of the points taken off for lateness; percent is after it.")] = 0
     late: Annotated[str, Meta(description="How late it was handed in and what that costs; empty in time.")] = ""
@@ -175,12 +176,14 @@ def scorecard(
     level: Level = feedback or course.policy.feedback.hidden
     levels = {"hidden": level, "visible": course.policy.feedback.visible}
     mine = {record.exercise: record for record in records if record.learner == learner}
+    opened = {name: sum(levels.values()) for name, levels in past.hints.items()} if past is not None else {}
     entries = {name: entry(record) for name, record in mine.items()}
     known = {exercise.id: exercise for exercise in course.exercises}
     cards = [
         _exercise(
             exercise, mine.get(exercise.id), entries.get(exercise.id), learner, course, levels, audience,
             "" if audience == "staff" else withheld(course, exercise.module, learner, now or datetime.now(UTC)),
+            opened.get(exercise.id, 0),
         )
         for exercise in course.exercises if exercise.available or exercise.id in mine
     ]
@@ -192,7 +195,7 @@ def scorecard(
         card.history = [_attempt(r) for r in past.records if r.learner == learner and line(r.exercise) == card.id]
         card.hints_opened = {line(name): level for name, level in past.hints.get(card.id, {}).items()}
         card.given_up = line(past.given_up.get(card.id, ""))
-    reached = total(course, entries)
+    reached = total(course, entries, hints_opened=opened)
     for card in cards:
         card.dropped = card.id in reached.dropped
     return Scorecard(
@@ -210,7 +213,7 @@ def scorecard(
 
 def _exercise(
     exercise: Exercise | None, record: ExerciseRecord | None, known: Entry | None, learner: str, course: Course,
-    levels: dict[str, Level], audience: Audience, hiding: str,
+    levels: dict[str, Level], audience: Audience, hiding: str, hints_opened: int = 0,
 ) -> ExerciseCard:
     """A card from what the course says about the exercise, what the record says, or both."""
     name = exercise.id if exercise else record.exercise if record else ""
@@ -219,7 +222,7 @@ def _exercise(
     for check in (check for task in tasks for check in task.checks):
         check.voided = voided(course, name, check.id)
     known = known or Entry(learner=learner, exercise=name, standing=Standing.not_started)
-    made = grade(course, exercise, known) if exercise else Grade(known.fraction(course.policy.weights))
+    made = grade(course, exercise, known, hints_opened) if exercise else Grade(known.fraction(course.policy.weights))
     graded = record is not None and record.state is State.graded
     return ExerciseCard(
         id=line(name), number=exercise.number if exercise else "", title=line(exercise.title if exercise else name),
@@ -236,7 +239,7 @@ def _exercise(
         notes=_lines(record.notes) if record else [],
         submitted_at=line(record.submitted_at) if record else "", graded_at=line(record.graded_at) if record else "",
         provenance=_provenance(record, audience) if record and record.provenance else None,
-        deduction=100.0 * made.deduction, late=made.why if made.days_late else "", due=f"{made.due:%Y-%m-%d %H:%M %Z}" if made.due else "",
+        deduction=100.0 * made.deduction, hints_cost=100.0 * made.hints, late=made.why if made.days_late else "", due=f"{made.due:%Y-%m-%d %H:%M %Z}" if made.due else "",
         extra=bool(exercise and exercise.slug in course.policy.grading.extra_credit.exercises),
         by_hand=hand_card(course, exercise, learner, made, graded, audience) if exercise else HandCard(),
     )

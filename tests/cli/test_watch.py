@@ -1,0 +1,47 @@
+"""Keys of ``kata watch`` that ask before they do something."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from llmkata.cli.hints import opened_levels
+from llmkata.cli.watch import _ACTIONS
+from llmkata.course import load_course
+
+from .test_hint import priced
+
+
+def watching(toy) -> SimpleNamespace:
+    course = load_course(toy)
+    failing = SimpleNamespace(id="test_sums.py::test_empty", hints=["What is the sum of nothing?", "It is 0."])
+    return SimpleNamespace(
+        course=course, exercise=course.exercise("sums"), failing=lambda: failing, hints=0, asking=None, note=""
+    )
+
+
+def press(w: SimpleNamespace, key: str) -> str:
+    """As ``Watch.press`` does."""
+    if w.asking is not None:
+        answer, w.asking = w.asking, None
+        return answer(key) or ""
+    return _ACTIONS[key](w) or ""
+
+
+def test_a_hint_that_costs_nothing_opens_at_once(toy) -> None:
+    w = watching(toy)
+    assert press(w, "h") == press(w, "h") == press(w, "h") == ""
+    assert (w.hints, w.asking) == (2, None)
+    assert opened_levels(toy / ".kata") == {"module0/sums": {"test_empty": 2}}
+
+
+def test_a_price_is_told_and_asked_for(toy) -> None:
+    priced(toy)
+    w = watching(toy)
+    assert press(w, "h") == "" and w.hints == 1  # the first is free
+    assert press(w, "h").startswith("This hint costs 2 % of the points of this exercise on your card")
+    assert press(w, "n") == "It stays closed." and w.hints == 1
+    assert opened_levels(toy / ".kata") == {"module0/sums": {"test_empty": 1}}
+    assert press(w, "h").endswith("Open it? y/n")
+    assert press(w, "y") == "" and w.hints == 2
+    w.hints = 1  # another check was shown in between: what is open costs nothing again
+    assert press(w, "h") == "" and w.hints == 2
