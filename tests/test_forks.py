@@ -18,6 +18,18 @@ def test_only_libraries_are_told_parents_first(tmp_path, monkeypatch):
     assert [told.index(n) for n in ("xml", "xml.dom", "xml.dom.minidom")] == sorted(map(told.index, ("xml", "xml.dom", "xml.dom.minidom")))
 
 
+def test_libraries_of_a_user_or_of_another_environment_count(tmp_path):
+    """Folders of installed packages lie outside of sys.prefix, too: pip install --user, a .pth file."""
+    for folder in ("site-packages", "elsewhere"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"lies_in_{folder[:4]}.py").write_text("x = 1\n")
+    code = ("import sys; sys.path += sys.argv[1:]; from llmkata.forks import new_libraries; known = set(sys.modules); "
+            "import lies_in_site, lies_in_else; print(*new_libraries(known))")
+    done = subprocess.run([sys.executable, "-c", code, *(str(tmp_path / f) for f in ("site-packages", "elsewhere"))],
+                          capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["lies_in_site"]
+
+
 def test_what_cannot_be_imported_is_let_be():
     import importlib.util
 

@@ -13,7 +13,8 @@ from collections.abc import Collection, Iterable
 def new_libraries(known: Collection[str]) -> list[str]:
     """Modules imported since ``known`` were all, parents first: those of installed libraries and of this program, never
     a learner's or a grader's."""
-    places = tuple({os.path.join(place, "") for place in (sys.prefix, sys.base_prefix)})
+    installed = [place for place in sys.path if place.endswith(("site-packages", "dist-packages"))]
+    places = tuple({os.path.join(place, "") for place in (sys.prefix, sys.base_prefix, *installed)})
 
     def belongs(name: str) -> bool:
         file = getattr(sys.modules.get(name), "__file__", None) or ""

@@ -11,8 +11,9 @@ input, see :class:`Request`; what it says is one line each on what was its stand
     E <how it ended>    always the last: an exit status, negative for a signal
 
 Where processes can fork, each run is a fork: it starts in milliseconds, and a crash costs nothing. Libraries that a run
-had to import (matplotlib, an optimizer's) are imported here when it has ended, so that the next run has them. Elsewhere
-(Windows, macOS) the process serves one request and ends; whoever asks has another one warm.
+had to import (matplotlib, an optimizer's), and those of the exercise's files (see :mod:`.ready`), are imported here when
+it has ended, so that the next run has them. Elsewhere (Windows, macOS) the process serves one request and ends; whoever
+asks has another one warm.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ import msgspec
 from llmkata.forks import bring_in, new_libraries
 from llmkata.records import CheckRecord, Evidence, ExerciseRecord, State, encode
 from llmkata.threads import one_thread
+
+from .ready import Ready
 
 #: On macOS a fork of a process that has used its system libraries may crash.
 CAN_FORK = hasattr(os, "fork") and sys.platform != "darwin"
@@ -73,6 +76,9 @@ def main(root: str, ident: str, how: str) -> None:
         _say(out, b"E", b"0")
         return
     _say(out, b"W", b"")
+    ready = Ready([exercise.visible_checks, exercise.stub])
+    if how == "once":
+        ready.next()
     for line in requests:
         request = msgspec.json.decode(line, type=Request)
         if how == "once":
@@ -98,6 +104,7 @@ def main(root: str, ident: str, how: str) -> None:
         os.close(write)
         bring_in(os.read(read, _PIPE).decode().split("\n") if status == 0 and _readable(read) else [])
         os.close(read)
+        ready.next()
 
 
 #: Bytes that a pipe holds without a reader.
