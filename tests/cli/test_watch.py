@@ -45,3 +45,17 @@ def test_a_price_is_told_and_asked_for(toy) -> None:
     assert press(w, "y") == "" and w.hints == 2
     w.hints = 1  # another check was shown in between: what is open costs nothing again
     assert press(w, "h") == "" and w.hints == 2
+
+
+
+def test_the_list_is_as_long_as_the_window_allows(toy, monkeypatch) -> None:
+    w = watching(toy)
+    names = [f"e{n}" for n in range(40)]
+    many = [SimpleNamespace(id=n, number="9.9", title=n) for n in names]
+    w.course, w.exercise = SimpleNamespace(available=many), many[20]
+    monkeypatch.setattr("llmkata.cli.verify.own_verified", lambda course: SimpleNamespace(where=lambda e: "not started"))
+    monkeypatch.setattr("llmkata.cli.board.sign_of", lambda where: ("○", ""))
+    for height, listed in ((50, 17), (24, 15), (14, 5), (5, 3)):
+        w.console = SimpleNamespace(height=height)
+        lines = press(w, "l").splitlines()
+        assert len(lines) == listed + 1 and lines[listed // 2].startswith("> ○  9.9 e20") and "All of them" in lines[-1]

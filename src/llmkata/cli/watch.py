@@ -32,8 +32,8 @@ def watch(
     loop.run()
 
 
-#: Exercises listed before and after the current one.
-_AROUND = 8
+#: Exercises listed before and after the current one, at most; lines of the screen that are not for the list.
+_AROUND, _OTHER_LINES = 8, 9
 
 
 def _hint(w: Watch) -> str | None:
@@ -72,7 +72,8 @@ def _list(w: Watch) -> str:
 
     known, lines = own_verified(w.course), []
     here = list(w.course.available).index(w.exercise)
-    for e in w.course.available[max(here - _AROUND, 0) : here + _AROUND + 1]:
+    around = max(1, min(_AROUND, (w.console.height - _OTHER_LINES) // 2))
+    for e in w.course.available[max(here - around, 0) : here + around + 1]:
         where = known.where(e)
         lines.append(f"{'>' if e is w.exercise else ' '} {sign_of(where)[0]} {e.number:>4} {e.title}: {where}")
     return "\n".join([*lines, f"All of them: {prog()} list"])
