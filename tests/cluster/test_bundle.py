@@ -31,7 +31,7 @@ def course(tmp_path, monkeypatch):
 def keys(root):
     course = load_course(root)
     provenance._grader_hashes.clear()
-    return [provenance.result_key(e, RIGHT[e.slug].encode(), 7, "sandbox") for e in course.exercises]
+    return [provenance.result_key(course, e, RIGHT[e.slug].encode(), 7, "sandbox") for e in course.exercises]
 
 
 def test_the_keys_of_results_are_the_same_where_it_is_unpacked(course):
