@@ -138,6 +138,7 @@ def clip_grad_norm_(params, max_norm, norm_type=2.0, error_if_nonfinite=False):
     "host_decides",
     replaces="clip_grad_norm_",
     caught_by="test_zero_syncs",
+    matches="reads",
     feedback="`if norm > max_norm` reads the norm on the host, which waits until the device has caught up. Compute the "
     "coefficient on the device and multiply always: by 1 it changes nothing.",
 )
@@ -342,13 +343,18 @@ def accumulate(model, micro_batches, loss_sum_fn, *, total_tokens=None, no_sync=
     "backward for each micro-batch.",
 )
 def accumulate(model, micro_batches, loss_sum_fn, *, total_tokens=None, no_sync=None):
-    parts = [loss_sum_fn(model, batch) for batch in micro_batches]
+    parts = []
+    for batch, last in mark_last(micro_batches):
+        with nullcontext() if no_sync is None or last else no_sync():
+            parts.append(loss_sum_fn(model, batch))
     tokens = sum(n for _, n in parts)
-    divisor = tokens if total_tokens is None else total_tokens
+    ranks, divisor = 1, tokens if total_tokens is None else total_tokens
+    if no_sync is not None and total_tokens is None and parts:
+        divisor, ranks = across_ranks(tokens, parts[0][0].device)
     if divisor < 1 or not parts:
         raise ValueError("no tokens to take a mean over")
     loss = sum(part for part, _ in parts) / divisor
-    loss.backward()
+    (ranks * loss).backward()
     norm = global_norm([p.grad for p in model.parameters() if p.grad is not None])
     return Accumulated(loss.item(), tokens, len(parts), float(norm))
 

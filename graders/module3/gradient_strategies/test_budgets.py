@@ -37,14 +37,13 @@ def test_zero_syncs(submission, budget):
     # 0 reads. `if norm > max_norm` is 1, .item() per parameter P = 5.
     shapes = [(3, 4), (7,), (2, 3, 2), (), (5, 1)]
     for name, kwargs in (("clip_grad_norm_", {"max_norm": 1.0}), ("adaptive_clip_", {"clipping": 0.02})):
-        reads, message = 0, ""
+        reads = 0
         try:
             returned = submission.run(clip_without_values, name, shapes, kwargs)
         except RemoteError as error:
             if "meta" not in error.message.lower():
                 raise
-            reads, message = 1, error.message
-        check(not reads, f"{name} asked for a value that is still on the device.", got=message)
+            reads = 1
         budget.require(f"host reads of {name}", reads, at_most=0, unit="reads", trust="handed in")
         if name == "clip_grad_norm_":
             check(returned == ("meta", ()), "The norm stays on the device.", got=returned, want=("meta", ()))
