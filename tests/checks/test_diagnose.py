@@ -34,8 +34,9 @@ RAISES = mistake("raises", "def f(x): raise ValueError('wrong shape')")
 X = torch.tensor([1.0, 2.0, 3.0, 4.0])
 
 
-def named(learner: str, *mistakes: Misconception, ask=lambda link: link.call(None, "f", (X,), {})) -> str | None:
-    link = LoopbackLink("learner", "learner.py", (ANSWER + learner).encode())
+def named(learner: str, *mistakes: Misconception, ask=lambda link: link.call(None, "f", (X,), {}),
+          answer: str = ANSWER) -> str | None:
+    link = LoopbackLink("learner", "learner.py", (answer + learner).encode())
     enter(CheckContext(link, 3))
     link.begin_check(3)
     try:
@@ -44,7 +45,7 @@ def named(learner: str, *mistakes: Misconception, ask=lambda link: link.call(Non
         pass
 
     def ours(m):
-        made = LoopbackLink(f"ours_{m.name if m else 'right'}", "ours.py", ANSWER.encode())
+        made = LoopbackLink(f"ours_{m.name if m else 'right'}", "ours.py", answer.encode())
         if m:
             made.patch = {"source": m.source, "filename": f"<{m.name}>", "bind": m.bind}
         return made
@@ -117,6 +118,24 @@ def test_objects_and_callbacks_take_part():
     twice = mistake("twice", "def ask(fn, x): return fn(fn(x)) + 1", "ask")
     assert named("def ask(fn, x): return fn(fn(x)) + 1", twice, BY_D,
                  ask=lambda link: link.call(None, "ask", (lambda v: v * 3, 2), {})) == "twice"
+
+
+def test_classes_that_earlier_checks_met_change_nothing():
+    """Classes are numbered as they are met: the wrong implementation, which sees one check alone, numbers others."""
+    doubled = mistake("doubled", "def get(self): return self.n * 4", "Box.get")
+
+    def ask(link):
+        other = link.call(None, "Other", (), {})
+        assert other.value() == 1
+        link.begin_check(3)
+        box = link.call(None, "Box", (3,), {})
+        box.get()
+        link.call(None, "ask", (lambda v: v, 1), {})
+        link.call(None, "unbox", (box,), {})
+
+    more = "\nclass Other:\n    def value(self): return 1\n\ndef unbox(box): return box.n\n"
+    wrong = "def _get(self): return self.n * 4\nBox.get = _get"
+    assert named(wrong, doubled, ask=ask, answer=ANSWER + more) == "doubled"
 
 
 def test_an_incomplete_transcript_names_nothing(monkeypatch):
