@@ -239,17 +239,18 @@ def test_the_meter_looks(tmp_path):
     (tmp_path / "records.jsonl").write_text("a\nb\n")
     assert lines.count() == 2
     # As a template and a worker of it: the worker has the template's command line and is its child.
-    forks = "import os, time; os.fork(); print(flush=True); time.sleep(600)"
+    forks = "import os, time; pid = os.fork(); pid and print(pid, flush=True); time.sleep(600)"
     process = subprocess.Popen(
         [sys.executable, "-S", "-c", forks, "llmkata.inside.template"], stdout=subprocess.PIPE, start_new_session=True
     )
     try:
-        process.stdout.readline()
+        worker = process.stdout.readline().decode().strip()
         look = _look(os.getpid(), 1.0, 2)
     finally:
         os.killpg(process.pid, 9)
         process.wait()
-    assert list(look["templates"]) == [str(process.pid)] and look["templates"][str(process.pid)] > 1e5
+    # Other tests of this process may keep templates of their own.
+    assert worker not in look["templates"] and look["templates"][str(process.pid)] > 1e5
     assert look["resident"] > 1e6 and look["peak"] >= look["resident"] and look["descriptors"] > 2
 
 
