@@ -53,7 +53,21 @@ def left() -> dict[str, set[str]]:
             pass
     return {"processes": {f"{p.pid} {p.name()}" for p in psutil.Process().children(recursive=True)}, "files": files,
             "mounts": set(Path("/proc/self/mountinfo").read_text().splitlines()), "descriptors": descriptors,
-            "shared memory": set(Path("/proc/sysvipc/shm").read_text().splitlines()[1:])}
+            "shared memory": segments()}
+
+
+def segments() -> set[str]:
+    """Segments of shared memory by their ids, but for those of a database that other tests have running."""
+    found = set()
+    for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]:
+        _, ident, _, _, creator, *_ = line.split()
+        try:
+            ours = psutil.Process(int(creator)).name() != "postgres"
+        except psutil.NoSuchProcess:
+            ours = True
+        if ours:
+            found.add(ident)
+    return found
 
 
 def added(before: dict[str, set[str]], after: dict[str, set[str]]) -> dict[str, set[str]]:

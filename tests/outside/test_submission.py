@@ -286,7 +286,7 @@ def test_the_same_transcript_over_both(links):
             s.fail("x")
         transcripts.append([(e.request, e.kind, e.answer.replace(b"learner_0", b"learner_1")) for e in s.link.transcript.exchanges])
     assert transcripts[0] == transcripts[1]
-    assert len(transcripts[0]) == 6  # the names of the methods of Cache are asked for once
+    assert len(transcripts[0]) == 5  # the names of the methods of Cache are asked for beside it
 
 
 def test_handles_are_given_back(open_):
