@@ -15,8 +15,7 @@ def test_pages_and_exports_judge_nothing(tmp_path, monkeypatch) -> None:
 
     def hashes() -> tuple[str, str]:
         provenance.judging_hash.cache_clear()
-        provenance.framework_hash.cache_clear()
-        return provenance.judging_hash(), provenance.framework_hash()
+        return provenance.judging_hash(), provenance.tree_hash(package)
 
     before = hashes()
     for name in ("reports/page.css", "exports/csv.py", "cli/grade.py", "gradebook/book.py"):

@@ -47,6 +47,7 @@ def grade_spawned(
     "process" or the course asks for no more.
     """
     from llmkata.grading.isolation import TooLittleIsolation
+    from llmkata.places import RECORDS
     from llmkata.records import RecordFile
 
     if "process" not in (isolation, course.policy.isolation):
@@ -54,7 +55,7 @@ def grade_spawned(
                                  "--isolation=process if you trust every submission")
     sure()
     out.mkdir(parents=True, exist_ok=True)
-    file, records = RecordFile(out / "records.jsonl"), []
+    file, records = RecordFile(out / RECORDS), []
     for read in submissions:
         if read.source is None:
             record = read.record()

@@ -23,6 +23,7 @@ import msgspec
 
 from llmkata.forks import with_libraries, without_libraries
 from llmkata.inside.pages import MANY, collapse
+from llmkata.places import RECORDS
 from llmkata.records import ExerciseRecord, RecordFile, State, decode, encode
 from llmkata.threads import one_thread
 
@@ -61,7 +62,7 @@ def grade_many(course: Any, submissions: Iterable[Submission], *, out: Path, wor
         require(course, isolation)
     sure()
     out.mkdir(parents=True, exist_ok=True)
-    file = RecordFile(out / "records.jsonl")
+    file = RecordFile(out / RECORDS)
     records: dict[int, ExerciseRecord] = {}
 
     def keep(submission: Submission, record: ExerciseRecord) -> None:

@@ -24,12 +24,6 @@ def tree_hash(*paths: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-@functools.cache
-def framework_hash() -> str:
-    """Hash of the framework's own source."""
-    return tree_hash(Path(llmkata.__file__).parent)
-
-
 #: What tells of verdicts and keeps them, and has no part in them: a class is not stale when a page looks different.
 _TELLING = ("cli", "reports", "exports", "gradebook")
 
