@@ -5,7 +5,7 @@ import math
 import msgspec
 import pytest
 
-from llmkata.grading import executor
+from llmkata.grading import judges
 from llmkata.grading.executor import grade_many
 from llmkata.grading.intake import Submission
 from llmkata.records import RecordError, RecordFile, State, read_records
@@ -42,8 +42,8 @@ def test_every_answer_makes_a_record_that_can_be_kept(tmp_path):
 def test_a_record_that_breaks_all_the_same_is_one_submissions(tmp_path, monkeypatch):
     arena = build(tmp_path, SOLUTION, CHECKS)
     given = [Submission(name, "module1/arena", SOLUTION.encode(), "arena.py") for name in ("broken", "honest")]
-    encode = executor.encode
-    monkeypatch.setattr(executor, "encode", lambda record: b"{}" if record.learner == "broken" else encode(record))
+    encode = judges.encode
+    monkeypatch.setattr(judges, "encode", lambda record: b"{}" if record.learner == "broken" else encode(record))
     broken, honest = grade_many(arena.course, given, out=tmp_path / "out", workers=1)
     assert broken.state is State.infrastructure and "cannot be read back" in broken.cause
     assert honest.state is State.graded and honest.points == 1

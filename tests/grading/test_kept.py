@@ -9,7 +9,7 @@ from llmkata.authoring.audit.judge import forget
 from llmkata.cli.grade import grade_new
 from llmkata.cli.options import Isolation
 from llmkata.course import load_course
-from llmkata.grading import executor
+from llmkata.grading import judges
 from llmkata.grading.intake import read_submissions
 from llmkata.grading.kept import final
 from llmkata.grading.shards import merge, part
@@ -23,13 +23,13 @@ class Class:
 
     def __init__(self, root, monkeypatch) -> None:
         self.root, self.folder, self.out, self.started = write_course(root), root / "class", root / "out", 0
-        start = executor._start
+        give = judges.Judge.give
 
-        def counted(*args):
+        def counted(*args, **options):
             self.started += 1
-            return start(*args)
+            give(*args, **options)
 
-        monkeypatch.setattr(executor, "_start", counted)
+        monkeypatch.setattr(judges.Judge, "give", counted)
 
     def submissions(self):
         return read_submissions(self.folder, load_course(self.root))
@@ -119,16 +119,16 @@ def test_what_is_the_same_in_one_run_is_judged_once(two, capsys):
 
 def test_what_the_grader_failed_on_says_nothing_of_a_copy(two, monkeypatch):
     hand_in(two.folder, "dee", double=RIGHT["double"])
-    finished, lost = executor._finished, []
+    hear, lost = judges.Judge.hear, []
 
-    def first_is_lost(fork):
-        record = finished(fork)
-        if not lost and record.learner == "ann" and "double" in record.exercise:
+    def first_is_lost(judge):
+        submission, record = judge.submission, hear(judge)
+        if record is not None and not lost and record.learner == "ann" and "double" in record.exercise:
             lost.append(record)
-            return executor._infrastructure(fork.submission, "The process that judged this was ended.")
+            return judges.infrastructure(submission, "The process that judged this was ended.")
         return record
 
-    monkeypatch.setattr(executor, "_finished", first_is_lost)
+    monkeypatch.setattr(judges.Judge, "hear", first_is_lost)
     assert two.grade() == 6
     states = {r.learner: r.state for r in two.records() if "double" in r.exercise}
     assert states["ann"] is State.infrastructure and states["dee"] is State.graded

@@ -1,4 +1,4 @@
-"""Many submissions: one warm grading process, a fork of it per submission, records appended as they arrive.
+"""Many submissions: one warm grading process, forks of it that judge, records appended as they arrive.
 
 A submission's death is its own record and nothing else: the fork that judged it says nothing any more, and the record
 says so. Forks share what costs seconds (torch, the graders' imports, the templates); what the first of them had to import
@@ -9,41 +9,30 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
-import random
 import select
-import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import msgspec
-
-from llmkata.forks import with_libraries, without_libraries
 from llmkata.inside.pages import MANY, collapse
 from llmkata.places import RECORDS
-from llmkata.records import ExerciseRecord, RecordFile, State, decode, encode
+from llmkata.records import ExerciseRecord, RecordFile
 from llmkata.threads import one_thread
 
 from .intake import Submission
 from .isolation import require
 
+if TYPE_CHECKING:
+    from .judges import Class, Judge
+
 #: Seconds beyond an exercise's own limit after which a grading fork is given up (times ``_GENEROSITY``).
 _EXTRA_SECONDS = 120.0
 _GENEROSITY = 10.0
-
-
-@dataclass
-class _Fork:
-    """A grading fork and what it has said so far."""
-
-    submission: Submission
-    pid: int
-    pipe: int
-    until: float
-    said: bytearray = field(default_factory=bytearray)
+#: Submissions of an exercise from which it pays that a fork judges more than one: one of them is judged twice then.
+_SHARED = 8
+#: How many are at most, one after the other: it may be a submission that does not do the same twice.
+_PROBES = 3
 
 
 def grade_many(course: Any, submissions: Iterable[Submission], *, out: Path, workers: int = 1, seed: int | None = None,
@@ -82,7 +71,11 @@ def grade_many(course: Any, submissions: Iterable[Submission], *, out: Path, wor
             if progress is not None:
                 progress(record)
 
-        _warm(course, waiting)
+        gc.disable()  # see ``inside.template``
+        try:
+            _warm(course, waiting)
+        finally:
+            gc.enable()
         with _Forks(max(1, workers), ready) as forks:
             for name, todo in waiting.items():
                 _grade(course, course.exercise(name), todo, seed, isolation, forks)
@@ -114,6 +107,7 @@ def _grade(course: Any, exercise: Any, submissions: list[Submission], seed: int 
     """Start the grading of all; returns when the last has begun."""
     from llmkata.authoring.stub import StubError, is_stub
 
+    from .judges import Class, infrastructure
     from .provenance import grader_hash
     from .runner import with_collected
 
@@ -125,14 +119,34 @@ def _grade(course: Any, exercise: Any, submissions: list[Submission], seed: int 
         # What is here now is shared by all forks and never collected in them.
         gc.collect()
         gc.freeze()
-        forks.many(len(submissions))
-        for submission in submissions:
-            forks.wait_for_room()
-            forks.add(_start(course, exercise, submission, seed, isolation, collected))
+        forks.judge(Class(course, exercise, submissions, seed, isolation, collected))
 
     if problem := with_collected(exercise, start_all):
         for submission in submissions:
-            forks.ready(submission, _infrastructure(submission, problem))
+            forks.ready(submission, infrastructure(submission, problem))
+
+
+class _Probe:
+    """Whether the graders of an exercise may judge several submissions in one process: tried on the first ones."""
+
+    def __init__(self, submissions: int) -> None:
+        self._left = _PROBES if submissions >= _SHARED else 0
+        self._judge: Judge | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether a submission was judged twice and nothing differed."""
+        return self._judge is not None and bool(self._judge.alike)
+
+    def wanted(self) -> bool:
+        """Whether one more submission should be judged twice."""
+        tells = self._judge is not None and self._judge.alike is None and not self._judge.ended
+        return self._left > 0 and not self.passed and not tells
+
+    def put_to(self, judge: Judge) -> None:
+        """``judge`` judges one twice."""
+        self._left -= 1
+        self._judge = judge
 
 
 class _Forks:
@@ -141,99 +155,70 @@ class _Forks:
 
     def __init__(self, workers: int, ready: Callable[[Submission, ExerciseRecord], None]) -> None:
         self._workers, self.ready = workers, ready
-        self._running: dict[int, _Fork] = {}
+        self._running: dict[int, Judge] = {}
         self._collapsed = False
 
     def __enter__(self) -> Self:
         return self
 
-    def many(self, count: int) -> None:
-        """Prepare for ``count`` forks of this process as it is."""
+    def judge(self, of: Class) -> None:
+        """Have all submissions of an exercise judged by forks of this process as it is; returns when the last is given
+        to one."""
+        count = len(of.submissions)
         if count >= MANY and not self._collapsed:
             self._collapsed = bool(collapse())
+        seconds = _GENEROSITY * of.exercise.wall + _EXTRA_SECONDS
+        probe = _Probe(count)
+        for place in range(count):
+            judge = self._free(of, probe)
+            if twice := probe.wanted():
+                probe.put_to(judge)
+            judge.give(place, 2 * seconds if twice else seconds, twice=twice)
 
-    def add(self, fork: _Fork) -> None:
-        """Take in a fork that was started."""
-        self._running[fork.pipe] = fork
+    def _free(self, of: Class, probe: _Probe) -> Judge:
+        """A fork with nothing to do: one that has judged others of the exercise where that makes no difference, or a new
+        one."""
+        from llmkata.outside.process import any_ended
 
-    def wait_for_room(self, room: int = 1) -> None:
-        """Hear what the forks say until ``room`` more may run; of those that have ended the records are ready."""
-        while len(self._running) + room > self._workers:
-            ready, _, _ = select.select(list(self._running), [], [], 1.0)
-            for pipe in ready:
-                chunk = os.read(pipe, 1 << 20)
-                self._running[pipe].said += chunk
-                if not chunk:
-                    fork = self._running.pop(pipe)
-                    self.ready(fork.submission, _finished(fork))
-            for fork in [f for f in self._running.values() if time.monotonic() > f.until]:
-                os.kill(fork.pid, 9)
+        from .judges import start
+
+        while True:
+            for judge in [j for j in self._running.values() if j.submission is None]:
+                if judge.submissions is of.submissions and probe.passed and not any_ended():
+                    return judge
+                self._dismiss(judge)
+            if len(self._running) < self._workers:
+                judge = start(of, self._running.values())
+                self._running[judge.wire.fileno()] = judge
+                return judge
+            self._hear()
+
+    def _hear(self) -> None:
+        """Wait until a fork has something to say; records are ready then."""
+        from .judges import MOST, uneventful
+
+        heard, _, _ = select.select(list(self._running), [], [], 1.0)
+        for wire in heard:
+            judge = self._running[wire]
+            submission, record = judge.submission, judge.hear()
+            if judge.ended:
+                del self._running[wire]
+            elif record is not None and (judge.given >= MOST or not uneventful(record)):
+                self._dismiss(judge)
+            if record is not None:
+                self.ready(submission, record)
+        for judge in [j for j in self._running.values() if time.monotonic() > j.until]:
+            judge.kill()
+
+    def _dismiss(self, judge: Judge) -> None:
+        del self._running[judge.wire.fileno()]
+        judge.end()
 
     def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
         try:
-            if failed is None:
-                self.wait_for_room(self._workers)
+            while failed is None and any(j.submission is not None for j in self._running.values()):
+                self._hear()
         finally:
-            for fork in self._running.values():
-                os.kill(fork.pid, 9)
-                os.waitpid(fork.pid, 0)
-                os.close(fork.pipe)
-
-
-def _start(course: Any, exercise: Any, submission: Submission, seed: int | None, isolation: str, collected: Any) -> _Fork:
-    import numpy as np
-
-    from llmkata.outside.process import adopt, branches
-
-    inherited = branches()
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        with contextlib.suppress(BaseException):
-            os.close(read)
-            adopt(inherited)
-            # What was imported meanwhile may have drawn from these: each fork would find them otherwise.
-            random.seed(seed or 0)
-            np.random.seed((seed or 0) % (1 << 32))
-            known = len(sys.modules)
-            record = _judged(course, exercise, submission, seed, isolation, collected)
-            data = memoryview(with_libraries(record, known))
-            while data:
-                data = data[os.write(write, data):]
-            status = 0
-        os._exit(status)
-    os.close(write)
-    for t in inherited.values():
-        t.close()
-    return _Fork(submission, pid, read, time.monotonic() + _GENEROSITY * exercise.wall + _EXTRA_SECONDS)
-
-
-def _judged(course: Any, exercise: Any, submission: Submission, seed: int | None, isolation: str,
-            collected: Any) -> bytes:
-    """The encoded record; whatever breaks in the grader is told, and kept apart from the learner."""
-    from .runner import grade_one
-
-    try:
-        record = grade_one(course, exercise, submission.source, learner=submission.learner, file=submission.file,
-                           isolation=isolation, seed=seed, collected=collected)
-        return encode(submission.signed(record))
-    except BaseException as e:  # noqa: BLE001
-        return encode(_infrastructure(submission, f"The grader failed: {type(e).__name__}: {e}"))
-
-
-def _finished(fork: _Fork) -> ExerciseRecord:
-    os.close(fork.pipe)
-    _, status = os.waitpid(fork.pid, 0)
-    if status == 0 and fork.said:
-        try:
-            return decode(without_libraries(bytes(fork.said)))
-        except msgspec.MsgspecError as e:  # the run goes on: the others have done nothing
-            return _infrastructure(fork.submission, f"The record of this cannot be read back: {e}")
-    how = f"was ended by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "ended without a result"
-    return _infrastructure(fork.submission, f"The process that judged this {how}. Grade it again: nothing is held "
-                                            "against the learner.")
-
-
-def _infrastructure(submission: Submission, cause: str) -> ExerciseRecord:
-    return submission.signed(ExerciseRecord(submission.learner, submission.exercise_id, State.infrastructure, cause=cause))
+            for judge in self._running.values():
+                judge.kill()
+                judge.end()

@@ -51,7 +51,8 @@ def grade_one(course: Any, exercise: Any, source: bytes, *, learner: str = "you"
     setting = Setting(transport, seed, isolation, disable, request_seconds=float(course.limits.call),
                       limits=course.limits)
     filename = str(exercise.stub) if transport == "loopback" else f"{exercise.slug}.py"
-    run = ExerciseRun(exercise, setting, source, filename, mistake=mistake)
+    run = ExerciseRun(exercise, setting, source, filename, mistake=mistake,
+                      oracles=collected.oracles if collected is not None else None)
     try:
         if _importable(run, record):
             if collected is not None:
@@ -85,7 +86,10 @@ class Collected:
     takes longer than most checks do."""
 
     def __init__(self, plugin: Any, items: list[Any]) -> None:
+        from llmkata.plugin.oracles import Oracles
+
         self._plugin, self._items = plugin, items
+        self.oracles = Oracles()
         for item in items:
             item.location  # noqa: B018 - pytest looks it up in the source, once
 
@@ -94,7 +98,7 @@ class Collected:
         return [check.id for check in self._plugin.checks()]
 
     def run(self, run: Any, seed: int) -> str:
-        """Run all checks on the submission of ``run`` -> "" or what kept them from running. Once in a process."""
+        """Run all checks on the submission of ``run`` -> "" or what kept them from running."""
         self._plugin.put(run, seed)
         with _quiet():
             try:

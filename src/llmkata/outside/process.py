@@ -193,6 +193,11 @@ def adopt(inherited: dict[str, Template]) -> None:
     _templates.update(inherited)
 
 
+def any_ended() -> bool:
+    """Whether a template that this process started is gone."""
+    return any(t.ended() for t in _templates.values())
+
+
 def close_templates() -> None:
     """Close all templates of this process."""
     for t in _templates.values():

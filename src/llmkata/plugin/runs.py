@@ -17,6 +17,8 @@ from llmkata.outside.loopback import LoopbackLink
 from llmkata.outside.worker import WorkerLink
 from llmkata.records import CheckRecord
 
+from .oracles import Oracles
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -59,6 +61,8 @@ class ExerciseRun:
     records: list[CheckRecord] = field(default_factory=list)
     #: A known mistake put into the submission (audit, feedback.json).
     mistake: Misconception | None = None
+    #: What oracles said of other submissions; None: each is asked anew.
+    oracles: Oracles | None = None
 
     def __post_init__(self) -> None:
         self.link = _patched(self._make(self.source, self.filename, self.exercise.slug), self.mistake)
@@ -153,7 +157,8 @@ class ExerciseRun:
 
     def reference(self) -> ModuleType:
         """The oracle module."""
-        return load_module(self.exercise.reference)
+        module = load_module(self.exercise.reference)
+        return self.oracles.of(module) if self.oracles is not None else module
 
     @property
     def cpu_seconds(self) -> float:
