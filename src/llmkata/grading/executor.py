@@ -74,32 +74,31 @@ def grade_many(course: Any, submissions: Iterable[Submission], *, out: Path, wor
         gc.disable()  # see ``inside.template``
         try:
             _warm(course, waiting)
+            with _Forks(max(1, workers), ready) as forks:
+                for name, todo in waiting.items():
+                    _grade(course, course.exercise(name), todo, seed, isolation, forks)
         finally:
             gc.enable()
-        with _Forks(max(1, workers), ready) as forks:
-            for name, todo in waiting.items():
-                _grade(course, course.exercise(name), todo, seed, isolation, forks)
     return [records[id(s)] for s in submissions]
 
 
 def _warm(course: Any, names: Iterable[str]) -> None:
-    """Start the templates and import what is slow, once, before the first fork."""
+    """Start the templates and import what is slow, once, before the first fork. Templates get ready meanwhile, and while
+    checks are collected."""
     one_thread()
+    from llmkata.outside.process import template
+
+    exercises = [course.exercise(name) for name in names]
+    for profile in dict.fromkeys(["base", *(e.profile for e in exercises)]):
+        template(profile)
     import torch
 
-    from llmkata.outside.process import template
     from llmkata.plugin.runs import load_module
 
     torch.set_num_threads(1)
-    exercises = [course.exercise(name) for name in names]
-    profiles = dict.fromkeys(["base", *(e.profile for e in exercises)])
-    for profile in profiles:
-        template(profile)
     for exercise in exercises:
         with contextlib.suppress(Exception):  # the checks that need it say so
             load_module(exercise.reference)
-    for profile in profiles:
-        template(profile).wait_ready()
 
 
 def _grade(course: Any, exercise: Any, submissions: list[Submission], seed: int | None, isolation: str,
@@ -119,7 +118,9 @@ def _grade(course: Any, exercise: Any, submissions: list[Submission], seed: int 
         # What is here now is shared by all forks and never collected in them.
         gc.collect()
         gc.freeze()
+        gc.enable()
         forks.judge(Class(course, exercise, submissions, seed, isolation, collected))
+        gc.disable()
 
     if problem := with_collected(exercise, start_all):
         for submission in submissions:
