@@ -13,8 +13,8 @@ from .report import Row, ratio, slope
 SIZES = {
     "full": {
         "exercise": "module2/self_attention",
-        "few": 2,
-        "many": 8,
+        "few": 8,
+        "many": 24,
         "small_few": 20,
         "small_many": 100,
         "small": False,

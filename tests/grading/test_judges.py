@@ -77,6 +77,7 @@ class Class:
             return judge
 
         monkeypatch.setattr(judges, "start", counted)
+        monkeypatch.setattr(executor, "_may_share", set())
 
     def grade(self, graders: str, *answers: str, workers: int = 1) -> list[ExerciseRecord]:
         (self.root / "graders/module1/double/test_correctness.py").write_text(graders)
@@ -131,6 +132,12 @@ def test_graders_that_keep_something_have_a_fork_for_each(group):
     records = group.grade(STATE, *["2 * n"] * 12, workers=2)
     assert [r.checks[0].outcome for r in records] == [Outcome.passed] * 12
     assert len(group.pids) == 12
+
+
+def test_graders_that_were_tried_are_not_tried_again(group):
+    group.grade(BREAKS, *["2 * n"] * 8)
+    records = group.grade(BREAKS, *["n + n"] * 3)
+    assert len(group.pids) == 2 and [r.points for r in records] == [1] * 3
 
 
 @pytest.mark.usefixtures("trusting")

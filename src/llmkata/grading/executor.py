@@ -33,6 +33,8 @@ _GENEROSITY = 10.0
 _SHARED = 8
 #: How many are at most, one after the other: it may be a submission that does not do the same twice.
 _PROBES = 3
+#: Hashes of the graders for which this process has seen that it may be.
+_may_share: set[str] = set()
 
 
 def grade_many(course: Any, submissions: Iterable[Submission], *, out: Path, workers: int = 1, seed: int | None = None,
@@ -130,14 +132,17 @@ def _grade(course: Any, exercise: Any, submissions: list[Submission], seed: int 
 class _Probe:
     """Whether the graders of an exercise may judge several submissions in one process: tried on the first ones."""
 
-    def __init__(self, submissions: int) -> None:
+    def __init__(self, submissions: int, graders: str) -> None:
         self._left = _PROBES if submissions >= _SHARED else 0
+        self._graders = graders
         self._judge: Judge | None = None
 
     @property
     def passed(self) -> bool:
         """Whether a submission was judged twice and nothing differed."""
-        return self._judge is not None and bool(self._judge.alike)
+        if self._judge is not None and self._judge.alike:
+            _may_share.add(self._graders)
+        return self._graders in _may_share
 
     def wanted(self) -> bool:
         """Whether one more submission should be judged twice."""
@@ -165,11 +170,13 @@ class _Forks:
     def judge(self, of: Class) -> None:
         """Have all submissions of an exercise judged by forks of this process as it is; returns when the last is given
         to one."""
+        from .provenance import grader_hash
+
         count = len(of.submissions)
         if count >= MANY and not self._collapsed:
             self._collapsed = bool(collapse())
         seconds = _GENEROSITY * of.exercise.wall + _EXTRA_SECONDS
-        probe = _Probe(count)
+        probe = _Probe(count, grader_hash(of.exercise))
         for place in range(count):
             judge = self._free(of, probe)
             if twice := probe.wanted():

@@ -144,7 +144,7 @@ def start(of: Class, others: Iterable[Judge]) -> Judge:
 
 def uneventful(record: ExerciseRecord) -> bool:
     """Whether the fork that judged this may be given another one."""
-    return record.state is not State.infrastructure and not any(
+    return record.state is not State.infrastructure and "broke the protocol" not in record.cause and not any(
         c.flags or (c.outcome is Outcome.not_judged and c.cause.startswith("The grader ")) for c in record.checks)
 
 
