@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
 
 from llmkata.course import load_course
 from llmkata.grading import executor, judges
 from llmkata.grading.executor import grade_many
-from llmkata.records import ExerciseRecord, Outcome, State
+from llmkata.records import CheckRecord, ExerciseRecord, Outcome, State, read_records
 
 from .test_executor import STATE, handed_in
 from .two import RIGHT, write_course
@@ -180,3 +183,57 @@ def test_forks_of_one_exercise_do_not_judge_another(group):
              *handed_in(*[f"{RIGHT['square']}# {n}\n" for n in range(9)], exercise="module1/square")]
     records = grade_many(load_course(group.root), given, out=group.root.parent / "out", workers=1, isolation="process")
     assert len(group.pids) == 2 and all(r.points == r.max_points for r in records)
+
+
+#: Grades a class of which each takes a while; arguments: the course, where records go.
+RUN = """
+import sys
+from pathlib import Path
+from llmkata.course import load_course
+from llmkata.grading.executor import grade_many
+from llmkata.grading.submission import Submission
+sources = ["import time\ndef work(n):\n    time.sleep(0.2)\n    return 2 * n\n# %d" % n for n in range(100)]
+given = [Submission(f"l{n}", "module1/double", s.encode(), "double.py") for n, s in enumerate(sources)]
+grade_many(load_course(Path(sys.argv[1])), given, out=Path(sys.argv[2]), workers=2, isolation="process")
+"""
+
+
+def test_forks_end_with_who_made_them(tmp_path):
+    """However that ends. Each holds the ends of the wires of those before it unless it closes them."""
+    write_course(tmp_path / "course")
+    process = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path / "course"), str(tmp_path / "out")])
+    try:
+        file = tmp_path / "out" / "records.jsonl"
+        while process.poll() is None and not (file.exists() and file.read_bytes().count(b"\n") >= 3):
+            try:
+                process.wait(0.05)
+            except subprocess.TimeoutExpired:
+                continue
+        started = psutil.Process(process.pid).children(recursive=True)
+    finally:
+        process.kill()
+        process.wait()
+    assert len(started) >= 3, "a template and two forks at least"
+    _, alive = psutil.wait_procs(started, timeout=60)
+    assert not alive
+    assert len(read_records([Path(file)]).records) >= 3
+
+
+def record(state: State = State.graded, why: str = "", **check: object) -> ExerciseRecord:
+    told = {"outcome": Outcome.passed, "visibility": "hidden", "kind": "correctness", "max_points": 1.0, "points": 0.0} | check
+    return ExerciseRecord("ann", "module1/double", state, cause=why, checks=[
+        CheckRecord(id="t.py::test_a", title="A", task=1, tier="core", **told)])
+
+
+@pytest.mark.parametrize("met", [
+    record(State.infrastructure), record(flags=["odd"]), record(outcome=Outcome.not_judged, cause="The grader failed: x"),
+    record(State.unreadable, "Importing the file fails. The process of the submission broke the protocol: x.")])
+def test_out_of_the_ordinary(met):
+    assert not judges.uneventful(met)
+
+
+@pytest.mark.parametrize("met", [
+    record(), record(outcome=Outcome.failed, cause="wrong"), record(outcome=Outcome.not_judged, cause="no CUDA device"),
+    record(State.unreadable, "SyntaxError")])
+def test_as_usual(met):
+    assert judges.uneventful(met)
