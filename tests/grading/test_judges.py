@@ -186,7 +186,7 @@ def test_forks_of_one_exercise_do_not_judge_another(group):
 
 
 #: Grades a class of which each takes a while; arguments: the course, where records go.
-RUN = """
+RUN = r"""
 import sys
 from pathlib import Path
 from llmkata.course import load_course
