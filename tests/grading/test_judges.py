@@ -199,7 +199,7 @@ grade_many(load_course(Path(sys.argv[1])), given, out=Path(sys.argv[2]), workers
 
 
 def test_forks_end_with_who_made_them(tmp_path):
-    """However that ends. Each holds the ends of the wires of those before it unless it closes them."""
+    """However that ends, and whatever they are at."""
     write_course(tmp_path / "course")
     process = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path / "course"), str(tmp_path / "out")])
     try:
