@@ -116,7 +116,7 @@ def first_hour(address: Path, readme: str, home: Path, *, name: str = "llmkata",
         hour.type(f"cd {name}", until=rf"\n{re.escape(_PROMPT)}")
         folder = home / name
         prepare(folder)
-        said = hour.type("./kata start", until=r"Next: [\s\S]*stuck[^\n]*\n")
+        said = hour.type("./kata start", until=rf"Next: [\s\S]*stuck[^\n]*\n{re.escape(_PROMPT)}")
         brief, file, loop = (re.search(rf"\n  {verb} +(\S.*?)  ", said[0])[1] for verb in ("read", "edit", "loop"))
         picture("board", terminal.output.decode("utf-8", "replace"))
         assert "1." in hour.open(folder, brief).read_text("utf-8")
@@ -129,7 +129,7 @@ def first_hour(address: Path, readme: str, home: Path, *, name: str = "llmkata",
         picture("watch", terminal.output.decode("utf-8", "replace"))
         hour.save(stub, text.replace(first, ATTEMPTS[1]), f"save {file}, right", until=r"[1-9]\d* of \d+ checks pass")
         picture("passed", terminal.output.decode("utf-8", "replace"))
-        hour.press("q", "quit", until=rf"tasks[^\n]*\n{re.escape(_PROMPT)}")
+        hour.press("q", "quit", until=rf"tasks[^\n]*\nGo on with [^\n]*\n{re.escape(_PROMPT)}")
     finally:
         terminal.close()
     return hour
