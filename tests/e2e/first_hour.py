@@ -164,14 +164,14 @@ def _draw(folder: Path) -> Callable[[str, str], None]:
     import io
 
     from rich.console import Console
-    from rich.terminal_theme import MONOKAI
+    from rich.terminal_theme import DIMMED_MONOKAI
     from rich.text import Text
 
     def picture(name: str, output: str) -> None:
         frame = output.rsplit("\x1b[H", 1)[-1] if "\x1b[?1049h" in output else "\n".join(output.splitlines()[-ROWS:])
         screen = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
         screen.print(Text.from_ansi("\n".join(line.rstrip() for line in frame.splitlines())))
-        svg = screen.export_svg(title="llmkata", theme=MONOKAI)
+        svg = screen.export_svg(title="llmkata", theme=DIMMED_MONOKAI)
         (folder / f"{name}.svg").write_text(re.sub(r"@font-face \{[^}]*\}", "", svg), "utf-8")
 
     return picture
