@@ -93,7 +93,8 @@ class Space:
 
     def sample(self, n: int, rng: np.random.Generator) -> list[dict]:
         """n random configurations that meet the constraint, spread evenly over the encoded scale of each parameter
-        (repetitions allowed). Raises RuntimeError where next to nothing meets the constraint."""
+        (repetitions allowed). Raises RuntimeError where next to nothing meets the constraint: many thousand draws in a
+        row were refused."""
         raise NotImplementedError("task 1: draw until n are feasible")
 
 
@@ -220,9 +221,9 @@ class BayesianOptimizer:
         next points of the Sobol sequence that are feasible and not told yet. ask(4) after 6 of 8 gives 2 design points,
         then 2 of the model. Of the model: maximise log-EI over n_candidates random points and what local search you
         like, on canonical points. A diverged run (not finite) counts as the worst finite loss. Losses are standardised:
-        4y + 256 in place of y changes nothing. Points of the same ask are pending: each is added to the data with the
-        posterior mean as its loss, which `best` of log-EI then
-        counts as reached, before the next is chosen (kriging believer); hyperparameters stay.
+        4y + 256 in place of y changes nothing. Points of the same ask are pending: before the next is chosen, each is
+        added to the data with the posterior mean as its loss, which `best` of log-EI then counts as reached (kriging
+        believer); hyperparameters stay.
 
         Raises RuntimeError "exhausted" where a finite space (no Float, at most 100,000 configurations) has fewer than n
         feasible configurations left.

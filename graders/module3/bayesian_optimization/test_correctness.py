@@ -150,15 +150,17 @@ def sample_constrained(module, seed, n):
 
 @probe
 def sample_extremes(module):
-    """How many of 66,000 samples come, and what becomes of a constraint that nothing meets."""
+    """How many of 20,000 samples come, the one of 1,000 that meets a constraint, and what becomes of one that nothing meets."""
     import numpy as np
 
     params = {"n": module.Int(1, 8)}
-    many = len(module.Space(params).sample(66_000, np.random.default_rng(0)))
+    many = len(module.Space(params).sample(20_000, np.random.default_rng(0)))
+    rare = module.Space({"n": module.Int(1, 1_000)}, lambda c: c["n"] == 2).sample(1, np.random.default_rng(0))
     try:
-        return many, repr(module.Space(params, lambda c: False).sample(1, np.random.default_rng(0)))
+        nothing = repr(module.Space(params, lambda c: False).sample(1, np.random.default_rng(0)))
     except RuntimeError:
-        return many, "RuntimeError"
+        nothing = "RuntimeError"
+    return many, rare, nothing
 
 
 @task(1)
@@ -183,8 +185,10 @@ def test_sample(submission, seed):
     check(min(thirds) > 55, "lr is spread evenly over its logarithm", got=thirds.tolist(), want="about 100 each")
     seen = {c["n_heads"] for c in first}
     check(seen == {1, 2, 4}, "every choice comes up", got=sorted(seen))
-    many, nothing = submission.run(sample_extremes)
-    check(many == 66_000, "sample(66000) gives 66000 configurations", got=many)
+    many, rare, nothing = submission.run(sample_extremes)
+    check(many == 20_000, "sample(20000) gives 20000 configurations", got=many)
+    # Who draws 10,000 times before giving up misses it once in 22,000.
+    check(rare == [{"n": 2}], "sample(1) finds the one of 1000 that meets the constraint", got=rare, want=[{"n": 2}])
     check(nothing == "RuntimeError", "a constraint that nothing meets is a RuntimeError", got=nothing)
 
 
@@ -329,7 +333,8 @@ def test_fit_hyperparameters(submission, reference, rng):
     truth = f64(np.log([0.3, 1.2, 2.0, 0.05]))
     K = reference.matern52(X, X, truth[:2].exp(), 2.0) + 0.05 * torch.eye(n, dtype=torch.float64)
     y = torch.linalg.cholesky(K) @ f64(rng.standard_normal(n))
-    found = submission.fit_hyperparameters(X, y, seed=3, restarts=1)
+    # One random start in twenty ends a nat below the truth (300 tried): three starts together once in thousands.
+    found = submission.fit_hyperparameters(X, y, seed=3, restarts=2)
     check(tuple(found.shape) == (4,), "log_params has d + 2 entries", got=tuple(found.shape))
     low, high = f64(submission.hyper_bounds(2)).T
     inside = bool(((found >= low - 1e-9) & (found <= high + 1e-9)).all())
@@ -338,20 +343,24 @@ def test_fit_hyperparameters(submission, reference, rng):
     value, _ = reference.lml_and_grad(found, X, y)
     # A maximum beats the truth by about half a nat per parameter; one nat of slack for a local maximum.
     check(value >= start - 1.0, "the fit is less likely than the truth", got=value, want=f"at least {start - 1.0:.3f}")
-    again = submission.fit_hyperparameters(X, y, seed=3, restarts=1)
+    again = submission.fit_hyperparameters(X, y, seed=3, restarts=2)
     same(again, found, atol=0, rtol=0, what="the same call again")
     warm = submission.fit_hyperparameters(X, y, seed=3, restarts=0, warm_start=truth)
     value, _ = reference.lml_and_grad(warm, X, y)
     check(value >= start - 1e-6, "the result is worse than the warm start", got=value, want=f"at least {start:.6f}")
-    # Two maxima: wiggles as signal, -4.6, and as noise, -5.9. Each random start finds the better one three times in four.
+    # Two maxima: wiggles as signal, -4.6, and as noise, -5.9. Each random start finds the better one seven times in ten, so of
+    # eight seeds one does: all miss it once in 15,000.
     x = np.linspace(0.0, 1.0, 10)
     X, y = f64(x[:, None]), f64(np.sin(3 * x) + 0.3 * np.cos(25 * x))
     better, worse = f64(WIGGLES_AS_SIGNAL), f64(WIGGLES_AS_NOISE)
     top, _ = reference.lml_and_grad(better, X, y)
-    for name, first, restarts in (("better", better, 0), ("worse", worse, 8)):
-        found = submission.fit_hyperparameters(X, y, seed=1, restarts=restarts, warm_start=first)
-        value, _ = reference.lml_and_grad(found, X, y)
-        said = f"from the {name} of two maxima, with {restarts} restarts, the better one is not reached"
+    for name, first, restarts, seeds in (("better", better, 0, 1), ("worse", worse, 1, 8)):
+        for seed in range(seeds):
+            found = submission.fit_hyperparameters(X, y, seed=seed, restarts=restarts, warm_start=first)
+            value, _ = reference.lml_and_grad(found, X, y)
+            if value >= top - 1e-3:
+                break
+        said = f"from the {name} of two maxima, with {restarts} restarts, the better one is not reached (seeds tried: {seeds})"
         check(value >= top - 1e-3, said, got=value, want=f"at least {top - 1e-3:.3f}")
     # No noise, and one coordinate without influence: the likelihood grows beyond the bounds.
     X = f64(rng.random((12, 2)))
@@ -482,11 +491,12 @@ def few_left(module):
     for high, feasible, n in ((6_000, (3_045, 4_001), 3), (100_000, (54_321,), 1)):
         space = module.Space({"n": module.Int(1, high)}, lambda c, feasible=feasible: c["n"] in feasible)
         out.append(ask(module.BayesianOptimizer(space, seed=0), "n", n))
-    # On the logarithmic scale 1 and 2 are 7 % of the space. One random candidate: it hardly ever is the one that is left.
-    space = module.Space({"n": module.Int(1, 200_001, True)}, lambda c: c["n"] <= 2)
+    # On the logarithmic scale 1 and 2 are 6 % of the space, which is too large for a list. One random candidate: it hardly ever
+    # is one of those that are left.
+    space = module.Space({"n": module.Int(1, 10**7, True), "flag": module.Int(0, 1)}, lambda c: c["n"] <= 2)
     optimizer = module.BayesianOptimizer(space, seed=2, n_init=3, n_candidates=1)
-    for n, value in ((1, 0.5), (50_000, 0.3), (100_000, 0.2), (200_000, 0.1)):
-        optimizer.tell({"n": n}, value)
+    for n, flag, value in ((1, 0, 0.5), (1, 1, 0.5), (10**5, 0, 0.3), (10**6, 1, 0.2), (10**7, 0, 0.1)):
+        optimizer.tell({"n": n, "flag": flag}, value)
     return [*out, ask(optimizer, "n", 1)]
 
 
