@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,9 @@ class LearnerPlugin(KataPlugin):
         open_ = any(r.outcome is not Outcome.passed for r in records if not r.excused)
         if session is not None and exitstatus == 0 and open_:
             session.exitstatus = 1
+        if session is not None and "hypothesis" not in sys.modules:
+            # It would import Hypothesis to find that it has nothing to say.
+            session.config.pluginmanager.unregister(name="hypothesispytest")
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """One line per task, and the next step."""
