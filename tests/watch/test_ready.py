@@ -47,7 +47,7 @@ def failing():
     raise RuntimeError
 ready._CACHES.clear()
 ready._CACHES.update({"json": failing, "no.such": failing})
-r = ready.Ready([])
+r = ready.Ready(None)
 r.next(); r.next()
 print(len(calls))
 """
@@ -63,7 +63,7 @@ from llmkata.watch.ready import Ready
 def filled():
     return MathTextParser._parse_cached.cache_info().currsize > 0, mapping._checkpoint_conversion_mapping_cache is not None
 before = filled()
-Ready([]).next()
+Ready(None).next()
 print(*before, *filled())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
