@@ -70,6 +70,27 @@ print(*before, *filled())
     assert done.stdout.split() == ["False", "False", "True", "True"]
 
 
+_MISTAKES = """
+import sys
+from pathlib import Path
+from llmkata.checks import misconceptions
+from llmkata.course import load_course
+from llmkata.inside import session
+from llmkata.watch.ready import Ready
+exercise = load_course(Path(sys.argv[1])).exercise("toy")
+if sys.argv[2] == "without":
+    exercise.solution.unlink()
+Ready(exercise).next()
+print(misconceptions._entries.cache_info().currsize, session._compiled.cache_info().currsize)
+"""
+
+
+@pytest.mark.parametrize(("answers", "known"), [("with", "1 1"), ("without", "0 0")])
+def test_known_mistakes_are_read_and_compiled_where_there_are_any(toy, answers, known):
+    done = subprocess.run([sys.executable, "-c", _MISTAKES, str(toy), answers], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == known
+
+
 @pytest.mark.skipif(not CAN_FORK, reason="each run is a process of its own there")
 def test_the_first_run_after_the_stub_has_what_the_checks_import(toy):
     exercise = load_course(toy).exercise("toy")
