@@ -327,6 +327,14 @@ def test_what_pip_fetches_is_read_from_its_output(line, expected):
     assert launcher_module().fetched_package(line) == expected
 
 
+@pytest.mark.parametrize(("marker", "holds"), [
+    ("", True), (f' sys_platform == "{sys.platform}"', True), (' sys_platform == "elsewhere"', False),
+    (' python_version < "3.99"', True), (' python_version < "3.10"', False), (' platform_machine == "x86_64"', True),
+])
+def test_packages_for_another_system_are_not_counted(marker, holds):
+    assert launcher_module().applies(marker) is holds
+
+
 def test_ticks_of_a_download_are_shown_and_not_logged():
     progress = launcher_module().Progress(1)
     assert progress.line("Progress 262144 of 9861060") is True

@@ -104,7 +104,7 @@ def prompt(
     """The prompt's ids with as many context words as fit; None if the question alone does not."""
     words = [word for context in contexts for word in context.split()]
     longest = max(len(text_ids(tokenizer, o)) for o in OPTIONS)
-    for count in range(len(words), -1, -1):
+    for count in range(min(len(words), max_length), -1, -1):  # a word is a token at least
         ids = text_ids(tokenizer, PROMPT.format(contexts=" ".join(words[:count]), question=question))
         ids = ids if tokenizer[1] is None else [tokenizer[1], *ids]
         if len(ids) + longest <= max_length:
@@ -115,8 +115,17 @@ def prompt(
 # --- scores and metrics -----------------------------------------------------------------------------------------------
 
 
-def option_score(weights: dict[str, Tensor], config: dict, prompt_ids: list[int], option: list[int]) -> float:
-    """log P(option | prompt): one forward pass, unbatched and unpadded."""
+def option_scores(weights: dict[str, Tensor], config: dict, prompt_ids: list[int], options: list[list[int]]) -> list:
+    """log P(option | prompt) of each option, unbatched and unpadded."""
+    log_p = llama(weights, config, torch.tensor(prompt_ids)).log_softmax(-1)
+    return [
+        log_p[-1, option[0]].item() if len(option) == 1 else _long_score(weights, config, prompt_ids, option)
+        for option in options
+    ]
+
+
+def _long_score(weights: dict[str, Tensor], config: dict, prompt_ids: list[int], option: list[int]) -> float:
+    """One pass of prompt and option; token j is predicted at the position before it."""
     log_p = llama(weights, config, torch.tensor(prompt_ids + option)).log_softmax(-1)
     return sum(log_p[len(prompt_ids) - 1 + j, token].item() for j, token in enumerate(option))
 

@@ -81,6 +81,11 @@ def _unscale(p: Float | Int, u: np.ndarray) -> np.ndarray:
     return np.where(_scale(p, above) - u < u - _scale(p, below), above, below)
 
 
+def _values(p: Float | Int, u: np.ndarray) -> list:
+    """What `_unscale` gives, as Python numbers."""
+    return [(int if isinstance(p, Int) else float)(x) for x in _unscale(p, u)]
+
+
 # END HIDDEN
 
 
@@ -157,7 +162,7 @@ class Space:
         (repetitions allowed). Raises RuntimeError where next to nothing meets the constraint."""
         # BEGIN SOLUTION task 1: draw until n are feasible
         found: list[dict] = []
-        for _ in range(1000):
+        for _ in range(300):
             block = self.decode_rows(torch.from_numpy(rng.random((max(n, 64), self.dim))))
             found += [config for config in block if self.feasible(config)]
             if len(found) >= n:
@@ -177,8 +182,7 @@ class Space:
             if isinstance(p, Categorical):
                 columns.append([p.choices[i] for i in rows[:, where].argmax(1)])
             else:
-                kind = int if isinstance(p, Int) else float
-                columns.append([kind(x) for x in _unscale(p, rows[:, where.start])])
+                columns.append(_values(p, rows[:, where.start]))
         return [dict(zip(self.params, values)) for values in zip(*columns)]
 
     def size(self) -> float:
@@ -432,7 +436,7 @@ class BayesianOptimizer:
         if self.space.size() <= self.n_candidates and len(self._left(taken)) < n:
             raise RuntimeError(f"exhausted: fewer than {n} configurations are left")
         from_design = n if len(finite) < 2 else min(n, max(self.n_init - len(values), 0))
-        picked = self._design(from_design, taken)
+        picked = self._design(from_design, taken) if from_design else []
         if len(picked) == n:
             return picked
         # The worst finite loss is bad enough to keep away, and no outlier that flattens the rest.
@@ -463,26 +467,27 @@ class BayesianOptimizer:
 
     def _left(self, taken: set) -> list[dict]:
         """All feasible configurations of a finite space that are not taken."""
-        return [c for c in self.space.all_configs() if self._key(c) not in taken and self.space.feasible(c)]
+        return [c for c in self.space.all_configs() if self.space.feasible(c) and self._key(c) not in taken]
 
     def _design(self, n: int, taken: set) -> list[dict]:
-        """The next n points of the Sobol sequence that are feasible and new; they are added to `taken`."""
+        """The next n >= 1 points of the Sobol sequence that are feasible and new; they are added to `taken`."""
         params = self.space.params
         engine = torch.quasirandom.SobolEngine(len(params), scramble=True, seed=self.seed)
         picked: list[dict] = []
-        for _ in range(64 if n else 0):
-            for row in engine.draw(32, dtype=torch.float64).numpy():
-                if len(picked) == n:
-                    return picked
-                config = {}
-                for (name, p), u in zip(params.items(), row):
-                    if isinstance(p, Categorical):
-                        config[name] = p.choices[int(u * len(p.choices))]
-                    else:
-                        config[name] = (int if isinstance(p, Int) else float)(_unscale(p, u))
+        for _ in range(64):
+            columns = []
+            for p, u in zip(params.values(), engine.draw(32, dtype=torch.float64).numpy().T):
+                if isinstance(p, Categorical):
+                    columns.append([p.choices[int(x * len(p.choices))] for x in u])
+                else:
+                    columns.append(_values(p, u))
+            for row in zip(*columns):
+                config = dict(zip(params, row))
                 if self._key(config) not in taken and self.space.feasible(config):
                     taken.add(self._key(config))
                     picked.append(config)
+                    if len(picked) == n:
+                        return picked
         rng = np.random.default_rng([self.seed, len(taken)])
         while len(picked) < n:
             picked.append(self._any_new(rng, taken))

@@ -1,4 +1,4 @@
-"""``kata grade --scheduler`` and ``kata cluster`` as they are typed, without a cluster: what is asked of one, what is told."""
+"""``--scheduler`` of ``kata grade`` and ``regrade``, and ``kata cluster``, as they are typed, without a cluster: what is asked of one, what is told."""
 
 from __future__ import annotations
 
@@ -61,6 +61,16 @@ def test_only_what_is_not_graded_is_sent(kata, two, sent):
     assert (two / "run/sources").is_dir() and len((two / "run/records.jsonl").read_text().splitlines()) == 4
 
 
+def test_only_what_is_graded_again_is_sent(kata, two, sent):
+    assert kata(*GRADE).status == 0
+    regrade = ("regrade", "run", "--isolation", "process", "--scheduler", "tcp://host:8786")
+    said = kata(*regrade, "--changed")
+    assert said.status == 0 and "nothing to grade again" in said.out and sent == []
+    assert kata(*regrade, "square", "--dry-run").status == 0 and sent == []
+    assert kata(*regrade, "square").status == 0 and sent == [[("ann", "module1/square")]]
+    assert len((two / "run/records.jsonl").read_text().splitlines()) == 3
+
+
 @pytest.mark.parametrize("address", ["host:8786", "tcp://host", "http://host:8786", "tcp://host:8786/x y"])
 def test_what_is_no_address(kata, two, address):
     said = kata(*GRADE, "--scheduler", address)
@@ -68,11 +78,13 @@ def test_what_is_no_address(kata, two, address):
     assert said.err == (f"kata: --scheduler {address}: must be an address like tcp://host:8786\n"
                         f"Next: {said.err.split('Next: ')[1]}")
     assert "cluster --local 2" in said.err
+    assert kata("regrade", "run", "--scheduler", address).err == said.err
 
 
 def test_workers_are_for_this_machine(kata, two):
     said = kata(*GRADE, "--scheduler", "tcp://host:8786", "--workers", "3")
     assert said.status == 2 and said.err.endswith("Next: dask worker tcp://host:8786 --nthreads 3\n")
+    assert kata("regrade", "run", "--scheduler", "tcp://host:8786", "--workers", "3").err == said.err
 
 
 def test_nobody_answers(kata, two, monkeypatch):

@@ -116,7 +116,7 @@ def first_hour(address: Path, readme: str, home: Path, *, name: str = "llmkata",
         hour.type(f"cd {name}", until=rf"\n{re.escape(_PROMPT)}")
         folder = home / name
         prepare(folder)
-        said = hour.type("./kata start", until=r"Next: [\s\S]*stuck[^\n]*\n")
+        said = hour.type("./kata start", until=rf"Next: [\s\S]*stuck[^\n]*\n{re.escape(_PROMPT)}")
         brief, file, loop = (re.search(rf"\n  {verb} +(\S.*?)  ", said[0])[1] for verb in ("read", "edit", "loop"))
         picture("board", terminal.output.decode("utf-8", "replace"))
         assert "1." in hour.open(folder, brief).read_text("utf-8")
@@ -129,7 +129,7 @@ def first_hour(address: Path, readme: str, home: Path, *, name: str = "llmkata",
         picture("watch", terminal.output.decode("utf-8", "replace"))
         hour.save(stub, text.replace(first, ATTEMPTS[1]), f"save {file}, right", until=r"[1-9]\d* of \d+ checks pass")
         picture("passed", terminal.output.decode("utf-8", "replace"))
-        hour.press("q", "quit", until=rf"tasks[^\n]*\n{re.escape(_PROMPT)}")
+        hour.press("q", "quit", until=rf"tasks[^\n]*\nGo on with [^\n]*\n{re.escape(_PROMPT)}")
     finally:
         terminal.close()
     return hour
@@ -164,14 +164,14 @@ def _draw(folder: Path) -> Callable[[str, str], None]:
     import io
 
     from rich.console import Console
-    from rich.terminal_theme import MONOKAI
+    from rich.terminal_theme import DIMMED_MONOKAI
     from rich.text import Text
 
     def picture(name: str, output: str) -> None:
         frame = output.rsplit("\x1b[H", 1)[-1] if "\x1b[?1049h" in output else "\n".join(output.splitlines()[-ROWS:])
         screen = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
         screen.print(Text.from_ansi("\n".join(line.rstrip() for line in frame.splitlines())))
-        svg = screen.export_svg(title="llmkata", theme=MONOKAI)
+        svg = screen.export_svg(title="llmkata", theme=DIMMED_MONOKAI)
         (folder / f"{name}.svg").write_text(re.sub(r"@font-face \{[^}]*\}", "", svg), "utf-8")
 
     return picture

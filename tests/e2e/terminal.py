@@ -27,7 +27,7 @@ class Terminal:
         self._set_size(rows, columns)
         self.before = termios.tcgetattr(slave)
         self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, cwd=cwd, env=env,
-                                        start_new_session=True)
+                                        start_new_session=True, preexec_fn=_take_charge)  # noqa: PLW1509
         self.output = b""
 
     def resize(self, rows: int, columns: int) -> None:
@@ -78,3 +78,8 @@ class Terminal:
         if ready:
             self.output += os.read(self.master, 1 << 16)
         return bool(ready) if closing else self.process.poll() is None
+
+
+def _take_charge() -> None:
+    """Make the terminal the one that this process answers to: Ctrl-C interrupts it."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

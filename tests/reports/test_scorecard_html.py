@@ -42,6 +42,18 @@ def test_header_tells_who_and_how_much() -> None:
     assert "Graded 2026-03-04 11:22 +01:00" in below
 
 
+def test_what_nobody_has_touched_comes_last_and_folded() -> None:
+    page = page_of([in_progress("ada")])
+    (fold,) = [d for d in page.all("details") if "not started" in d.all("summary")[0].text() and d.all("article")]
+    folded, every = fold.all("article"), page.all("article")
+    assert folded and every[-len(folded):] == folded and len(every) == len(folded) + 1
+    assert fold.all("summary")[0].text() == f"{len(folded)} exercise{'s' if len(folded) != 1 else ''} not started"
+    # Where there is nothing else, or something is known of each, nothing is folded.
+    assert not page_of([]).all("details")
+    given_out = [record("ada", name, State.not_started) for name in ("module0/matrix_calculus", "module2/self_attention", KV_CACHE)]
+    assert len(page_of(given_out).all("article")) >= 3 and not page_of(given_out).all("details")
+
+
 @pytest.mark.parametrize(
     ("records", "badge", "words"),
     [
@@ -191,7 +203,7 @@ def test_notes_ignored_files_and_provenance_are_at_the_foot() -> None:
 
 def test_an_exercise_the_course_does_not_have_is_shown_and_not_counted() -> None:
     page = page_of([mastered("ada", "module9/unknown")])
-    assert "Not counted in the total" in page.all("article")[-1].text()
+    assert "Not counted in the total" in page.all("article")[0].text()
     assert page.all(cls="figure")[0].text().startswith("0 %")
 
 
@@ -204,7 +216,7 @@ def test_hostile_texts_change_no_markup() -> None:
 def test_the_check_above_fails_without_escaping() -> None:
     env = pages.html().overlay(autoescape=False)
     card = scorecard("x", [hostile("x")], course(), audience="staff")
-    html = env.get_template("scorecard.html").render(card=card, shares=[], script="card.js")
+    html = env.get_template("scorecard.html").render(card=card, told=card.exercises, bare=[], shares=[], script="card.js")
     with pytest.raises(AssertionError):
         check_page(html)
 

@@ -86,6 +86,9 @@ def test_every_state_has_a_sign_without_colour(exercise):
     rec = record(check("a", 1, "passed"), check("b", 2), check("c", 3, cause="not started: task 3"),
                  check("d", 4, "not judged", cause="no GPU"))
     assert [sign for _, sign, _ in task_states(exercise, rec)] == ["✓", "✗", "○", "–"]
+    half = (check("a", 1, "passed"), check("b", 1, cause="not started: task 1"))
+    assert task_states(exercise, record(*half))[0][1] == "◐"
+    assert task_states(exercise, record(*half, check("c", 1)))[0][1] == "✗"
     assert "✓1  ✗2  ○3  –4" in "\n".join(shown(exercise, rec))
 
 
@@ -109,6 +112,8 @@ def test_other_screens(exercise):
     assert "✓ All visible checks pass." in done and "4/4 tasks" in done
     begun = "\n".join(shown(exercise, record(check("a", 1, "passed"), check("b", 2, cause="not started: task 2: a product"))))
     assert "○ Task 2 is next" in begun and "✗" not in begun
+    half = "\n".join(shown(exercise, record(check("a", 2, "passed"), check("b", 2, cause="not started: task 2: a product"))))
+    assert "◐ Task 2 goes on: What b must do." in half and "◐2" in half and "✗" not in half
 
 
 def test_nothing_of_a_record_acts_on_the_terminal(exercise):

@@ -126,7 +126,7 @@ class BucketedDDP(nn.Module):
     """Data parallelism by hand: replicas begin equal, and gradients are averaged over the ranks, bucket by bucket.
 
     Use: `model(x)`, `backward()`, `finish_gradient_synchronization()`, `optimizer.step()`. Between two calls of
-    `finish_gradient_synchronization` there is one backward outside of `no_sync`, and any number inside.
+    `finish_gradient_synchronization` there is at most one backward outside of `no_sync`, and any number inside.
 
     Collectives: `dist.broadcast` in the constructor; `dist.all_reduce` (SUM) once per bucket and synchronisation, on
     one flat tensor of its gradients. All ranks must launch them in the same order, whatever order their gradients come

@@ -1,8 +1,9 @@
 """Budgets of 3.4: 8 points on the core tasks, 19 on the stretch tasks.
 
 Training runs are what a search pays with, so regret is judged after a fixed number of them, counted here: the objective is
-handed in. Among correct optimizers one run in twenty is far worse than the others, so no single run decides: the better of
-two counts.
+handed in. One run in ten of a correct optimizer misses the limit (on Hartmann's function it gets stuck far above), so no single
+run decides: there are up to four, and the first that reaches the limit is the last. All four of a correct one miss it once in
+10,000; shares of runs below are of 120 of the model answer and 3,000 of random search.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ import torch
 from llmkata.checks import check, hint, needs, points, probe, task
 
 
-def regret(submission, params, surfaces, trials, seed):
-    """The smaller one, over surfaces (objective, minimum), of best loss found - minimum after `trials` evaluations."""
+RUNS = 4
+
+
+def regret(submission, params, surfaces, trials, seed, limit):
+    """Of best loss found - minimum after `trials` evaluations, over surfaces (objective, minimum), the first that is at most
+    `limit`, or else the smallest."""
     gaps = []
     for i, (objective, minimum) in enumerate(surfaces):
         values = []
@@ -28,6 +33,8 @@ def regret(submission, params, surfaces, trials, seed):
         submission.optimize(counted, submission.Space(params), trials, seed=(seed + i) % 2**31)
         check(len(values) == trials, "the objective is called n_trials times", got=len(values), want=trials)
         gaps.append(min(v for v in values if math.isfinite(v)) - minimum)
+        if gaps[-1] <= limit:
+            break
     return min(gaps)
 
 
@@ -80,11 +87,10 @@ def test_evaluations(submission, budget):
 def test_regret_branin(submission, reference, budget, seed):
     """25 evaluations of Branin's function come close to its minimum."""
     params = {"x": submission.Float(-5.0, 10.0), "y": submission.Float(0.0, 15.0)}
-    surfaces = [(lambda c: reference.branin(c["x"], c["y"]), reference.BRANIN_MIN)] * 2
-    # The better of 2 seeds. Single runs of the model answer, 12 seeds: 0.003 to 0.18, median 0.037; random search: 10 % of runs
-    # below 0.17, median 1.34. The function ranges over 308.
-    gap = regret(submission, params, surfaces, 25, seed)
-    budget.require("regret on Branin", gap, at_most=0.15, reference=0.02, unit="loss", trust="handed in")
+    surfaces = [(lambda c: reference.branin(c["x"], c["y"]), reference.BRANIN_MIN)] * RUNS
+    # Single runs: median 0.016, 6 % above 0.1, worst 0.36; random search: median 1.4, 5 % below 0.1. The function ranges over 308.
+    gap = regret(submission, params, surfaces, 25, seed, limit=0.1)
+    budget.require("regret on Branin", gap, at_most=0.1, reference=0.02, unit="loss", trust="handed in")
 
 
 @probe
@@ -111,21 +117,21 @@ def distances(module, cases):
 def test_regret_hartmann6(submission, reference, budget, seed):
     """32 evaluations of Hartmann's function of six variables come close to its minimum; asks lie where log-EI is largest."""
     params = {f"x{i}": submission.Float(0.0, 1.0) for i in range(6)}
-    surfaces = [(lambda c: reference.hartmann6([c[f"x{i}"] for i in range(6)]), reference.HARTMANN_MIN)] * 2
-    # The better of 2 seeds. Single runs, 12 seeds: median 0.2, second worst 0.54, worst 1.7 (a local minimum); random search:
-    # 10 % of runs below 1.06, median 1.79. The function ranges over 3.3.
-    gap = regret(submission, params, surfaces, 32, seed)
+    surfaces = [(lambda c: reference.hartmann6([c[f"x{i}"] for i in range(6)]), reference.HARTMANN_MIN)] * RUNS
+    # Single runs: median 0.2, 10 % above 0.6 (from 1 to 1.9); random search: median 1.8, 2 % below 0.6. The function ranges over
+    # 3.3.
+    gap = regret(submission, params, surfaces, 32, seed, limit=0.6)
     budget.require("regret on Hartmann-6", gap, at_most=0.6, reference=0.1, unit="loss", trust="handed in")
-    # Bowls in four dimensions, known at 40 points: 50 random candidates come to 0.08 to 0.17 of the bottom, clouds around the
-    # best of them to 0.02 to 0.05.
+    # Bowls in four dimensions, known at 40 points, 100 of them: 50 random candidates come to 0.07 to 0.16 of the bottom (10 % to
+    # 90 %), clouds around the best of them to 0.015 to 0.047.
     cases = []
-    for s in range(3):
+    for s in range(5):
         rng = np.random.default_rng(5 + s)
         centre = rng.uniform(0.3, 0.7, 4).tolist()
         cases.append((s, rng.random((40, 4)).tolist(), centre))
     found = submission.run(distances, cases)
-    mean = sum(found) / len(found)
-    check(mean <= 0.065, "known bowls: the asks lie at the bottom", got=found, want="0.065 or less on average")
+    # One ask in twenty explores elsewhere, so the median of five counts.
+    check(sorted(found)[2] <= 0.07, "known bowls: the asks lie at the bottom", got=found, want="a median of 0.07 or less")
 
 
 @task(9)
@@ -146,12 +152,11 @@ def test_regret_llm(submission, reference, budget, seed, rng):
         "n_layers": submission.Int(4, 24),
         "d_model": submission.Int(256, 1024, True),
     }
-    shifts = rng.uniform(-1, 1, (2, 5)) * [1.0, 1.0, 0.7, 0.05, 0.08]
+    shifts = rng.uniform(-1, 1, (RUNS, 5)) * [1.0, 1.0, 0.7, 0.05, 0.08]
     surfaces = [(surface, surface.minimum) for surface in map(reference.LlmSurface, shifts)]
-    # The better of 2 seeds. Single runs, 12 seeds: 0.002 to 0.036, median 0.014; random search: 10 % of runs below 0.051,
-    # median 0.095.
-    gap = regret(submission, params, surfaces, 34, seed)
-    budget.require("gap on the LLM surface", gap, at_most=0.045, reference=0.012, unit="loss", trust="handed in")
+    # Single runs: median 0.01, 10 % above 0.035, worst 0.12; random search: median 0.09, 7 % below 0.035.
+    gap = regret(submission, params, surfaces, 34, seed, limit=0.035)
+    budget.require("gap on the LLM surface", gap, at_most=0.035, reference=0.012, unit="loss", trust="handed in")
 
 
 @probe

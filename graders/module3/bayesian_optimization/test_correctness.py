@@ -150,11 +150,11 @@ def sample_constrained(module, seed, n):
 
 @probe
 def sample_extremes(module):
-    """How many of 66,000 samples come, and what becomes of a constraint that nothing meets."""
+    """How many of 20,000 samples come, and what becomes of a constraint that nothing meets."""
     import numpy as np
 
     params = {"n": module.Int(1, 8)}
-    many = len(module.Space(params).sample(66_000, np.random.default_rng(0)))
+    many = len(module.Space(params).sample(20_000, np.random.default_rng(0)))
     try:
         return many, repr(module.Space(params, lambda c: False).sample(1, np.random.default_rng(0)))
     except RuntimeError:
@@ -184,7 +184,7 @@ def test_sample(submission, seed):
     seen = {c["n_heads"] for c in first}
     check(seen == {1, 2, 4}, "every choice comes up", got=sorted(seen))
     many, nothing = submission.run(sample_extremes)
-    check(many == 66_000, "sample(66000) gives 66000 configurations", got=many)
+    check(many == 20_000, "sample(20000) gives 20000 configurations", got=many)
     check(nothing == "RuntimeError", "a constraint that nothing meets is a RuntimeError", got=nothing)
 
 
@@ -329,7 +329,8 @@ def test_fit_hyperparameters(submission, reference, rng):
     truth = f64(np.log([0.3, 1.2, 2.0, 0.05]))
     K = reference.matern52(X, X, truth[:2].exp(), 2.0) + 0.05 * torch.eye(n, dtype=torch.float64)
     y = torch.linalg.cholesky(K) @ f64(rng.standard_normal(n))
-    found = submission.fit_hyperparameters(X, y, seed=3, restarts=1)
+    # One random start in twenty ends a nat below the truth (300 tried): three starts together once in thousands.
+    found = submission.fit_hyperparameters(X, y, seed=3, restarts=2)
     check(tuple(found.shape) == (4,), "log_params has d + 2 entries", got=tuple(found.shape))
     low, high = f64(submission.hyper_bounds(2)).T
     inside = bool(((found >= low - 1e-9) & (found <= high + 1e-9)).all())
@@ -338,7 +339,7 @@ def test_fit_hyperparameters(submission, reference, rng):
     value, _ = reference.lml_and_grad(found, X, y)
     # A maximum beats the truth by about half a nat per parameter; one nat of slack for a local maximum.
     check(value >= start - 1.0, "the fit is less likely than the truth", got=value, want=f"at least {start - 1.0:.3f}")
-    again = submission.fit_hyperparameters(X, y, seed=3, restarts=1)
+    again = submission.fit_hyperparameters(X, y, seed=3, restarts=2)
     same(again, found, atol=0, rtol=0, what="the same call again")
     warm = submission.fit_hyperparameters(X, y, seed=3, restarts=0, warm_start=truth)
     value, _ = reference.lml_and_grad(warm, X, y)

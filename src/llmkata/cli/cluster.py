@@ -1,4 +1,4 @@
-"""``kata cluster``: a Dask cluster on this machine; and what ``kata grade --scheduler`` does with any."""
+"""``kata cluster``: a Dask cluster on this machine; and what ``--scheduler`` of ``kata grade`` and ``regrade`` does with any."""
 
 from __future__ import annotations
 

@@ -11,7 +11,16 @@ import typer
 
 from llmkata.cli.common import FAILED, again, course_of, fail, prog, shown
 from llmkata.cli.hold import hold
-from llmkata.cli.options import GroupsOption, Isolation, IsolationOption, PseudonymsOption, RosterOption, seed_of
+from llmkata.cli.options import (
+    GroupsOption,
+    Isolation,
+    IsolationOption,
+    PseudonymsOption,
+    RosterOption,
+    SchedulerOption,
+    scheduler_of,
+    seed_of,
+)
 
 if TYPE_CHECKING:
     from llmkata.course import Course
@@ -44,9 +53,7 @@ def grade(
     shard: Annotated[
         str, typer.Option(help="Grade only part I of N into records, for 'kata merge': on N machines at once.", metavar="I/N")
     ] = "",
-    scheduler: Annotated[
-        str, typer.Option(help="Grade on the workers of this Dask scheduler, like tcp://host:8786.", metavar="ADDRESS")
-    ] = "",
+    scheduler: SchedulerOption = "",
 ) -> None:
     """Grade the submissions of a class.
 
@@ -64,7 +71,7 @@ def grade(
         fail("--groups says whose submissions are not compared", f"{prog()} grade {shown(folder)} --similarity")
     given = {"workers": workers, "seed": seed_of(course, seed), "isolation": isolation}
     given |= {"similarity": similarity, "groups": groups, "roster": roster, "at": at, "times": times, "fresh": fresh}
-    given |= {"shard": _shard_of(shard), "pseudonyms": pseudonyms, "scheduler": _scheduler_of(scheduler, workers)}
+    given |= {"shard": _shard_of(shard), "pseudonyms": pseudonyms, "scheduler": scheduler_of(scheduler, workers)}
     command = f"{prog()} grade {shown(folder)} --out"
     with hold(out, f"{command} {shown(out)}", f"{command} {shown(out.parent / f'{out.name}-2')}"):
         lost = grade_folder(course, folder, out, **given)
@@ -182,16 +189,6 @@ def _shard_of(text: str) -> tuple[int, int] | None:
     if not 1 <= which <= of:
         fail(f'--shard {text}: must be I/N with I from 1 to N, like 3/8', f"{prog()} grade submissions/ --shard 1/8 --out part1/")
     return which, of
-
-
-def _scheduler_of(text: str, workers: int | None) -> str:
-    """The address of a scheduler as it was given, "" for none."""
-    if text and not re.fullmatch(r"(tcp|tls)://[^/\s]+:\d{1,5}", text):
-        fail(f"--scheduler {text}: must be an address like tcp://host:8786", f"{prog()} cluster --local 2   # prints one")
-    if text and workers is not None:
-        fail("--workers is for this machine; a worker of a cluster grades as many at once as it has threads",
-             f"dask worker {text} --nthreads {workers}")
-    return text
 
 
 def _announce(folder: Path, intake: Intake) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from llmkata.cli.common import FAILED, course_of, fail, prog, shown
 from llmkata.cli.hold import hold
-from llmkata.cli.options import Isolation, IsolationOption, seed_of
+from llmkata.cli.options import Isolation, IsolationOption, SchedulerOption, scheduler_of, seed_of
 
 if TYPE_CHECKING:
     from llmkata.grading.regrade import Found
@@ -26,6 +26,7 @@ def regrade(
     workers: Annotated[int | None, typer.Option(help="Graded at once; default: one per core.", metavar="N", min=1)] = None,
     seed: Annotated[int | None, typer.Option(help="Default: the one each was graded with.", metavar="S", min=0)] = None,
     isolation: IsolationOption = Isolation.sandbox,
+    scheduler: SchedulerOption = "",
 ) -> None:
     """Grade the submissions of a run again, after an edit to its checks, and say whose grades moved.
 
@@ -42,6 +43,7 @@ def regrade(
     from llmkata.records import State
 
     course = course_of(context)
+    given = {"workers": workers, "isolation": isolation, "scheduler": scheduler_of(scheduler, workers), "fresh": not changed}
     if not (folder / RECORDS).is_file():
         fail(f"{shown(folder)} holds no {RECORDS}", f"{prog()} grade submissions/ --out {shown(folder)}")
     only = {course.exercise(name).id for name in exercises or ()}
@@ -56,7 +58,7 @@ def regrade(
         lost = 0
         for wanted in dict.fromkeys(s.seed for s in found.stale):
             chosen = [s.submission for s in found.stale if s.seed == wanted]
-            records = grade_new(course, chosen, folder, workers=workers, seed=wanted, isolation=isolation, fresh=not changed)
+            records = grade_new(course, chosen, folder, seed=wanted, **given)
             lost += sum(r.state is State.infrastructure for r in records)
         publish(course, folder)
         after = records_of(folder)

@@ -44,20 +44,20 @@ def _hint(w: Watch) -> str | None:
         return "No check has failed."
     if not failing.hints:
         return "This check has no hint; the brief may help."
-    name, level = failing.id.rpartition("::")[2], min(w.hints + 1, len(failing.hints))
+    name, level = failing.id.rpartition("::")[2], min(w.opened.get(failing.id, 0) + 1, len(failing.hints))
     opened = opened_levels(state_dir(w.course)).get(w.exercise.id, {})
     price = offer(w.course.policy.hints, opened, name, level)
     if not price:
-        return _open_hint(w, name, level)
-    w.asking = lambda key: _open_hint(w, name, level) if key == "y" else "It stays closed."
+        return _open_hint(w, failing.id, level)
+    w.asking = lambda key: _open_hint(w, failing.id, level) if key == "y" else "It stays closed."
     return f"{price} Open it? y/n"
 
 
-def _open_hint(w: Watch, check: str, level: int) -> None:
+def _open_hint(w: Watch, ident: str, level: int) -> None:
     from llmkata.cli.hints import remember_level
 
-    w.hints = level
-    remember_level(state_dir(w.course), w.exercise.id, check, level)
+    w.opened[ident] = level
+    remember_level(state_dir(w.course), w.exercise.id, ident.rpartition("::")[2], level)
 
 
 def _next(w: Watch) -> str | None:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import msgspec
 
+from llmkata.gradebook.standing import Standing
+
 from . import pages
-from .view import Scorecard
+from .view import ExerciseCard, Scorecard
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,14 @@ class Share:
 
 def to_html(card: Scorecard) -> str:
     """The card as one self-contained HTML file: no network, no other file."""
-    return pages.html().get_template("scorecard.html").render(card=card, shares=_shares(card), script="card.js")
+    told, bare = _apart(card)
+    given = {"card": card, "told": told, "bare": bare, "shares": _shares(card), "script": "card.js"}
+    return pages.html().get_template("scorecard.html").render(given)
 
 
 def to_markdown(card: Scorecard) -> str:
     """The card as GitHub-flavoured Markdown."""
-    return squeezed(pages.markdown().get_template("scorecard.md").render(card=card))
+    return squeezed(pages.markdown().get_template("scorecard.md").render(card=card, detailed=_apart(card)[0]))
 
 
 def squeezed(text: str) -> str:
@@ -45,6 +49,17 @@ def to_json(card: Scorecard) -> bytes:
 
 #: A fenced block, which keeps its blank lines, or a run of blank lines outside one.
 _FENCE_OR_GAP = re.compile(r"^(`{3,})text\n.*?\n\1$|\n{3,}", re.DOTALL | re.MULTILINE)
+
+
+def _apart(card: Scorecard) -> tuple[list[ExerciseCard], list[ExerciseCard]]:
+    """Exercises with something to tell, and those that nobody has touched, which would bury them; all are told where
+    there are no others.
+    """
+    bare = [e for e in card.exercises if not (
+        e.standing is not Standing.not_started or e.graded_at or e.history or e.hints_opened or e.given_up or e.by_hand.told
+    )]  # fmt: skip
+    told = [e for e in card.exercises if e not in bare]
+    return (told, bare) if told else (bare, [])
 
 
 def _shares(card: Scorecard) -> list[Share]:

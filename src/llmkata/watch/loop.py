@@ -32,7 +32,7 @@ _ENTER, _LEAVE, _HOME = "\x1b[?1049h\x1b[?25l\x1b[2J", "\x1b[?25h\x1b[?1049l", "
 
 
 class Watch:
-    """State of one ``kata watch``: the exercise, its last verdict, how many hints are open."""
+    """State of one ``kata watch``: the exercise, its last verdict, which hints are open."""
 
     def __init__(self, course: Any, exercise: Any, *, actions: Actions, console: Console, poll: bool = False,
                  on_record: Callable[[ExerciseRecord], None] = lambda r: None) -> None:
@@ -100,6 +100,7 @@ class Watch:
         if self.interactive and self.record is not None:
             self.console.print(f"{self.exercise.number} {self.exercise.title}")
             self.console.print(progress(self.exercise, self.record, self.console.width))
+            self.console.print(f"Go on with {launcher()} watch {self.exercise.id}; {launcher()} start shows all exercises.")
 
     def _step(self) -> None:
         wait = 1.0 if self.interactive else 60.0
@@ -141,7 +142,9 @@ class Watch:
             self._draw()
 
     def _turn(self, exercise: Any) -> None:
-        self.exercise, self.record, self.hints, self.at, self.scope = exercise, None, 0, "", "visible checks"
+        self.exercise, self.record, self.at, self.scope = exercise, None, "", "visible checks"
+        #: Id of a check -> how many of its hints are open.
+        self.opened: dict[str, int] = {}
         self.judge = Judge(exercise, self._events)
         self._follower = follower = subprocess.Popen(
             [sys.executable, "-m", "llmkata.watch.follow", str(exercise.stub), "poll" if self.poll_files else "notify"],
@@ -183,6 +186,8 @@ class Watch:
             self._draw()
 
     def _judge(self) -> None:
+        if self._early is not None:
+            self.record = self.judge.so_far()  # what the screen tells until something is known of the file as it is now
         self._early = None
         self.judge.start()
         self._draw()
@@ -190,10 +195,6 @@ class Watch:
     def _take(self, record: ExerciseRecord | None) -> None:
         if record is None:
             return
-        before = first_failure(self.record) if self.record is not None else None
-        after = first_failure(record)
-        if before is None or after is None or before.id != after.id:
-            self.hints = 0
         self._early = None
         self.show(record, "visible checks")
         self.on_record(record)
@@ -230,7 +231,7 @@ class Watch:
         record = self.judge.so_far() if busy and self._early is not None else self.record
         self._drawn = time.monotonic()
         failing = self.failing()
-        view = View(self.exercise, record, busy, self.hints, self.note, self.scope, self.interactive,
+        view = View(self.exercise, record, busy, self.opened.get(failing.id, 0) if failing is not None else 0, self.note, self.scope, self.interactive,
                     so_far=sum(c.outcome is Outcome.passed for c in self.judge.so_far().checks) if busy else 0,
                     slow=self.judge.slow_left() if busy else 0,
                     printed=self.judge.printed.get(failing.id, "") if failing is not None else "", at=self.at)

@@ -123,7 +123,8 @@ def progress(exercise: Any, record: ExerciseRecord | None, width: int) -> Text:
 
 
 def task_states(exercise: Any, record: ExerciseRecord | None) -> list[tuple[int, str, str]]:
-    """(number, sign, style) of each task: ✓ done, ✗ a check fails, ○ not begun, – cannot be judged here."""
+    """(number, sign, style) of each task: ✓ done, ✗ a check fails, ◐ right as far as it goes, ○ not begun, – cannot
+    be judged here."""
     checks: dict[int, list[CheckRecord]] = {task.number: [] for task in exercise.tasks}
     for check in record.checks if record is not None else ():
         checks.setdefault(check.task, []).append(check)
@@ -134,9 +135,15 @@ def _task_state(checks: list[CheckRecord]) -> tuple[str, str]:
     judged = [c for c in checks if c.outcome is not Outcome.not_judged]
     if task_done(checks):
         return "✓", "green"
-    if all(c.cause.startswith("not started") for c in judged):
+    if all(_not_begun(c) for c in judged):
         return ("○", "dim") if judged or not checks else ("–", "dim")
-    return "✗", "red"
+    if any(c.outcome is Outcome.failed and not _not_begun(c) for c in judged):
+        return "✗", "red"
+    return "◐", "yellow"
+
+
+def _not_begun(c: CheckRecord) -> bool:
+    return c.cause.startswith("not started")
 
 
 def _verdict(view: View) -> list[RenderableType]:
@@ -161,8 +168,10 @@ def _verdict(view: View) -> list[RenderableType]:
 
 def _failing(c: CheckRecord, view: View) -> list[RenderableType]:
     name = c.id.rpartition("::")[2]
-    if c.cause.startswith("not started"):
-        parts: list[RenderableType] = [Text(f"○ Task {c.task} is next: {plain(c.title)}", style="bold"),
+    if _not_begun(c):
+        begun = any(other.task == c.task and not _not_begun(other) for other in view.record.checks)
+        head = f"◐ Task {c.task} goes on" if begun else f"○ Task {c.task} is next"
+        parts: list[RenderableType] = [Text(f"{head}: {plain(c.title)}", style="bold"),
                                        Text("  " + plain(c.cause).removeprefix("not started: "), style="dim")]
         if c.evidence is not None and c.evidence.frames:
             parts.append(Padding(frames_text(c.evidence.frames, view.exercise.stub), (0, 0, 0, 2)))

@@ -235,7 +235,7 @@ def lml_and_grad(log_params: Tensor, X: Tensor, y: Tensor) -> tuple[float, Tenso
     )
     value = normal.log_prob(y)
     (grad,) = torch.autograd.grad(value, p)
-    return float(value), grad
+    return float(value.detach()), grad
 
 
 def _ascend(function, start, iterations):
