@@ -110,11 +110,13 @@ def pytest_unconfigure():
 """
 
 
-@pytest.mark.parametrize(("uses", "brings"), [("", "[]"), ("from llmkata.checks import sk\n", "['hypothesis']")])
-def test_a_cold_start_imports_what_its_checks_need(course, monkeypatch, uses, brings):
+@pytest.mark.parametrize(("uses", "brings", "more"), [
+    ("", "[]", ()), ("", "[]", ("-p", "no:hypothesispytest")), ("from llmkata.checks import sk\n", "['hypothesis']", ()),
+])  # fmt: skip
+def test_a_cold_start_imports_what_its_checks_need(course, monkeypatch, uses, brings, more):
     (course / "kata_cold.py").write_text(_COLD)
     checks = course / "exercises/module1/toy/test_toy.py"
     checks.write_text(uses + checks.read_text())
     monkeypatch.setenv("PYTHONPATH", str(course))
-    code, out = run(course, "-p", "kata_cold", "exercises/module1/toy")
-    assert code == 1 and f"brought: {brings} True True" in out, out
+    code, out = run(course, "-p", "kata_cold", *more, "exercises/module1/toy")
+    assert code == 1 and f"brought: {brings} True True" in out and "INTERNALERROR" not in out, out
