@@ -144,7 +144,9 @@ class Running:
 
 
 def environ(**more: str) -> dict[str, str]:
-    """The environment of every command that is measured."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("KATA_", "PYTEST_"))}
+    """The environment of every command that is measured: none of whoever measures, and what Python and pytest compile is
+    kept, as on anybody's machine."""
+    ours = ("KATA_", "PYTEST_", "PYTHONDONTWRITEBYTECODE")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     scripts = str(Path(sys.executable).parent)
     return kept | _SET | {"PATH": f"{scripts}{os.pathsep}{kept.get('PATH', os.defpath)}"} | more

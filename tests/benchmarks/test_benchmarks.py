@@ -130,6 +130,14 @@ def test_latency():
     assert got["cold_self_attention"].measured == pytest.approx(2.0) and got["cold_self_attention"].verdict == "PASS"
 
 
+def test_commands_are_measured_as_on_anybodys_machine(monkeypatch):
+    from benchmarks.harness import environ
+
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("SOMETHING_ELSE", "1")
+    assert "PYTHONDONTWRITEBYTECODE" not in environ() and environ()["SOMETHING_ELSE"] == "1"
+
+
 def test_cluster():
     got = rows("cluster")
     assert got["shards"].measured == 2.0 and got["shards"].verdict == "PASS"

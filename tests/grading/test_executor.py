@@ -83,6 +83,25 @@ def test_a_second_submission_in_one_process_would_be_noticed(two):
     assert [r.checks[0].outcome for r in records] == [Outcome.passed, Outcome.failed]
 
 
+def test_collected_checks_are_run_as_they_are_asked_for():
+    """Visible ones alone, slow ones last, each told when it is judged: as when pytest is started for one submission."""
+    runs = {}
+
+    def judge(collected):
+        for name, more in {"all": {}, "visible": {"visible_only": True},
+                           "last": {"visible_only": True, "last": ["test_toy.py::test_two_numbers"]}}.items():
+            told = []
+            record = grade_one(COURSE, TOY, SOLUTION.encode(), transport="loopback", collected=collected,
+                               on_check=lambda check, told=told: told.append(check.id), **more)
+            assert [c.id for c in record.checks] == told
+            runs[name] = told
+
+    assert not with_collected(TOY, judge)
+    alone = grade_one(COURSE, TOY, SOLUTION.encode(), transport="loopback", visible_only=True)
+    assert runs["visible"] == [c.id for c in alone.checks] == runs["all"][:2] and len(runs["all"]) > 2
+    assert runs["last"] == runs["visible"][::-1]
+
+
 def test_records_are_those_of_one_graded_alone(tmp_path):
     wrong = (
         solution_with("def softmax(x):\n    return x.exp() / x.exp().sum(0, keepdim=True)"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -83,3 +86,29 @@ def test_by_request(talk):
     assert grads[0].tolist() == [2.0, 3.0] and by_name["w"].tolist() == [1.0, 1.0]
     with pytest.raises(Raised, match="ValueError: no"):
         t("vjp", target=None, path="broken", parameters=False, **request)
+
+
+@pytest.mark.parametrize("cotangent", [torch.ones(3), torch.ones(())])
+def test_cotangents_that_do_not_fit_are_refused_as_autograd_refuses_them(cotangent):
+    # The engine alone would take the second for one that is broadcast.
+    x, w = parts()
+    with pytest.raises(RuntimeError, match="Mismatch in shape: grad_output"):
+        vjp(lambda x, w: x * w, (x, w), {}, (0, 1), cotangent, None)
+
+
+_COLD = """
+import sys, torch
+from llmkata.inside.differentiate import vjp
+x = torch.ones(2)
+{}
+print("sympy" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(("gradient", "brings"), [
+    ("vjp(lambda x: x * x, (x,), {}, (0,), x, None)", False),
+    ("y = torch.ones(2, requires_grad=True); torch.autograd.grad(y * y, y, x)", True),
+])  # fmt: skip
+def test_a_cold_start_does_without_sympy(gradient, brings):
+    done = subprocess.run([sys.executable, "-c", _COLD.format(gradient)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(brings)

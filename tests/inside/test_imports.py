@@ -14,7 +14,7 @@ import llmkata
 
 ROOT = Path(llmkata.__file__).parent
 #: A package imports from lower levels only; from level 4 on those of a level may use each other.
-LEVELS = {"wire": 0, "records": 0, "course": 0, "places": 0, "threads": 0, "forks": 0, "inside": 1, "policy": 1, "bench": 2, "outside": 2, "checks": 3,
+LEVELS = {"wire": 0, "records": 0, "course": 0, "places": 0, "threads": 0, "forks": 0, "garbage": 0, "inside": 1, "policy": 1, "bench": 2, "outside": 2, "checks": 3,
           "plugin": 4, "gradebook": 4, "grading": 5, "reports": 5, "exports": 5, "authoring": 5, "watch": 5, "cluster": 5,
           "notebook": 6, "cli": 6}
 #: All that may ever be in a process that runs learner code.

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from llmkata.inside.session import Session
+
 from .conftest import Callback, Raised
 
 SOURCE = '''
@@ -295,3 +297,12 @@ def test_unknown_handles_are_errors(open_):
     with pytest.raises(Raised, match="no object has the handle 99"):
         open_.call("same", Ref(99, "Box"))
     assert open_.call("add", 1) == 2
+
+
+def test_a_file_opened_twice_is_compiled_once_and_shares_no_state():
+    source = b"kept = []\ndef keep(x):\n    kept.append(x)\n    return len(kept)\n"
+    one, other, renamed = (Session(None, None) for _ in range(3))
+    for session, name, file in ((one, "twice_a", "twice.py"), (other, "twice_b", "twice.py"), (renamed, "twice_c", "other.py")):
+        session._open({"name": name, "source": source, "filename": file})
+    assert one.module.keep.__code__ is other.module.keep.__code__ is not renamed.module.keep.__code__
+    assert (one.module.keep(1), one.module.keep(1), other.module.keep(1)) == (1, 2, 1)

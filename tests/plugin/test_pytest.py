@@ -101,3 +101,22 @@ def test_other_tests_of_a_course_are_left_alone(course):
     (course / "tests" / "test_x.py").write_text(ELSEWHERE)
     code, out = run(course, "tests")
     assert code == 0, out
+
+
+_COLD = """
+import gc, sys
+def pytest_unconfigure():
+    print("brought:", sorted({"hypothesis", "sympy", "http.server"} & set(sys.modules)), gc.isenabled(), gc.get_freeze_count() > 0)
+"""
+
+
+@pytest.mark.parametrize(("uses", "brings", "more"), [
+    ("", "[]", ()), ("", "[]", ("-p", "no:hypothesispytest")), ("from llmkata.checks import sk\n", "['hypothesis']", ()),
+])  # fmt: skip
+def test_a_cold_start_imports_what_its_checks_need(course, monkeypatch, uses, brings, more):
+    (course / "kata_cold.py").write_text(_COLD)
+    checks = course / "exercises/module1/toy/test_toy.py"
+    checks.write_text(uses + checks.read_text())
+    monkeypatch.setenv("PYTHONPATH", str(course))
+    code, out = run(course, "-p", "kata_cold", *more, "exercises/module1/toy")
+    assert code == 1 and f"brought: {brings} True True" in out and "INTERNALERROR" not in out, out

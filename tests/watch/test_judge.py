@@ -56,6 +56,23 @@ def test_verdicts(judge, monkeypatch):
     assert judge.verdict().state is State.not_started
 
 
+_SLOW_TO_END = "import os\n_exit = os._exit\nos._exit = lambda n: (__import__('time').sleep(3), _exit(n))\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_verdict_does_not_wait_for_the_end_of_its_process(toy):
+    judge = Judge(load_course(toy).exercise("toy"))
+    try:
+        first_failure(judge.verdict(request(WRONG)))  # all is imported from here on
+        began = time.monotonic()
+        assert judge.verdict(request(_SLOW_TO_END + WRONG)).state is State.graded and not judge.running
+        told = time.monotonic() - began
+        crash = judge.verdict(request("import os\nos._exit(3)"))  # nothing of the former is taken for this one's
+        assert told < 3 < time.monotonic() - began and "ended the process" in crash.cause, told
+    finally:
+        judge.close()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_the_file_and_checks_given_as_text(toy):
     judge = Judge(load_course(toy).exercise("toy"))

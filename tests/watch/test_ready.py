@@ -47,7 +47,7 @@ def failing():
     raise RuntimeError
 ready._CACHES.clear()
 ready._CACHES.update({"json": failing, "no.such": failing})
-r = ready.Ready([])
+r = ready.Ready(None)
 r.next(); r.next()
 print(len(calls))
 """
@@ -63,11 +63,32 @@ from llmkata.watch.ready import Ready
 def filled():
     return MathTextParser._parse_cached.cache_info().currsize > 0, mapping._checkpoint_conversion_mapping_cache is not None
 before = filled()
-Ready([]).next()
+Ready(None).next()
 print(*before, *filled())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False", "True", "True"]
+
+
+_MISTAKES = """
+import sys
+from pathlib import Path
+from llmkata.checks import misconceptions
+from llmkata.course import load_course
+from llmkata.inside import session
+from llmkata.watch.ready import Ready
+exercise = load_course(Path(sys.argv[1])).exercise("toy")
+if sys.argv[2] == "without":
+    exercise.solution.unlink()
+Ready(exercise).next()
+print(misconceptions._entries.cache_info().currsize, session._compiled.cache_info().currsize)
+"""
+
+
+@pytest.mark.parametrize(("answers", "known"), [("with", "1 1"), ("without", "0 0")])
+def test_known_mistakes_are_read_and_compiled_where_there_are_any(toy, answers, known):
+    done = subprocess.run([sys.executable, "-c", _MISTAKES, str(toy), answers], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == known
 
 
 @pytest.mark.skipif(not CAN_FORK, reason="each run is a process of its own there")

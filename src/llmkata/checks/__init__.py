@@ -1,9 +1,10 @@
 """What graders and visible checks import."""
 
+from typing import Any
+
 from llmkata.outside.probe import probe
 from llmkata.outside.remote import MissingName, RemoteError
 
-from . import strategies as sk
 from .budgets import BudgetExceeded, NotJudged
 from .compare import GraderFault, Mismatch, check, same
 from .errors import expect_error
@@ -18,3 +19,13 @@ __all__ = [
     "API_VERSION", "BudgetExceeded", "Forbid", "GraderFault", "Mismatch", "MissingName", "NotJudged", "RemoteError", "check",
     "expect_error", "gate", "hint", "misconception", "needs", "points", "probe", "same", "sk", "task",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Hypothesis takes a quarter of a second to import, and most visible checks draw nothing.
+    if name != "sk":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import strategies
+
+    globals()["sk"] = strategies
+    return strategies

@@ -6,11 +6,14 @@ With the grant ``server`` the listening socket was made inside the worker's own 
 from __future__ import annotations
 
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
 
 from llmkata.outside.link import Link
 
 from .budgets import NotJudged
+
+if TYPE_CHECKING:
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server:
@@ -25,6 +28,8 @@ class Server:
 
         Raises NotJudged where the host cannot give the grant.
         """
+        from http.server import ThreadingHTTPServer
+
         listener = self._link.listener()
         if listener is None:
             raise NotJudged("needs the grant 'server', which this host cannot give")

@@ -33,7 +33,7 @@ def grade_one(course: Any, exercise: Any, source: bytes, *, learner: str = "you"
     ``disable``: sandbox layers to leave out, for negative controls. ``mistake``: a Misconception put into ``source``
     (the model answer) after it is imported, for the audit. ``checks``: source of a check file to run in place of those
     of the exercise (the cells of a notebook). ``last``: ids of checks that are run after the others (slow ones).
-    ``collected``: all checks of the exercise, where they are collected already.
+    ``collected``: all checks of the exercise, where they are collected already; ``only`` and ``checks`` are for others.
     """
     from llmkata.plugin.core import KataPlugin, interpreter
     from llmkata.plugin.runs import ExerciseRun, Setting
@@ -56,7 +56,7 @@ def grade_one(course: Any, exercise: Any, source: bytes, *, learner: str = "you"
     try:
         if _importable(run, record):
             if collected is not None:
-                problem = collected.run(run, seed)
+                problem = collected.run(run, seed, on_check=on_check, visible_only=visible_only, last=last)
             else:
                 plugin = KataPlugin(lambda path: run, seed, only=only, on_record=on_check, diagnosing=diagnosing,
                                     last=last)
@@ -97,12 +97,14 @@ class Collected:
         """Ids of the checks (hidden and visible)."""
         return [check.id for check in self._plugin.checks()]
 
-    def run(self, run: Any, seed: int) -> str:
+    def run(self, run: Any, seed: int, *, on_check: Callable[[CheckRecord], None] | None = None, visible_only: bool = False,
+            last: Collection[str] = ()) -> str:
         """Run all checks on the submission of ``run`` -> "" or what kept them from running."""
-        self._plugin.put(run, seed)
+        self._plugin.put(run, seed, on_record=on_check, last=last)
+        items = self._plugin.in_order(self._items, visible_only=visible_only)
         with _quiet():
             try:
-                for item, following in zip(self._items, [*self._items[1:], None], strict=True):
+                for item, following in zip(items, [*items[1:], None], strict=True):
                     item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             except BaseException as e:  # noqa: BLE001 - pytest's own loop would tell it in the same way
                 return f"The grader could not run: {type(e).__name__}: {e}"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.autograd.graph import _engine_run_backward
 
 
 def vjp(fn: Callable, args: Sequence[Any], kwargs: dict[str, Any], wrt: Sequence[int], cotangents: Any,
@@ -33,9 +34,17 @@ def vjp(fn: Callable, args: Sequence[Any], kwargs: dict[str, Any], wrt: Sequence
         wanted = leaves + parameters
         grads: Sequence[Any] = [None] * len(wanted)
         if heads and wanted:
-            grads = torch.autograd.grad(heads, wanted, seeds, allow_unused=True)
+            grads = _gradients(tuple(heads), tuple(wanted), tuple(seeds))
     by_name = {n: g for n, g in zip((n for n, p in named.items() if p.requires_grad), grads[len(leaves):])}
     return outputs, list(grads[: len(leaves)]), by_name
+
+
+def _gradients(heads: tuple[Any, ...], wanted: tuple[Any, ...], seeds: tuple[Any, ...]) -> Sequence[Any]:
+    """``torch.autograd.grad``; its check of shapes imports SymPy, 0.4 s in a learner's cold start, so where plain shapes
+    and types agree what it calls next is called at once."""
+    if all(h.shape == s.shape and h.is_complex() == s.is_complex() and not h.is_nested for h, s in zip(heads, seeds)):
+        return _engine_run_backward(heads, seeds, False, False, wanted, True, accumulate_grad=False)
+    return torch.autograd.grad(heads, wanted, seeds, allow_unused=True)
 
 
 def _pairs(output: Any, cotangent: Any) -> Any:

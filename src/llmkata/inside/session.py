@@ -7,6 +7,7 @@ means the same in both.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import itertools
 import json
@@ -34,6 +35,12 @@ from .recorder import Recorder
 
 #: Elements taken at most from one ``iterate`` request.
 _ITERATE_CAP = 100_000
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(text: str, filename: str) -> types.CodeType:
+    """One process may open a file several times: for budgets, or once for each known mistake in it."""
+    return compile(text, filename, "exec", dont_inherit=True)
 
 
 class Session:
@@ -108,7 +115,7 @@ class Session:
             sys.argv = [self.filename]
         with self._running():
             self._guard.read(text, self.filename)
-            exec(compile(text, self.filename, "exec", dont_inherit=True), module.__dict__)
+            exec(_compiled(text, self.filename), module.__dict__)
         return self._names(r)
 
     def _patch(self, r: dict) -> None:

@@ -65,7 +65,7 @@ class KataPlugin:
                  on_record: Callable[[CheckRecord], None] | None = None, diagnosing: bool = True,
                  last: Collection[str] = ()) -> None:
         self._find, self._run_seed, self._only, self._on_record = find, seed, only, on_record
-        self._last = {ident.rpartition("::")[2].split("[")[0] for ident in last}
+        self._last = _bases(last)
         self._diagnosing = diagnosing
         self._checks: dict[str, _Check] = {}
         #: The one that runs; fixtures ask here, since pytest makes an object of some size for each ``request``.
@@ -110,12 +110,18 @@ class KataPlugin:
         """The checks that were collected."""
         return list(self._checks.values())
 
-    def put(self, run: ExerciseRun, seed: int) -> None:
+    def put(self, run: ExerciseRun, seed: int, *, on_record: Callable[[CheckRecord], None] | None = None,
+            last: Collection[str] = ()) -> None:
         """From now on the checks that were collected are put to ``run``: they are collected once for many submissions."""
-        self._run_seed = seed
+        self._run_seed, self._on_record, self._last = seed, on_record, _bases(last)
         self.runs = {run.exercise.id: run}
         for check in self._checks.values():
             check.run = run
+
+    def in_order(self, items: list[Any], *, visible_only: bool) -> list[Any]:
+        """Those of ``items`` that are to be run, as they are to be run."""
+        chosen = [i for i in items if not visible_only or i.nodeid not in self._checks or self._checks[i.nodeid].visible]
+        return sorted(chosen, key=self._order)
 
     def _order(self, item: Any) -> tuple:
         check = self._checks.get(item.nodeid)
@@ -334,6 +340,11 @@ class KataPlugin:
         """End all workers."""
         for run in self.runs.values():
             run.close()
+
+
+def _bases(idents: Collection[str]) -> set[str]:
+    """The names of the test functions of some checks."""
+    return {ident.rpartition("::")[2].split("[")[0] for ident in idents}
 
 
 class _GoneAtStart(Exception):

@@ -24,9 +24,14 @@ def _register(config: Any, root: Path) -> None:
         return
     import pytest
 
-    from llmkata.course import CourseError
+    from llmkata.garbage import uncollected
 
-    from .learner import learner_plugin
+    with uncollected():
+        import torch  # noqa: F401 - whatever the checks are, they need it
+
+        from llmkata.course import CourseError
+
+        from .learner import learner_plugin
 
     try:
         config.pluginmanager.register(learner_plugin(root), "kata")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,10 @@ class LearnerPlugin(KataPlugin):
         open_ = any(r.outcome is not Outcome.passed for r in records if not r.excused)
         if session is not None and exitstatus == 0 and open_:
             session.exitstatus = 1
+        manager = session.config.pluginmanager if session is not None else None
+        if manager is not None and "hypothesis" not in sys.modules and manager.has_plugin("hypothesispytest"):
+            # It would import Hypothesis to find that it has nothing to say.
+            manager.unregister(name="hypothesispytest")
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """One line per task, and the next step."""

@@ -125,7 +125,8 @@ class ExerciseRun:
         key = misconception.name if misconception else None
         if key not in self._ours:
             name = f"{self.exercise.slug}__{key or 'right'}"
-            link = LoopbackLink(name, f"{name}.py", self.exercise.solution.read_bytes(), self._forbid())
+            # One file name for all: the file is compiled once.
+            link = LoopbackLink(name, f"{self.exercise.slug}__ours.py", self.exercise.solution.read_bytes(), self._forbid())
             self._ours[key] = _patched(link, misconception)
         return self._ours[key]
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from filelock import FileLock, Timeout
 
 from .schema import ExerciseRecord, State, decode, encode
 
@@ -58,6 +57,8 @@ class RecordFile:
     def __init__(self, path: Path | str, *, lock_seconds: float = 30.0) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        from filelock import FileLock  # brings asyncio along, and who reads records locks nothing
+
         self._lock = FileLock(f"{self.path}.lock", timeout=lock_seconds)
 
     def append(self, *records: ExerciseRecord) -> None:
@@ -66,6 +67,8 @@ class RecordFile:
         Raises :class:`RecordError` where a record could not be read back (a number that is not finite), and where
         another process keeps the lock; ``OSError`` where the disk refuses (the file is then as it was).
         """
+        from filelock import Timeout
+
         data = b"".join(_line(record) for record in records)
         try:
             with self._lock:

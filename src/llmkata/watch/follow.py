@@ -11,11 +11,14 @@ from pathlib import Path
 
 
 def follow(path: Path, poll: bool) -> None:
-    """For ever. Editors replace files, so the folder is watched and the file's stamp compared."""
+    """For ever. Editors replace files, so the folder is watched and the file's stamp compared.
+
+    What changes within 10 ms is one save: the learner waits for the verdict, and a save in two pieces is judged again.
+    """
     from watchfiles import watch
 
     last = _stamp(path)
-    for _ in watch(path.parent, force_polling=poll or None, recursive=False, step=30, debounce=80, rust_timeout=1000,
+    for _ in watch(path.parent, force_polling=poll or None, recursive=False, step=10, debounce=40, rust_timeout=1000,
                    yield_on_timeout=True, raise_interrupt=False):
         now = _stamp(path)
         if now != last:

@@ -46,7 +46,7 @@ class Judge:
         self._spare: subprocess.Popen | None = None
         self._warm: set[subprocess.Popen] = set()
         self._run: int | None = None
-        #: Runs that were ended and have not said so yet.
+        #: Runs that were ended, or came to a verdict, and whose end is not told yet.
         self._stale = 0
         self._checks: list[CheckRecord] = []
         #: What was printed during each visible check of the last run, by its id.
@@ -106,10 +106,13 @@ class Judge:
             self._checks.append(check)
             (self._slow.add if check.seconds > SLOW else self._slow.discard)(check.id)
         elif kind == b"R":
-            self._record = decode(data)
+            self._record, self._known = decode(data), len(self._checks)
+            if self._forking:  # the end of its process, an E, takes a while, and nobody waits for it
+                self.running, self._run = False, None
+                self._stale += 1
+                return self._record
         else:  # E, or nothing more
             self.running, self._run = False, None
-            self._known = len(self._checks) if self._record is not None else self._known
             record = self._record or self._lost(data, warm=process in self._warm)
             if not self._forking or not line:
                 self._drop()

@@ -12,29 +12,45 @@ import io
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from llmkata.forks import bring_in
 
 
 class Ready:
-    """Of one process. ``files``: those whose imports are made, wherever in them they stand."""
+    """Of one process. ``exercise``: what its files import is imported, wherever in them it stands."""
 
-    def __init__(self, files: list[Path]) -> None:
-        self._files = files
+    def __init__(self, exercise: Any) -> None:
+        self._exercise: Any | None = exercise
         self._filled: set[str] = set()
 
     def next(self) -> None:
         """Do what is left to be done, before the next run."""
-        bring_in(name for file in self._files for name in imports(file))
-        self._files = []
+        first, self._exercise = self._exercise, None
+        if first is not None:
+            bring_in(name for file in (first.visible_checks, first.stub) for name in imports(file))
+            with contextlib.suppress(Exception):  # a courtesy, like those below
+                _known_mistakes(first)
         left = [name for name in _CACHES if name in sys.modules and name not in self._filled]
         for name in left:
             self._filled.add(name)
-            with contextlib.suppress(Exception):  # a courtesy
+            with contextlib.suppress(Exception):
                 _CACHES[name]()
-        if left:
+        if left or first is not None:
             gc.collect()
             gc.freeze()
+
+
+def _known_mistakes(exercise: Any) -> None:
+    """Where the course has its answers, a wrong one is compared with them: they are read and compiled."""
+    if not exercise.solution.exists():
+        return
+    from llmkata.plugin.runs import ExerciseRun, Setting
+
+    run = ExerciseRun(exercise, Setting("loopback"), b"", exercise.slug)
+    with contextlib.closing(run):
+        for mistake in [None, *run.misconceptions[:1]]:
+            run.ours(mistake).open()
 
 
 def imports(file: Path) -> Iterator[str]:

@@ -24,12 +24,14 @@ import linecache
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from llmkata.forks import bring_in, new_libraries
+from llmkata.garbage import uncollected
 from llmkata.records import CheckRecord, Evidence, ExerciseRecord, State, encode
 from llmkata.threads import one_thread
 
@@ -70,20 +72,31 @@ def main(root: str, ident: str, how: str) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1):
         os.dup2(null, fd)
-    course, exercise, cause = _warmed(root, ident)
+    with uncollected():
+        course, exercise, cause = _warmed(root, ident)
+    if not cause:
+        from llmkata.grading.runner import with_collected
+
+        cause = with_collected(exercise, lambda collected: _serve(_Judging(course, exercise, collected, out), requests, null, how))
     if cause:
         _say(out, b"R", encode(broken(exercise, State.infrastructure, cause)))
         _say(out, b"E", b"0")
-        return
+
+
+def _serve(judging: _Judging, requests: Any, null: int, how: str) -> None:
+    """Answer requests, within pytest's loop: the checks are collected, and each run is spared it."""
+    out, exercise = judging.out, judging.exercise
+    gc.collect()
+    gc.freeze()
     _say(out, b"W", b"")
-    ready = Ready([exercise.visible_checks, exercise.stub])
+    ready = Ready(exercise)
     if how == "once":
         ready.next()
     for line in requests:
         request = msgspec.json.decode(line, type=Request)
         if how == "once":
             _say(out, b"P", str(os.getpid()).encode())
-            _say(out, b"R", encode(_judged(course, exercise, request, out)))
+            _say(out, b"R", encode(judging.record(request)))
             _say(out, b"E", b"0")
             return
         read, write = os.pipe()
@@ -96,7 +109,7 @@ def main(root: str, ident: str, how: str) -> None:
             os.dup2(null, 2)
             known = len(sys.modules)
             _say(out, b"P", str(os.getpid()).encode())
-            _say(out, b"R", encode(_judged(course, exercise, request, out)))
+            _say(out, b"R", encode(judging.record(request)))
             os.write(write, "\n".join(new_libraries(known)).encode()[:_PIPE])
             os._exit(0)
         _, status = os.waitpid(pid, 0)
@@ -143,7 +156,7 @@ def _limit() -> None:
 
 
 def _warmed(root: str, ident: str) -> tuple[Any, Any, str]:
-    """-> (course, exercise, "" or why nothing can be judged); torch and the check files' imports are in memory."""
+    """-> (course, exercise, "" or why nothing can be judged); what every run needs is in memory, and computed."""
     one_thread()
     os.environ.setdefault("MPLBACKEND", "Agg")
     from llmkata.course import load_course
@@ -155,50 +168,61 @@ def _warmed(root: str, ident: str) -> tuple[Any, Any, str]:
     import llmkata.bench.recorded
     import llmkata.inside.session  # noqa: F401 - both are needed by every run
     from llmkata.authoring.stub import StubError, pristine_stub
-    from llmkata.grading.runner import collect
+    from llmkata.grading.provenance import grader_hash
 
     torch.set_num_threads(1)
+    grader_hash(exercise)
     try:
-        collect(exercise)
         pristine_stub(exercise)  # cut once, not in each run
-    except (RuntimeError, StubError) as e:
+    except StubError as e:
         return course, exercise, str(e)
-    gc.collect()
-    gc.freeze()
     return course, exercise, ""
 
 
-def _judged(course: Any, exercise: Any, request: Request, out: int) -> ExerciseRecord:
-    from llmkata.grading.runner import grade_one
-    from llmkata.grading.source import Unreadable, python_source, syntax_fault
+@dataclass(frozen=True)
+class _Judging:
+    """What judges requests, check by check told on ``out``."""
 
-    heard = 0
+    course: Any
+    exercise: Any
+    #: All checks of the exercise (``grading.runner.Collected``).
+    collected: Any
+    out: int
 
-    def say_check(record: CheckRecord) -> None:
-        nonlocal heard
-        printed = sys.stdout.getvalue()[heard:]  # run_pytest collects it
-        heard += len(printed)
-        if printed and record.visibility == "visible":
-            _say(out, b"O", msgspec.json.encode((record.id, printed[-_PRINTED:])))
-        _say(out, b"C", encode(record))
+    def record(self, request: Request) -> ExerciseRecord:
+        """The verdict on a request."""
+        from llmkata.grading.runner import grade_one
+        from llmkata.grading.source import Unreadable, python_source, syntax_fault
 
-    sys.breakpointhook = _no_terminal
-    try:
-        source = base64.b64decode(request.source) if request.source else exercise.stub.read_bytes()
-    except OSError as e:
-        return broken(exercise, State.missing, f"{exercise.stub} cannot be read: {e.strerror}")
-    try:
-        source, _ = python_source(source)
-    except Unreadable as e:
-        return broken(exercise, State.unreadable, str(e))
-    if (fault := syntax_fault(source, exercise.stub.name)) is not None:
-        return msgspec.structs.replace(broken(exercise, State.unreadable, fault.cause), evidence=fault.evidence)
-    try:
-        return grade_one(course, exercise, source, file=str(exercise.stub), transport="loopback",
-                         visible_only=not request.hidden, only=request.only or None, seed=request.seed, on_check=say_check,
-                         checks=request.checks, last=request.last)
-    except BaseException as e:  # noqa: BLE001 - there must be an answer
-        return broken(exercise, State.infrastructure, f"The checks could not run: {type(e).__name__}: {e}")
+        exercise, heard = self.exercise, 0
+
+        def say_check(record: CheckRecord) -> None:
+            nonlocal heard
+            printed = sys.stdout.getvalue()[heard:]  # the runner collects it
+            heard += len(printed)
+            if printed and record.visibility == "visible":
+                _say(self.out, b"O", msgspec.json.encode((record.id, printed[-_PRINTED:])))
+            _say(self.out, b"C", encode(record))
+
+        sys.breakpointhook = _no_terminal
+        try:
+            source = base64.b64decode(request.source) if request.source else exercise.stub.read_bytes()
+        except OSError as e:
+            return broken(exercise, State.missing, f"{exercise.stub} cannot be read: {e.strerror}")
+        try:
+            source, _ = python_source(source)
+        except Unreadable as e:
+            return broken(exercise, State.unreadable, str(e))
+        if (fault := syntax_fault(source, exercise.stub.name)) is not None:
+            return msgspec.structs.replace(broken(exercise, State.unreadable, fault.cause), evidence=fault.evidence)
+        others = request.checks or request.only
+        try:
+            return grade_one(self.course, exercise, source, file=str(exercise.stub), transport="loopback",
+                             visible_only=not request.hidden, only=request.only or None, seed=request.seed,
+                             on_check=say_check, checks=request.checks, last=request.last,
+                             collected=None if others else self.collected)
+        except BaseException as e:  # noqa: BLE001 - there must be an answer
+            return broken(exercise, State.infrastructure, f"The checks could not run: {type(e).__name__}: {e}")
 
 
 def _say(fd: int, kind: bytes, data: bytes) -> None:
