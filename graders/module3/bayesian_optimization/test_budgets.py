@@ -15,7 +15,6 @@ import torch
 
 from llmkata.checks import check, hint, needs, points, probe, task
 
-
 RUNS = 4
 
 

@@ -647,9 +647,14 @@ def training_run(module, model, tokenizer, rows, spec, options, before_seed=0):
     before = {n: p.detach().clone() for n, p in model.named_parameters() if "lora_" not in n}
     flags = [m.training for m in model.modules()]
     torch.manual_seed(before_seed)
-    state, decays, during = torch.get_rng_state(), set(), set()
+    state, decays, given, during = torch.get_rng_state(), set(), set(), set()
+
+    def stepped(optimizer, *_):
+        decays.update(group["weight_decay"] for group in optimizer.param_groups)
+        given.update(p.requires_grad for group in optimizer.param_groups for p in group["params"])
+
     watch = model.register_forward_pre_hook(lambda m, _: during.update(part.training for part in m.modules()))
-    hook = register_optimizer_step_post_hook(lambda o, *_: decays.update(g["weight_decay"] for g in o.param_groups))
+    hook = register_optimizer_step_post_hook(stepped)
     losses = module.finetune(model, tokenizer, examples, module.LoraSpec(**spec), **options)
     hook.remove()
     watch.remove()
@@ -666,6 +671,7 @@ def training_run(module, model, tokenizer, rows, spec, options, before_seed=0):
         "flags": flags,
         "layers": len(layers),
         "decays": sorted(decays),
+        "given": sorted(given),
         "A": layers[0].lora_A.detach().clone(),
     }
 
@@ -701,6 +707,7 @@ def test_finetune_contract(submission, reference):
         )
         check(run["during"] == [True], "Every module is in training mode while it is trained.", got=run["during"])
         check(run["decays"] in ([], [0.0]), "No weight decay.", got=run["decays"])
+        check(False not in run["given"], "The optimiser is given what requires grad, and no frozen parameter.")
         check(run["rng"], "torch's global random generator must be as it was before.")
     check(
         runs[0]["losses"] == runs[1]["losses"],
