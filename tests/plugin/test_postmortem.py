@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,40 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-
 
 RIGHT = "    e = (x - x.amax(-1, keepdim=True)).exp()\n"
 assert SOLUTION.count(RIGHT) == 1
+
+
+#: Checks that try many examples, one of them as a state machine.
+MANY = '''
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+from llmkata.checks import sk
+
+
+@task(1)
+@sk.given(st.integers(1, 50), examples=20)
+def test_any_length(submission, case):
+    """Any length."""
+    x = sk.tensor(case, (case,))
+    same(submission.softmax(x), torch.softmax(x, -1))
+
+
+class Steps(RuleBasedStateMachine):
+    def __init__(self, submission):
+        super().__init__()
+        self.submission = submission
+
+    @rule()
+    def step(self):
+        x = torch.zeros(3)
+        same(self.submission.softmax(x), torch.softmax(x, -1))
+
+
+@task(1)
+def test_step_by_step(submission):
+    """A machine."""
+    sk.run_machine(Steps, submission=submission, steps=5, examples=5)
+'''
 
 
 def debugged(course: Path, source: str, *words: str) -> Terminal:
@@ -79,6 +114,48 @@ def test_leaving_a_breakpoint_ends_the_run(course):
         terminal.press("q\r")
         assert terminal.wait() == 2
         assert "Quitting debugger" in terminal.screen and "1 failed" not in terminal.screen
+    finally:
+        terminal.close()
+
+
+STOPS = SOLUTION.replace(RIGHT, "    breakpoint()\n" + RIGHT)
+#: Keeps every exception that can be kept.
+KEEPS = SOLUTION.replace(RIGHT, "    try:\n        breakpoint()\n        torch.zeros(1)\n    except Exception:\n        pass\n" + RIGHT)
+
+
+@pytest.mark.parametrize(("source", "check", "key", "words"), [
+    (STOPS, "any_length", "q\r", ()),
+    (STOPS, "any_length", "\x04", ()),
+    (STOPS, "any_length", "\x03", ("--pdb",)),
+    (STOPS, "step_by_step", "q\r", ()),
+    (KEEPS, "two_numbers", "q\r", ()),
+    (SOLUTION.replace(RIGHT, "    e = x.exp() + x.numel()\n"), "any_length", "\x03", ("--pdb",)),
+], ids=["q", "ctrl-d", "ctrl-c", "machine", "kept", "post-mortem"])  # fmt: skip
+def test_every_way_out_ends_the_run_at_once(course, source, check, key, words):
+    visible = course / "exercises/module1/toy/test_toy.py"
+    visible.write_text(visible.read_text("utf-8") + MANY, "utf-8")
+    terminal = debugged(course, source, "-k", check, *words)
+    try:
+        terminal.wait_for("(Pdb)")
+        terminal.press(key)
+        assert terminal.wait() == 2
+        assert terminal.output.count(b"(Pdb)") == 1 and "Quitting debugger" in terminal.screen
+        assert "Traceback" not in terminal.screen and "site-packages" not in terminal.screen, terminal.screen
+    finally:
+        terminal.close()
+
+
+def test_pytest_alone_would_go_on_to_the_next_example(course):
+    """The control."""
+    visible = course / "exercises/module1/toy/test_toy.py"
+    visible.write_text(visible.read_text("utf-8") + MANY, "utf-8")
+    terminal = debugged(course, STOPS, "-k", "any_length", "-p", "no:kata-leaving")
+    try:
+        terminal.wait_for("(Pdb)")
+        terminal.press("q\r")
+        until = time.monotonic() + 60
+        while terminal.output.count(b"PDB set_trace") < 2:
+            assert time.monotonic() < until and terminal._read(0.5), terminal.screen
     finally:
         terminal.close()
 

@@ -16,6 +16,7 @@ from llmkata.records import NOT_STARTED, CheckRecord, Outcome
 
 from .core import KataPlugin
 from .imported import Unimportable, Waiting, import_fault, import_text, tells_of_import
+from .leaving import Leaving, Left
 from .postmortem import PostMortem
 from .runs import ExerciseRun, Setting
 
@@ -37,8 +38,9 @@ class LearnerPlugin(KataPlugin):
         super().__init__(self._run_of, seed)
 
     def pytest_configure(self, config: Any) -> None:
-        """With ``--pdb``, the debugger is to open in the learner's frame."""
+        """A debugger is left at once, and with ``--pdb`` it opens in the learner's frame."""
         super().pytest_configure(config)
+        config.pluginmanager.register(Leaving(), "kata-leaving")
         self._debugging = config.getoption("usepdb", False)
         if self._debugging:
             config.pluginmanager.register(PostMortem(self._link_of), "kata-postmortem")
@@ -77,7 +79,7 @@ class LearnerPlugin(KataPlugin):
         if ident not in self._found:
             exercise = self._course.exercise(ident)
             run = ExerciseRun(exercise, Setting(), exercise.stub.read_bytes(), str(exercise.stub))
-            run.link.passing = (KeyboardInterrupt, pytest.exit.Exception)
+            run.link.passing = (KeyboardInterrupt, Left)
             run.link.keeps_frames = self._debugging
             self._found[ident] = run
         return self._found[ident]
