@@ -77,7 +77,10 @@ def main(root: str, ident: str, how: str) -> None:
     if not cause:
         from llmkata.grading.runner import with_collected
 
-        cause = with_collected(exercise, lambda collected: _serve(_Judging(course, exercise, collected, out), requests, null, how))
+        def serve(collected: Any) -> None:
+            _serve(_Judging(course, exercise, collected, out), requests, null, how)
+
+        cause = with_collected(exercise, serve)
     if cause:
         _say(out, b"R", encode(broken(exercise, State.infrastructure, cause)))
         _say(out, b"E", b"0")
