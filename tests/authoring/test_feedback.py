@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from llmkata.authoring import feedback
 from llmkata.authoring.feedback import is_fresh, is_made
 from llmkata.course import load_course
 
@@ -23,6 +24,13 @@ def test_it_is_fresh_until_what_it_is_made_from_changes(toy: Path, kata) -> None
     assert kata("--course", toy, "sync").status == 0
     assert "The softmax runs" in (toy / FEEDBACK).read_text()
     assert kata("--course", toy, "sync", "--check").status == 0
+
+
+def test_it_is_not_fresh_where_requests_were_written_down_otherwise(toy: Path, monkeypatch) -> None:
+    exercise = load_course(toy).exercise("scale")
+    assert is_fresh(exercise)
+    monkeypatch.setattr(feedback, "_REQUESTS", feedback._REQUESTS + 1)
+    assert not is_fresh(exercise)
 
 
 def test_alternatives_and_mutants_play_no_part(toy: Path) -> None:

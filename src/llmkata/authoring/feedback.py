@@ -12,10 +12,14 @@ from typing import Any
 from llmkata.grading.provenance import tree_hash
 
 
+#: To be raised where the requests of a check, or the answers, are written down otherwise than before.
+_REQUESTS = 2
+
+
 def made_from(exercise: Any) -> str:
-    """Hash of what the file is made from: checks, mistakes, model answer."""
+    """What the file is made from: the form of requests, and a hash of checks, mistakes and model answer."""
     paths = (exercise.visible_checks, exercise.solution, *sorted(exercise.graders_dir.glob("*.py")))
-    return tree_hash(*(p for p in paths if p.exists()))
+    return f"{_REQUESTS}:{tree_hash(*(p for p in paths if p.exists()))}"
 
 
 def is_made(exercise: Any) -> bool:

@@ -3,7 +3,7 @@
 For each visible check and each known mistake that fails it, the file holds the *wrong* answers to the check's requests.
 A learner whose answers are those is told what the mistake is called. Format ``llmkata/feedback/v1``::
 
-    {"schema": "llmkata/feedback/v1", "exercise": "module2/self_attention", "made_from": "<hash of the sources>",
+    {"schema": "llmkata/feedback/v1", "exercise": "module2/self_attention", "made_from": "<form of requests>:<hash of the sources>",
      "checks": [{"id", "title", "task", "hints": [...]}],
      "mistakes": [{"name", "feedback", "equivalent_to": null | "name",
                    "answers": {"<check id>": [["<request digest>", "<answer, base64 of the wire>"], ...]}}]}

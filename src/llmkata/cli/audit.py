@@ -23,7 +23,7 @@ def audit(
         bool, typer.Option("--json", help="Print the figures as one array; faults go to standard error.")
     ] = False,
     page: Annotated[
-        Path | None, typer.Option(help="Write the figures of a full audit as Markdown.", metavar="FILE", dir_okay=False)
+        Path | None, typer.Option(help="Write the figures of a full audit as Markdown; what FILE says of others stays.", metavar="FILE", dir_okay=False)
     ] = None,
     workers: Annotated[int | None, typer.Option(help="At once; default: one per core.", metavar="N", min=1)] = None,
 ) -> None:
@@ -54,7 +54,8 @@ def audit(
 
         audits = audit_exercises(course, chosen, quick=quick, workers=workers or os.cpu_count() or 1, progress=begin)
     if page is not None:
-        page.write_text(to_page(audits, [e.id for e in course.available if e not in chosen]), "utf-8")
+        before = page.read_text("utf-8") if page.exists() else ""
+        page.write_text(to_page(audits, [e.id for e in course.available], before), "utf-8")
     if as_json:
         typer.echo(to_json(audits))
     shown = [to_text(a, quick) for a in audits if not as_json or not a.clean]

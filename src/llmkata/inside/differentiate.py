@@ -9,7 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.autograd.graph import _engine_run_backward
+from torch.autograd import graph
+
+#: What ``torch.autograd.grad`` calls once it has checked its arguments; no name of torch's public interface.
+_run_backward = getattr(graph, "_engine_run_backward", None)
 
 
 def vjp(fn: Callable, args: Sequence[Any], kwargs: dict[str, Any], wrt: Sequence[int], cotangents: Any,
@@ -42,8 +45,9 @@ def vjp(fn: Callable, args: Sequence[Any], kwargs: dict[str, Any], wrt: Sequence
 def _gradients(heads: tuple[Any, ...], wanted: tuple[Any, ...], seeds: tuple[Any, ...]) -> Sequence[Any]:
     """``torch.autograd.grad``; its check of shapes imports SymPy, 0.4 s in a learner's cold start, so where plain shapes
     and types agree what it calls next is called at once."""
-    if all(h.shape == s.shape and h.is_complex() == s.is_complex() and not h.is_nested for h, s in zip(heads, seeds)):
-        return _engine_run_backward(heads, seeds, False, False, wanted, True, accumulate_grad=False)
+    if _run_backward is not None and all(
+            h.shape == s.shape and h.is_complex() == s.is_complex() and not h.is_nested for h, s in zip(heads, seeds)):
+        return _run_backward(heads, seeds, False, False, wanted, True, accumulate_grad=False)
     return torch.autograd.grad(heads, wanted, seeds, allow_unused=True)
 
 

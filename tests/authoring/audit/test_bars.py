@@ -328,12 +328,27 @@ def test_the_page_tells_figures_survivors_and_faults() -> None:
     a.figures.mutants.killed, a.figures.mutants.total = 26, 27
     a.survivors.append("solutions/module1/scale.py:14 softmax: a + b -> a")
     a.fault("stub", "test_a", "the stub earns 10 points")
-    page = to_page([a], ["module1/other"])
+    page = to_page([a], ["module1/scale", "module1/other"])
     assert "Not audited in full: module1/other." in page
-    assert "Not audited" not in to_page([a], [])
+    assert "Not audited" not in to_page([a], ["module1/scale"])
     assert "| module1/scale | 0 | 0 | 0 of 0 | 0 of 0 | 0 | 26 of 27 |" in page
     assert "- survives: `solutions/module1/scale.py:14 softmax: a + b -> a`" in page
     assert "- not clean: test_a: the stub earns 10 points" in page
+
+
+def test_what_a_page_says_of_others_stays_in_the_order_of_the_course() -> None:
+    first, second, again = audit(), audit(), audit()
+    second.figures.exercise = "module1/other"
+    for a, survivor in ((first, "first: a -> b"), (second, "second: a -> b")):
+        a.figures.mutants.total = 3
+        a.survivors.append(survivor)
+    order = ["module1/other", "module1/scale"]
+    page = to_page([second], order, to_page([first], order))
+    assert page == to_page([first, second], order)
+    assert page.index("module1/other |") < page.index("module1/scale |") and "Not audited" not in page
+    # What is audited anew replaces what was said of it.
+    assert "first" not in to_page([again], order, page) and "second: a -> b" in to_page([again], order, page)
+    assert "module1/gone" not in to_page([again], order, page.replace("module1/other", "module1/gone"))
 
 
 def test_json_has_the_promised_keys() -> None:

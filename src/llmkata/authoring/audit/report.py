@@ -105,30 +105,41 @@ _COLUMNS = ("exercise", "solution", "stub", "alternatives", "mistakes rejected",
             "false alarms", "flips", "CPU s")
 
 
-_LEGEND = ("Made by `./kata audit --page docs/audit.md`; every exercise of the table was audited in full. Solution and stub: "
-           "share of the points. Mutants killed: of those not declared equivalent. Headroom: largest error/tolerance of correct "
-           "code, at most 0.2. CPU: hidden grading of the solution, at most 5 s.")
+_LEGEND = ("Made by `./kata audit [EXERCISE...] --page docs/audit.md`; every exercise of the table was audited in full, and rows of "
+           "those that are not named stay as they were. Solution and stub: share of the points. Mutants killed: of those not "
+           "declared equivalent. Headroom: largest error/tolerance of correct code, at most 0.2. CPU: hidden grading of the "
+           "solution, at most 5 s.")
 
 
-def to_page(audits: list[Audit], left_out: list[str]) -> str:
-    """``docs/audit.md``: the figures of full audits as a table, what survived, what is not clean, and which exercises
-    (``left_out``) were not audited in full."""
-    lines = ["# The graders, graded", "", _LEGEND, "", f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
+def to_page(audits: list[Audit], exercises: list[str], before: str = "") -> str:
+    """``docs/audit.md``: the figures of full audits as a table, what survived, what is not clean, and which of the course's
+    ``exercises`` were not audited in full. What the page said ``before`` of those that were not audited now stays."""
+    rows, told = _said(before)
     for audit in audits:
         f = audit.figures
         m, a, x = f.misconceptions, f.alternatives, f.mutants
         cells = [f.exercise, f"{f.solution:.4g}", f"{f.stub:.4g}", f"{a.passed} of {a.total}", f"{m.rejected} of {m.total}",
                  f"{m.named}", f"{x.killed} of {x.total - x.equivalent}", f"{x.equivalent}", f"{f.headroom:.3f}",
                  f"{f.false_alarms}", f"{f.flips}", f"{f.seconds:.2f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    if left_out:
+        rows[f.exercise] = f"| {' | '.join(cells)} |"
+        told[f.exercise] = [f"- not clean: {fault.where}: {fault.what}" for fault in sorted(audit.faults)]
+        told[f.exercise] += [f"- survives: `{text}`" for text in audit.survivors]
+    lines = ["# The graders, graded", "", _LEGEND, "", f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
+    lines += [rows[name] for name in exercises if name in rows]
+    if left_out := [name for name in exercises if name not in rows]:
         lines += ["", f"Not audited in full: {', '.join(left_out)}."]
-    for audit in audits:
-        told = [f"- not clean: {fault.where}: {fault.what}" for fault in sorted(audit.faults)]
-        told += [f"- survives: `{text}`" for text in audit.survivors]
-        if told:
-            lines += ["", f"## {audit.figures.exercise}", "", *told]
+    for name in exercises:
+        if name in rows and told.get(name):
+            lines += ["", f"## {name}", "", *told[name]]
     return "\n".join(lines) + "\n"
+
+
+def _said(page: str) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """The row of each exercise of a page, and what stands below the table of it."""
+    table, *sections = page.split("\n## ")
+    rows = {line.split("|")[1].strip(): line for line in table.splitlines() if line.startswith("| module")}
+    told = {lines[0]: [line for line in lines[1:] if line] for lines in map(str.splitlines, sections)}
+    return rows, told
 
 
 def to_json(audits: list[Audit]) -> str:
