@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+import tracemalloc
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from llmkata.plugin import oracles
 from llmkata.plugin.oracles import Oracles
@@ -68,6 +70,13 @@ def quick(x):
 def pieces(x):
     slow("pieces")
     yield x
+
+def draws(kind):
+    slow("draws")
+    if kind == "random":
+        import random
+        return random.random()
+    return np.random.rand() if kind == "numpy" else torch.rand(1).item()
 
 def breaks(x):
     slow("breaks")
@@ -156,6 +165,39 @@ def test_a_function_may_be_part_of_the_question(asked, module):
 def test_what_is_quick_is_computed(asked, module):
     for _ in range(3):
         asked.quick(1)
+    assert len(module.calls) == 3
+
+
+@pytest.mark.parametrize("kind", ["random", "numpy", "torch"])
+def test_what_draws_from_a_common_generator_is_run_each_time(asked, kind):
+    assert asked.draws(kind) != asked.draws(kind)
+
+
+def test_what_is_measured_is_run(asked, module):
+    """A grader may ask how much memory its own function takes, or count its operators."""
+    x = torch.ones(2)
+    asked.double(x), asked.double(x)
+    tracemalloc.start()
+    try:
+        asked.double(x)
+    finally:
+        tracemalloc.stop()
+    with FlopCounterMode(display=False):
+        asked.double(x)
+    with torch.device("cpu"):  # a mode that sees functions
+        asked.double(x)
+    assert len(module.calls) == 4
+    asked.double(x)
+    assert len(module.calls) == 4
+
+
+def test_settings_are_part_of_the_question(asked, module):
+    x = torch.ones(2)
+    asked.double(x)
+    with torch.no_grad():
+        asked.double(x)
+    with np.errstate(divide="raise"):
+        asked.double(x)
     assert len(module.calls) == 3
 
 
