@@ -49,44 +49,43 @@ def grade_many(course: Any, submissions: Iterable[Submission], *, out: Path, wor
     Raises TooLittleIsolation before anything is graded on a host below the course's minimum.
     """
     submissions = list(submissions)
-    if any(s.source is not None for s in submissions):
-        require(course, isolation)
-    sure()
-    out.mkdir(parents=True, exist_ok=True)
-    file = RecordFile(out / RECORDS)
-    records: dict[int, ExerciseRecord] = {}
-
-    def keep(submission: Submission, record: ExerciseRecord) -> None:
-        file.append(*submission.shared(record))
-        records[id(submission)] = record
-
     waiting: dict[str, list[Submission]] = {}
     for s in submissions:
-        if s.source is None:
-            keep(s, s.record())
-        else:
+        if s.source is not None:
             waiting.setdefault(s.exercise_id, []).append(s)
-    if waiting:
+    gc.disable()  # see ``inside.template``
+    try:
+        if waiting:
+            _warm(course, waiting)
+            require(course, isolation)
+        sure()
+        out.mkdir(parents=True, exist_ok=True)
+        file = RecordFile(out / RECORDS)
+        records: dict[int, ExerciseRecord] = {}
+
+        def keep(submission: Submission, record: ExerciseRecord) -> None:
+            file.append(*submission.shared(record))
+            records[id(submission)] = record
 
         def ready(submission: Submission, record: ExerciseRecord) -> None:
             keep(submission, record)
             if progress is not None:
                 progress(record)
 
-        gc.disable()  # see ``inside.template``
-        try:
-            _warm(course, waiting)
+        for s in submissions:
+            if s.source is None:
+                keep(s, s.record())
+        if waiting:
             with _Forks(max(1, workers), ready) as forks:
                 for name, todo in waiting.items():
                     _grade(course, course.exercise(name), todo, seed, isolation, forks)
-        finally:
-            gc.enable()
+    finally:
+        gc.enable()
     return [records[id(s)] for s in submissions]
 
 
 def _warm(course: Any, names: Iterable[str]) -> None:
-    """Start the templates and import what is slow, once, before the first fork. Templates get ready meanwhile, and while
-    checks are collected."""
+    """Start the templates and import what is slow, once, before the first fork. Templates get ready meanwhile."""
     one_thread()
     from llmkata.outside.process import template
 
@@ -162,7 +161,7 @@ class _Forks:
     def __init__(self, workers: int, ready: Callable[[Submission, ExerciseRecord], None]) -> None:
         self._workers, self.ready = workers, ready
         self._running: dict[int, Judge] = {}
-        self._collapsed = False
+        self._forks = 0
 
     def __enter__(self) -> Self:
         return self
@@ -173,8 +172,6 @@ class _Forks:
         from .provenance import grader_hash
 
         count = len(of.submissions)
-        if count >= MANY and not self._collapsed:
-            self._collapsed = bool(collapse())
         seconds = _GENEROSITY * of.exercise.wall + _EXTRA_SECONDS
         probe = _Probe(count, grader_hash(of.exercise))
         for place in range(count):
@@ -196,6 +193,9 @@ class _Forks:
                     return judge
                 self._dismiss(judge)
             if len(self._running) < self._workers:
+                self._forks += 1
+                if self._forks == MANY:  # and so there will be more
+                    collapse()
                 judge = start(of, self._running.values())
                 self._running[judge.wire.fileno()] = judge
                 return judge
