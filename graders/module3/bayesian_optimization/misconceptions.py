@@ -359,8 +359,7 @@ def optimize(objective, space, n_trials, *, seed, method="gp"):
 @misconception(
     "model_ignored",
     replaces="BayesianOptimizer._best_candidate",
-    caught_by="test_regret_branin",
-    matches="regret",
+    caught_by="test_regret_hartmann6",
     feedback="Your asks look random, as if the model had no say. Score the candidates by log-EI of the fitted process and take "
     "the largest.",
 )
@@ -372,7 +371,6 @@ def _best_candidate(self, gp, best, incumbent, rng, taken):
     "exploration_only",
     replaces="log_expected_improvement",
     caught_by="test_regret_hartmann6",
-    matches="regret",
     feedback="Your search goes where the deviation is largest and never looks at the mean: it maps the space instead of "
     "descending in it.",
 )
@@ -383,8 +381,7 @@ def log_expected_improvement(mean, std, best, xi=0.0):
 @misconception(
     "model_of_the_negative",
     replaces="BayesianOptimizer._model",
-    caught_by="test_regret_llm",
-    matches="regret",
+    caught_by="test_regret_hartmann6",
     feedback="Your search climbs: the process was fitted to the negative losses while log-EI looks for small ones. Keep one sign "
     "throughout, smaller is better.",
 )
