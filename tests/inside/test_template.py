@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llmkata.outside import process
-from llmkata.outside.process import Process, StartedTemplate, Template, TemplateFailed, adopt, branches, template
+from llmkata.outside.process import Process, StartedTemplate, Template, TemplateFailed, forked, template
 from llmkata.outside.worker import WorkerLink
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="templates fork on Linux")
@@ -78,22 +78,21 @@ def test_two_masters(branch):
 
 def test_a_forked_child_takes_its_branches_with_it():
     template("base").wait_ready()
-    inherited = branches()
     read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            adopt(inherited)
-            os.write(write, b"yes" if works() else b"no")
-        finally:
-            os._exit(0)
+    pid = forked(lambda: os.write(write, b"yes" if works() else b"no"))
     os.close(write)
-    for t in inherited.values():
-        t.close()
     assert os.read(read, 10) == b"yes"
     os.close(read)
-    os.waitpid(pid, 0)
+    assert os.waitpid(pid, 0)[1] == 0
     assert works()
+
+
+def test_a_forked_child_never_goes_on_as_its_parent():
+    def breaks():
+        raise KeyboardInterrupt
+
+    _, status = os.waitpid(forked(breaks), 0)
+    assert os.waitstatus_to_exitcode(status) == 1
 
 
 def test_a_profile_that_does_not_exist_says_so():

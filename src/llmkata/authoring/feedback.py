@@ -11,7 +11,6 @@ from typing import Any
 
 from llmkata.grading.provenance import tree_hash
 
-
 #: To be raised where the requests of a check, or the answers, are written down otherwise than before.
 _REQUESTS = 2
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from llmkata.garbage import uncollected
 from llmkata.inside.pages import MANY, collapse
 from llmkata.places import RECORDS
 from llmkata.records import ExerciseRecord, RecordFile
@@ -53,34 +54,31 @@ def grade_many(course: Any, submissions: Iterable[Submission], *, out: Path, wor
     for s in submissions:
         if s.source is not None:
             waiting.setdefault(s.exercise_id, []).append(s)
-    gc.disable()  # see ``inside.template``
-    try:
-        if waiting:
+    if waiting:
+        with uncollected():
             _warm(course, waiting)
-            require(course, isolation)
-        sure()
-        out.mkdir(parents=True, exist_ok=True)
-        file = RecordFile(out / RECORDS)
-        records: dict[int, ExerciseRecord] = {}
+        require(course, isolation)
+    sure()
+    out.mkdir(parents=True, exist_ok=True)
+    file = RecordFile(out / RECORDS)
+    records: dict[int, ExerciseRecord] = {}
 
-        def keep(submission: Submission, record: ExerciseRecord) -> None:
-            file.append(*submission.shared(record))
-            records[id(submission)] = record
+    def keep(submission: Submission, record: ExerciseRecord) -> None:
+        file.append(*submission.shared(record))
+        records[id(submission)] = record
 
-        def ready(submission: Submission, record: ExerciseRecord) -> None:
-            keep(submission, record)
-            if progress is not None:
-                progress(record)
+    def ready(submission: Submission, record: ExerciseRecord) -> None:
+        keep(submission, record)
+        if progress is not None:
+            progress(record)
 
-        for s in submissions:
-            if s.source is None:
-                keep(s, s.record())
-        if waiting:
-            with _Forks(max(1, workers), ready) as forks:
-                for name, todo in waiting.items():
-                    _grade(course, course.exercise(name), todo, seed, isolation, forks)
-    finally:
-        gc.enable()
+    for s in submissions:
+        if s.source is None:
+            keep(s, s.record())
+    if waiting:
+        with _Forks(max(1, workers), ready) as forks:
+            for name, todo in waiting.items():
+                _grade(course, course.exercise(name), todo, seed, isolation, forks)
     return [records[id(s)] for s in submissions]
 
 
@@ -113,15 +111,13 @@ def _grade(course: Any, exercise: Any, submissions: list[Submission], seed: int 
 
     def start_all(collected: Any) -> None:
         # Read and cut here, not by each fork.
-        grader_hash(exercise)
+        probe = _Probe(len(submissions), grader_hash(exercise))
         with contextlib.suppress(StubError):  # an exercise without one has no untouched file
             is_stub(exercise, b"")
         # What is here now is shared by all forks and never collected in them.
         gc.collect()
         gc.freeze()
-        gc.enable()
-        forks.judge(Class(course, exercise, submissions, seed, isolation, collected))
-        gc.disable()
+        forks.judge(Class(course, exercise, submissions, seed, isolation, collected), probe)
 
     if problem := with_collected(exercise, start_all):
         for submission in submissions:
@@ -166,15 +162,11 @@ class _Forks:
     def __enter__(self) -> Self:
         return self
 
-    def judge(self, of: Class) -> None:
+    def judge(self, of: Class, probe: _Probe) -> None:
         """Have all submissions of an exercise judged by forks of this process as it is; returns when the last is given
         to one."""
-        from .provenance import grader_hash
-
-        count = len(of.submissions)
         seconds = _GENEROSITY * of.exercise.wall + _EXTRA_SECONDS
-        probe = _Probe(count, grader_hash(of.exercise))
-        for place in range(count):
+        for place in range(len(of.submissions)):
             judge = self._free(of, probe)
             if twice := probe.wanted():
                 probe.put_to(judge)

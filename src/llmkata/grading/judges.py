@@ -28,8 +28,9 @@ import numpy as np
 import torch
 
 from llmkata.forks import with_libraries, without_libraries
-from llmkata.outside.process import adopt, branches
-from llmkata.records import ExerciseRecord, Outcome, State, decode, encode
+from llmkata.outside.process import forked
+from llmkata.plugin.verdict import is_fault
+from llmkata.records import ExerciseRecord, State, decode, encode
 
 from .submission import Submission
 
@@ -123,29 +124,22 @@ class Judge:
 
 def start(of: Class, others: Iterable[Judge]) -> Judge:
     """Fork a judge. ``others`` that are there: it would hold their ends of the wire, too."""
-    inherited = branches()
     ours, theirs = socket.socketpair()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        with contextlib.suppress(BaseException):
-            ours.close()
-            for other in others:
-                other.wire.close()
-            adopt(inherited)
-            _serve(of, theirs)
-            status = 0
-        os._exit(status)
+
+    def serve() -> None:
+        for wire in (ours, *(other.wire for other in others)):
+            wire.close()
+        _serve(of, theirs)
+
+    pid = forked(serve)
     theirs.close()
-    for t in inherited.values():
-        t.close()
     return Judge(of.submissions, pid, ours)
 
 
 def uneventful(record: ExerciseRecord) -> bool:
     """Whether the fork that judged this may be given another one."""
     return record.state is not State.infrastructure and "broke the protocol" not in record.cause and not any(
-        c.flags or (c.outcome is Outcome.not_judged and c.cause.startswith("The grader ")) for c in record.checks)
+        c.flags or is_fault(c) for c in record.checks)
 
 
 def infrastructure(submission: Submission, cause: str) -> ExerciseRecord:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -182,15 +183,23 @@ def template(profile: str) -> Template:
     return _templates[profile]
 
 
-def branches() -> dict[str, Template]:
-    """A branch of every template of this process; made before a fork, adopted in the child."""
-    return {profile: template(profile).branch() for profile in list(_templates)}
-
-
-def adopt(inherited: dict[str, Template]) -> None:
-    """In a forked child: use these branches; the parent's own control sockets stay the parent's."""
-    _templates.clear()
-    _templates.update(inherited)
+def forked(serve: Callable[[], None]) -> int:
+    """Fork a child that has branches of this process's templates, runs ``serve`` and ends -> its pid. Its exit status is 0
+    where ``serve`` returned."""
+    branches = {profile: template(profile).branch() for profile in list(_templates)}
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        with contextlib.suppress(BaseException):
+            # The control sockets there were are the parent's.
+            _templates.clear()
+            _templates.update(branches)
+            serve()
+            status = 0
+        os._exit(status)
+    for branch in branches.values():
+        branch.close()
+    return pid
 
 
 def any_ended() -> bool:

@@ -12,8 +12,11 @@ from llmkata.checks.symptoms import raised_symptom, symptom
 from llmkata.outside.link import Link, storable
 from llmkata.outside.process import TemplateFailed
 from llmkata.outside.remote import MissingName, RemoteError, WorkerGone
-from llmkata.records import NOT_STARTED, Evidence, Outcome
+from llmkata.records import NOT_STARTED, CheckRecord, Evidence, Outcome
 from llmkata.wire import WireError
+
+#: Beginnings of the causes of a check that was not judged because the grader went wrong.
+_FAULTS = ("The grader", "This check compared nothing")
 
 
 class Verdict:
@@ -24,6 +27,11 @@ class Verdict:
         self.evidence = evidence and Evidence(*(storable(t) for t in (
             evidence.summary, evidence.call, evidence.expected, evidence.got, evidence.index)),
             frames=[storable(f) for f in evidence.frames])
+
+
+def is_fault(record: CheckRecord) -> bool:
+    """Whether a check was not judged because the grader went wrong."""
+    return record.outcome is Outcome.not_judged and record.cause.startswith(_FAULTS)
 
 
 def verdict(error: BaseException | None, links: Sequence[Link], compared: int, excuses: bool = True) -> Verdict:

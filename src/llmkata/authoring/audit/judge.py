@@ -22,6 +22,7 @@ from llmkata.outside.process import Process, TemplateFailed
 from llmkata.outside.remote import RemoteError, WorkerGone
 from llmkata.plugin.core import KataPlugin
 from llmkata.plugin.runs import ExerciseRun, Setting
+from llmkata.plugin.verdict import is_fault
 from llmkata.records import CheckRecord, Measure, Outcome, Trust
 
 from .trial import Number, Result, Seen, Trial, bare
@@ -30,8 +31,6 @@ from .trial import Number, Result, Seen, Trial, bare
 _EXACT = {Trust.replayed, Trust.handed_in, Trust.self_reported}
 #: pytest's search for exceptions in finalizers collects garbage twice over all that is imported: 1 s a run.
 _OPTIONS = ("-p", "no:unraisableexception")
-#: Beginnings of the causes of a check that was not judged because the grader went wrong.
-_FAULTS = ("The grader", "This check compared nothing")
 
 
 def judge(course: Any, trial: Trial, ours: dict[Any, Any] | None = None) -> Result:
@@ -170,7 +169,7 @@ class _Observer(KataPlugin):
         named = record.diagnosis.name if record.diagnosis else ""
         if self._trial.forced and record.outcome is Outcome.passed:
             named = self._forced(item, check, record)
-        fault = record.outcome is Outcome.not_judged and record.cause.startswith(_FAULTS)
+        fault = is_fault(record)
         failed = record.outcome is Outcome.failed
         budget = isinstance(error, BudgetExceeded)
         self.seen.append(Seen(

@@ -116,25 +116,19 @@ def _warm(exercise: Any, diagnosing: bool) -> dict[Any, Any]:
 
 
 def _start(course: Any, exercise: Any, trial: Trial, ours: dict[Any, Any]) -> _Fork:
-    from llmkata.outside.process import adopt, branches
+    from llmkata.outside.process import forked
 
-    inherited = branches()
     read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        with contextlib.suppress(BaseException):
-            os.close(read)
-            adopt(inherited)
-            known = len(sys.modules)
-            data = memoryview(with_libraries(msgspec.json.encode(_judged(course, trial, ours)), known))
-            while data:
-                data = data[os.write(write, data):]
-            status = 0
-        os._exit(status)
+
+    def serve() -> None:
+        os.close(read)
+        known = len(sys.modules)
+        data = memoryview(with_libraries(msgspec.json.encode(_judged(course, trial, ours)), known))
+        while data:
+            data = data[os.write(write, data):]
+
+    pid = forked(serve)
     os.close(write)
-    for t in inherited.values():
-        t.close()
     until = time.monotonic() + _PATIENCE + 10 * (trial.wall_seconds or exercise.wall) * (10 if trial.alone else 1)
     return _Fork(trial, pid, read, until)
 
