@@ -75,6 +75,38 @@ def test_evaluations(submission, budget):
     check(seen is None or seen == [(3, 7)], "method tpe calls tpe_search, with n_trials = 3, seed = 7", got=seen)
 
 
+@probe
+def factorisations(module, candidates):
+    """Cholesky factorisations dispatched by one ask after ten runs."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Counting(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += "cholesky" in func.name() and "solve" not in func.name() and "inverse" not in func.name()
+            return func(*args, **(kwargs or {}))
+
+    space = module.Space({"x": module.Float(0.0, 1.0), "y": module.Float(0.0, 1.0)})
+    optimizer = module.BayesianOptimizer(space, seed=2, n_init=4, n_candidates=candidates)
+    for config in optimizer.ask(10):
+        optimizer.tell(config, (config["x"] - 0.3) ** 2 + config["y"])
+    with Counting() as counting:
+        optimizer.ask()
+    return counting.count
+
+
+@task(9)
+@points(3)
+@hint("Candidates are predicted by one fitted process, all at once; only the fit of the hyperparameters factorises again.")
+def test_cholesky(submission, budget):
+    """The number of factorisations in an ask has nothing to do with the number of candidates."""
+    few, many = (submission.run(factorisations, candidates) for candidates in (100, 500))
+    # 15 steps of L-BFGS-B with about 1.3 evaluations each, and the final fit: about 20. A refit per candidate: 500.
+    budget.require("Cholesky factorisations per ask", many, at_most=150, at_least=1, reference=20, unit="calls")
+    check(few == many, "the number depends on the number of candidates", got=(few, many))
+
+
 @task(5)
 @points(6)
 @needs("test_evaluations")
@@ -107,14 +139,14 @@ def distances(module, cases):
 
 
 @task(9)
-@points(6)
+@points(2)
 @needs("test_evaluations")
 @hint(
-    "Six dimensions: a thousand random candidates do not hit the valley. Search again near the best of them, more than once.",
-    "Without a prior on the hyperparameters eight points make an over-confident model.",
+    "Are the candidates scored by log-EI of the fitted process, smaller losses being better?",
+    "Random candidates alone do not hit a bottom in four dimensions: search again near the best of them.",
 )
-def test_regret_hartmann6(submission, reference, budget, seed):
-    """32 evaluations of Hartmann's function of six variables come close to its minimum; asks lie where log-EI is largest."""
+def test_known_bowls(submission):
+    """Where the bottom is known already, asks lie there: where log-EI is largest."""
     # Bowls in four dimensions, known at 40 points, 100 of them: 50 random candidates come to 0.07 to 0.16 of the bottom (10 % to
     # 90 %), clouds around the best of them to 0.015 to 0.047.
     cases = []
@@ -125,6 +157,17 @@ def test_regret_hartmann6(submission, reference, budget, seed):
     found = submission.run(distances, cases)
     # One ask in twenty explores elsewhere, so the median of five counts.
     check(sorted(found)[2] <= 0.07, "known bowls: the asks lie at the bottom", got=found, want="a median of 0.07 or less")
+
+
+@task(9)
+@points(4)
+@needs("test_evaluations")
+@hint(
+    "Six dimensions: a thousand random candidates do not hit the valley. Search again near the best of them, more than once.",
+    "Without a prior on the hyperparameters eight points make an over-confident model.",
+)
+def test_regret_hartmann6(submission, reference, budget, seed):
+    """32 evaluations of Hartmann's function of six variables come close to its minimum."""
     params = {f"x{i}": submission.Float(0.0, 1.0) for i in range(6)}
     surfaces = [(lambda c: reference.hartmann6([c[f"x{i}"] for i in range(6)]), reference.HARTMANN_MIN)] * RUNS
     # Single runs: median 0.2, 10 % above 0.6 (from 1 to 1.9); random search: median 1.8, 2 % below 0.6. The function ranges over
@@ -156,38 +199,6 @@ def test_regret_llm(submission, reference, budget, seed, rng):
     # Single runs: median 0.01, 10 % above 0.035, worst 0.12; random search: median 0.09, 7 % below 0.035.
     gap = regret(submission, params, surfaces, 34, seed, limit=0.035)
     budget.require("gap on the LLM surface", gap, at_most=0.035, reference=0.012, unit="loss", trust="handed in")
-
-
-@probe
-def factorisations(module, candidates):
-    """Cholesky factorisations dispatched by one ask after ten runs."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Counting(TorchDispatchMode):
-        count = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            self.count += "cholesky" in func.name() and "solve" not in func.name() and "inverse" not in func.name()
-            return func(*args, **(kwargs or {}))
-
-    space = module.Space({"x": module.Float(0.0, 1.0), "y": module.Float(0.0, 1.0)})
-    optimizer = module.BayesianOptimizer(space, seed=2, n_init=4, n_candidates=candidates)
-    for config in optimizer.ask(10):
-        optimizer.tell(config, (config["x"] - 0.3) ** 2 + config["y"])
-    with Counting() as counting:
-        optimizer.ask()
-    return counting.count
-
-
-@task(9)
-@points(3)
-@hint("Candidates are predicted by one fitted process, all at once; only the fit of the hyperparameters factorises again.")
-def test_cholesky(submission, budget):
-    """The number of factorisations in an ask has nothing to do with the number of candidates."""
-    few, many = (submission.run(factorisations, candidates) for candidates in (100, 500))
-    # 15 steps of L-BFGS-B with about 1.3 evaluations each, and the final fit: about 20. A refit per candidate: 500.
-    budget.require("Cholesky factorisations per ask", many, at_most=150, at_least=1, reference=20, unit="calls")
-    check(few == many, "the number depends on the number of candidates", got=(few, many))
 
 
 @task(9)
