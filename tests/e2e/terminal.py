@@ -14,6 +14,8 @@ import termios
 import time
 from pathlib import Path
 
+#: Ctrl-C.
+INTERRUPT = "\x03"
 _HOME = b"\x1b[H"
 _ESCAPES = re.compile(r"\x1b\]8;[^\x1b]*\x1b\\|\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -37,7 +39,19 @@ class Terminal:
 
     def press(self, key: str) -> None:
         """Type."""
+        if key == INTERRUPT:
+            self._wait_till_it_reads()
         os.write(self.master, key.encode())
+
+    def _wait_till_it_reads(self, seconds: float = 60) -> None:
+        """Python misses an interrupt between readline's prompt and its ``select``, where a busy machine may hold it."""
+        stat, deadline, asleep = Path(f"/proc/{self.process.pid}/stat"), time.monotonic() + seconds, 0
+        while asleep < 5:
+            # Where a system does not tell, a moment must do.
+            sleeps = not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "S"
+            asleep = asleep + 1 if sleeps else 0
+            assert time.monotonic() < deadline, f"does not wait for a key:\n{self.screen}"
+            time.sleep(0.05)
 
     @property
     def screen(self) -> str:
