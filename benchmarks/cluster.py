@@ -6,50 +6,75 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .classes import ATTENTION, answers, hand_in, points_of, records_of, require_points
+from .classes import ATTENTION, answers, copies, hand_in, points_of, records_of, require_points
 from .harness import SMALL, Harness, MeasureError
 from .report import Row, ratio
 from .scale import pace
 
-SIZES = {"full": {"count": 400, "warm": 4, "dask": True}, "quick": {"count": 4, "warm": 2, "dask": False}}
+#: The cheapest to grade of the course, so the one that start-up weighs most in.
+REAL = "module0/matrix_calculus"
+SIZES = {
+    "full": {"count": 400, "warm": 4, "dask": True, "exercises": [REAL, ATTENTION]},
+    "quick": {"count": 4, "warm": 2, "dask": False, "exercises": [ATTENTION]},
+}
 BAR = 1.8
 _PATIENCE = 120.0
 
 
+@dataclass(frozen=True)
+class Batch:
+    """A class that hands in one exercise. ``points``: what each must get, None: all that there are."""
+
+    course: Path
+    folder: Path
+    points: list[float | None]
+
+
 def collect(sizes: dict[str, Any], harness: Harness) -> dict[str, Any]:
     """One process with one worker, then two such at once; one Dask worker, then two. The same class each time."""
-    work = answers(sizes["count"])
-    folder = hand_in(harness.folder("class"), {ATTENTION: [source for source, _ in work]})
-    shards = []
-    for of in (1, 2):
-        harness.say(f"{of} shard{'s' * (of > 1)} of {len(work)} submissions, one worker each")
-        shards.append(_shards(harness, folder, [points for _, points in work], of))
-    dask, missing = [], ""
+    missing = ""
     if not sizes["dask"]:
         missing = "Dask is left out of a quick run"
     elif find_spec("distributed") is None:
         missing = "Dask's distributed is not installed: pip install 'llmkata[cluster]'"
+    classes = {}
+    for exercise in sizes["exercises"]:
+        batch, few = (_batch(harness, exercise, sizes[count]) for count in ("count", "warm"))
+        shards, dask = [], []
+        for of in (1, 2):
+            harness.say(f"{exercise}: {of} shard{'s' * (of > 1)} of {sizes['count']} submissions, one worker each")
+            shards.append(_shards(harness, batch, of))
+        for workers in () if missing else (1, 2):
+            with _cluster(harness, batch.course, workers) as address:
+                harness.say(f"{exercise}: {workers} Dask worker{'s' * (workers > 1)}, warm, {sizes['count']} submissions")
+                _on_cluster(harness, few, address)
+                dask.append(_on_cluster(harness, batch, address))
+        classes[exercise] = {"shards": shards, "dask": dask}
+    return {"count": sizes["count"], "classes": classes, "dask_missing": missing}
+
+
+def _batch(harness: Harness, exercise: str, count: int) -> Batch:
+    if exercise == ATTENTION:
+        course, work = SMALL, answers(count)
     else:
-        few = hand_in(harness.folder("few"), {ATTENTION: [source for source, _ in answers(sizes["warm"])]})
-        for workers in (1, 2):
-            with _cluster(harness, workers) as address:
-                harness.say(f"{workers} Dask worker{'s' * (workers > 1)}: warming up, then {len(work)} submissions")
-                _on_cluster(harness, few, [points for _, points in answers(sizes["warm"])], address)
-                dask.append(_on_cluster(harness, folder, [points for _, points in work], address))
-    return {"count": len(work), "shards": shards, "dask": dask, "dask_missing": missing}
+        course, answer = harness.root, (harness.root / "solutions" / f"{exercise}.py").read_text("utf-8")
+        work = [(source, None) for source in copies(answer, count)]
+    folder = hand_in(harness.folder("class"), {exercise: [source for source, _ in work]})
+    return Batch(course, folder, [points for _, points in work])
 
 
-def _shards(harness: Harness, folder: Path, points: list[int], of: int) -> dict[str, Any]:
+def _shards(harness: Harness, batch: Batch, of: int) -> dict[str, Any]:
     began, running, outs = time.monotonic(), [], []
     try:
         for which in range(1, of + 1):
             outs.append(harness.folder("shard") / "report")
             command = harness.kata(
-                "grade", folder, "--out", outs[-1], "--workers", "1", "--shard", f"{which}/{of}", course=SMALL
+                "grade", batch.folder, "--out", outs[-1], "--workers", "1", "--shard", f"{which}/{of}", course=batch.course
             )
             running.append(harness.start(command, records=outs[-1] / "records.jsonl"))
         spent = [each.wait() for each in running]
@@ -58,16 +83,16 @@ def _shards(harness: Harness, folder: Path, points: list[int], of: int) -> dict[
             each.stop()
     # The clock of this process: the shards start together, and the last one decides.
     wall = time.monotonic() - began
-    records = [records_of(out, len(range(which, len(points), of))) for which, out in enumerate(outs)]
-    _require("kata grade --shard", [r for part in records for r in part], points)
+    records = [records_of(out, len(range(which, len(batch.points), of))) for which, out in enumerate(outs)]
+    _require("kata grade --shard", [r for part in records for r in part], batch.points)
     paces = [pace({"seen": each.samples}) for each in spent]
     return {"of": of, "wall": round(wall, 3), "cpu": round(sum(s.cpu for s in spent), 3), "paces": paces}
 
 
 @contextmanager
-def _cluster(harness: Harness, workers: int) -> Iterator[str]:
+def _cluster(harness: Harness, course: Path, workers: int) -> Iterator[str]:
     """A Dask cluster on this machine: its scheduler's address."""
-    running = harness.start(harness.kata("cluster", "--local", str(workers), course=SMALL), PYTHONUNBUFFERED="1")
+    running = harness.start(harness.kata("cluster", "--local", str(workers), course=course), PYTHONUNBUFFERED="1")
     try:
         until = time.monotonic() + _PATIENCE
         while not (found := re.search(r"tcp://[\w.:]+\d", running.said())):
@@ -79,19 +104,22 @@ def _cluster(harness: Harness, workers: int) -> Iterator[str]:
         running.stop()
 
 
-def _on_cluster(harness: Harness, folder: Path, points: list[int], address: str) -> dict[str, Any]:
+def _on_cluster(harness: Harness, batch: Batch, address: str) -> dict[str, Any]:
     out = harness.folder("dask") / "report"
-    spent = harness.run(
-        harness.kata("grade", folder, "--out", out, "--scheduler", address, course=SMALL), records=out / "records.jsonl"
-    )
-    records = records_of(out, len(points))
-    _require("kata grade --scheduler", records, points)
+    command = harness.kata("grade", batch.folder, "--out", out, "--scheduler", address, course=batch.course)
+    spent = harness.run(command, records=out / "records.jsonl")
+    records = records_of(out, len(batch.points))
+    _require("kata grade --scheduler", records, batch.points)
     return {"wall": round(spent.wall, 3), "paces": [pace({"seen": spent.samples})]}
 
 
-def _require(who: str, records: list[dict[str, Any]], points: list[int]) -> None:
+def _require(who: str, records: list[dict[str, Any]], points: list[float | None]) -> None:
     ordered = sorted(records, key=lambda record: record["learner"])
-    require_points(who, [points_of(record) for record in ordered], points)
+    wanted = [
+        sum(check["max_points"] for check in record["checks"]) if right is None else right
+        for record, right in zip(ordered, points, strict=True)
+    ]
+    require_points(who, [points_of(record) for record in ordered], wanted)
 
 
 def rate(run: dict[str, Any]) -> float | None:
@@ -102,37 +130,46 @@ def rate(run: dict[str, Any]) -> float | None:
 def judge(samples: dict[str, Any]) -> list[Row]:
     """Speed-ups of the whole command; while grading is under way, start-up left out, beside."""
     rows = []
-    for key, name in (("shards", "two shards / one"), ("dask", "two Dask workers / one")):
-        runs, missing = samples[key], samples["dask_missing"] if key == "dask" else ""
-        one, two = runs or (None, None)
-        rows += [
-            Row(key, f"speed-up, {name}, whole command, {samples['count']} submissions",
-                ratio(one["wall"], two["wall"]) if one else None, "times", at_least=BAR, note=missing),
-            Row(f"{key}_grading", f"speed-up, {name}, while grading", ratio(rate(two), rate(one)) if one else None, "times",
-                note=missing),
-            Row(f"{key}_seconds", f"wall time with one, {name.split(' / ')[0].removeprefix('two ')}",
-                one["wall"] if one else None, "s", note=missing),
-        ]  # fmt: skip
+    for exercise, runs in samples["classes"].items():
+        small = exercise == ATTENTION
+        before, what = ("small_", "three assertions") if small else ("", exercise)
+        note = "start-up counts for as much as grading: told, without a bar" if small else ""
+        for kind, name in (("shards", "two shards / one"), ("dask", "two Dask workers / one")):
+            missing = samples["dask_missing"] if kind == "dask" else ""
+            one, two = runs[kind] or (None, None)
+            rows += [
+                Row(f"{before}{kind}", f"speed-up, {name}, whole command, {samples['count']} submissions, {what}",
+                    ratio(one["wall"], two["wall"]) if one else None, "times", at_least=None if small else BAR,
+                    note=missing or note),
+                Row(f"{before}{kind}_grading", f"speed-up, {name}, while grading, {what}",
+                    ratio(rate(two), rate(one)) if one else None, "times", note=missing),
+                Row(f"{before}{kind}_seconds", f"wall time with one, {name.split(' / ')[0].removeprefix('two ')}, {what}",
+                    one["wall"] if one else None, "s", note=missing),
+            ]  # fmt: skip
     return rows
 
 
 def plot(samples: dict[str, Any], figure: Any) -> None:
     """Wall time with one and with two, and the time that the bar allows two."""
-    axes = figure.subplots()
-    shown = [(name, *samples[key]) for key, name in (("shards", "shards"), ("dask", "Dask workers")) if samples[key]]
-    for place, (_, one, two) in enumerate(shown):
-        bars = axes.bar(
-            [place - 0.2, place + 0.2], [one["wall"], two["wall"]], width=0.36, color=["#8899aa", "#1b7837"]
-        )
-        axes.bar_label(bars, [f"1: {one['wall']:.0f} s", f"2: {two['wall']:.0f} s"], padding=3)
-        axes.plot(
-            [place, place + 0.4],
-            [one["wall"] / BAR] * 2,
-            color="#b2182b",
-            linestyle="--",
-            label=f"bar: time of one / {BAR}" if place == 0 else None,
-        )
-    axes.set_xticks(range(len(shown)), [name for name, *_ in shown])
-    axes.set_ylabel(f"seconds for {samples['count']} submissions")
-    axes.margins(y=0.15)
-    axes.legend(fontsize=8)
+    every = figure.subplots(1, len(samples["classes"]), squeeze=False)[0]
+    for axes, (exercise, runs) in zip(every, samples["classes"].items(), strict=True):
+        shown = [(name, *runs[key]) for key, name in (("shards", "shards"), ("dask", "Dask workers")) if runs[key]]
+        for place, (_, one, two) in enumerate(shown):
+            bars = axes.bar(
+                [place - 0.2, place + 0.2], [one["wall"], two["wall"]], width=0.36, color=["#8899aa", "#1b7837"]
+            )
+            axes.bar_label(bars, [f"1: {one['wall']:.0f} s", f"2: {two['wall']:.0f} s"], padding=3, fontsize=8)
+            if exercise != ATTENTION:
+                axes.plot(
+                    [place, place + 0.4],
+                    [one["wall"] / BAR] * 2,
+                    color="#b2182b",
+                    linestyle="--",
+                    label=f"bar: time of one / {BAR}" if place == 0 else None,
+                )
+        axes.set_title("three assertions" if exercise == ATTENTION else exercise, fontsize=9)
+        axes.set_xticks(range(len(shown)), [name for name, *_ in shown])
+        axes.set_ylabel(f"seconds for {samples['count']} submissions")
+        axes.margins(y=0.15)
+        if exercise != ATTENTION:
+            axes.legend(fontsize=8)

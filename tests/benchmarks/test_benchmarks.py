@@ -53,9 +53,11 @@ SAMPLES = {
     "scale": {"workers": 2, "runs": [paced(20, 0.1), paced(200, 0.105)]},
     "latency": {"saves": [400.0, 300.0, 450.0, 9000.0, 350.0],
                 "cold": {"imports": [times(2, 1), times(4, 2)], "module2/self_attention": [times(3, 2), times(10, 4)]}},
-    "cluster": {"count": 40, "dask": [], "dask_missing": "there is none",
-                "shards": [{"of": 1, "wall": 20.0, "cpu": 20.0, "paces": [0.4]},
-                           {"of": 2, "wall": 10.0, "cpu": 21.0, "paces": [0.4, 0.5]}]},
+    "cluster": {"count": 40, "dask_missing": "there is none", "classes": {
+        "module0/x": {"dask": [], "shards": [{"of": 1, "wall": 20.0, "cpu": 20.0, "paces": [0.4]},
+                                             {"of": 2, "wall": 10.0, "cpu": 21.0, "paces": [0.4, 0.5]}]},
+        "module2/attention": {"dask": [], "shards": [{"of": 1, "wall": 6.0, "cpu": 6.0, "paces": [0.1]},
+                                                     {"of": 2, "wall": 5.0, "cpu": 9.0, "paces": [0.1, 0.1]}]}}},
     "stability": {
         "counted": ["m/x"], "clock_load": 4,
         "counts": [{"exercise": "m/x", "hash_seed": s, "load": 0, "verdicts": {"t": "passed"}, "numbers": {"t: f": "0x1p+3"}}
@@ -143,6 +145,9 @@ def test_cluster():
     assert got["shards"].measured == 2.0 and got["shards"].verdict == "PASS"
     assert got["shards_grading"].measured == pytest.approx((1 / 0.4 + 1 / 0.5) * 0.4)
     assert got["dask"].verdict == "not measured" and got["dask"].note == "there is none"
+    assert got["small_shards"].measured == pytest.approx(1.2) and got["small_shards"].verdict == "told"
+    slow = changed("cluster", lambda s: s["classes"]["module0/x"]["shards"][1].update(wall=11.5))
+    assert slow["shards"].verdict == "miss"
 
 
 def test_stability():

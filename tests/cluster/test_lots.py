@@ -25,7 +25,7 @@ def test_everything_once_and_no_lot_of_two_exercises(workers, at_once):
     found = dealt(Lots(submissions), workers, at_once)
     assert sorted(n for numbers in found for n in numbers) == list(range(100))
     assert all(len({submissions[n].exercise_id for n in numbers}) == 1 for numbers in found)
-    assert max(map(len, found)) <= 4 * at_once
+    assert max(map(len, found)) <= 4 * at_once, "as long as nothing is known of what they take"
 
 
 def test_lots_get_smaller_towards_the_end():
@@ -33,6 +33,35 @@ def test_lots_get_smaller_towards_the_end():
     assert sizes == sorted(sizes, reverse=True) and sizes[0] == 4 and sizes[-1] == 1
     # What a worker grades at once stays together as long as there is as much.
     assert [len(numbers) for numbers in dealt(Lots(handed_in(a=40)), 2, 8)] == [10, 8, 8, 8, 6]
+
+
+@pytest.mark.parametrize(("pace", "at_once"), [(1 / 64, 1), (1 / 16, 1), (1 / 2, 1), (1 / 2, 4), (64.0, 3)])
+def test_lots_are_of_some_seconds(monkeypatch, pace, at_once):
+    now = [0.0]
+    monkeypatch.setattr("llmkata.cluster.lots.time.monotonic", lambda: now[0])
+    lots, left, found = Lots(handed_in(a=400)), 400, []
+    while lots:
+        lot = lots.deal(2, at_once)
+        size = len(lot.numbers)
+        now[0] += pace * size
+        lots.graded(lot)
+        if found:  # of the first nothing was known
+            assert size <= at_once or pace * size <= 10, "a lost worker costs some seconds"
+            assert size >= min(at_once, left) and (pace * size >= 1 or size >= left // 2), "each lot costs a start"
+        found.append(size)
+        left -= size
+    assert left == 0 and found[0] == 4 * at_once and found[1:] == sorted(found[1:], reverse=True)
+    assert len(found) < 20 or pace > 1 / 16
+
+
+def test_what_one_exercise_takes_says_nothing_of_another(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("llmkata.cluster.lots.time.monotonic", lambda: now[0])
+    lots = Lots(handed_in(a=4, b=100))
+    first = lots.deal(2, 1)
+    now[0] += 0.01
+    lots.graded(first)
+    assert len(lots.deal(2, 1).numbers) == 4
 
 
 def test_exercises_one_after_the_other():

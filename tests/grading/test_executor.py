@@ -9,10 +9,11 @@ import msgspec
 import pytest
 
 from llmkata.course import load_course
+from llmkata.grading import executor
 from llmkata.grading.executor import grade_many
 from llmkata.grading.runner import grade_one, with_collected
 from llmkata.grading.submission import Submission
-from llmkata.records import ExerciseRecord, Outcome, State
+from llmkata.records import ExerciseRecord, Outcome, RecordFile, State
 
 from ..toy.harness import COURSE, SOLUTION, TOY, solution_with
 from .test_kept import plain
@@ -148,3 +149,44 @@ def test_no_descriptor_is_left(two, tmp_path):
     before = len(os.listdir("/proc/self/fd"))
     grade_many(two, handed_in(*[f"{RIGHT['double']}# {n}\n" for n in range(4)]), out=tmp_path / "out", isolation="process")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+# Records on their way to the file
+
+
+@pytest.fixture
+def appended(monkeypatch):
+    """How many records were written at a time."""
+    sizes, append = [], RecordFile.append
+    monkeypatch.setattr(RecordFile, "append", lambda file, *records: (sizes.append(len(records)), append(file, *records))[1])
+    return sizes
+
+
+def test_records_are_written_some_at_a_time(tmp_path, appended):
+    sources = [f"{RIGHT['double']}# {n}\n" for n in range(40)]
+    records = grade_many(load_course(write_course(tmp_path)), handed_in(*sources), out=tmp_path / "out", isolation="process")
+    assert [r.learner for r in records] == [f"l{n}" for n in range(40)]
+    assert sum(appended) == 40 and len(appended) < 20, appended
+    assert sorted(r.learner for r in RecordFile(tmp_path / "out/records.jsonl").read().records) == sorted(r.learner for r in records)
+
+
+def test_no_record_waits_for_the_next_submission(tmp_path, appended, monkeypatch):
+    """Each is on the disk while the next one is graded, where that takes its time."""
+    course = load_course(write_course(tmp_path))
+    monkeypatch.setattr(executor, "_SHARED", 100)
+    slow = f"import time\ntime.sleep(1.5)\n{RIGHT['double']}"
+    known = []
+    grade_many(course, handed_in(RIGHT["double"], slow, slow + "\n"), out=tmp_path / "out", isolation="process",
+               progress=lambda record: known.append(len(appended)))
+    assert known == [0, 1, 2] and appended == [1, 1, 1]
+
+
+def test_what_is_broken_off_keeps_what_was_graded(tmp_path):
+    def stop(record):
+        raise KeyboardInterrupt
+
+    sources = [f"{RIGHT['double']}# {n}\n" for n in range(3)]
+    with pytest.raises(KeyboardInterrupt):
+        grade_many(load_course(write_course(tmp_path)), handed_in(*sources), out=tmp_path / "out", isolation="process",
+                   progress=stop)
+    assert len(RecordFile(tmp_path / "out/records.jsonl").read().records) == 1

@@ -420,7 +420,7 @@ def test_future_imports_of_any_cell_come_first() -> None:
     text, _ = notebook_source(notebook(*cells))
     assert text.splitlines()[0] == "from __future__ import annotations, division"
     scope: dict = {}
-    exec(compile(text, "nb", "exec", dont_inherit=True), scope)
+    exec(compile(text, "nb", "exec", dont_inherit=True), scope)  # noqa: S102
     assert (scope["x"], scope["y"], scope["s"]) == (1, 2, "\nfrom __future__ import this_is_text\n")
 
 

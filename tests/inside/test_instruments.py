@@ -43,7 +43,7 @@ def test_stopping_the_trace_is_an_error():
 
 def test_steps_are_those_of_one_file():
     scope = {}
-    exec(compile("def f(n):\n    for _ in range(n): pass", "learner.py", "exec"), scope)
+    exec(compile("def f(n):\n    for _ in range(n): pass", "learner.py", "exec"), scope)  # noqa: S102
     tracer = sys.gettrace()
     counts = [counted_steps(lambda n=n: scope["f"](n), {"learner.py"})[1] for n in (10, 20, 30)]
     assert counts[2] - counts[1] == counts[1] - counts[0] >= 20

@@ -127,3 +127,56 @@ def test_a_template_that_died_is_told_and_replaced(monkeypatch):
     monkeypatch.setattr(process, "StartedTemplate", lambda profile: f"a new one of {profile}")
     assert template("base") == "a new one of base"
     ours.close()
+
+
+@pytest.fixture
+def own(monkeypatch):
+    """No template yet; those started are ended."""
+    monkeypatch.setattr(process, "_templates", {})
+    monkeypatch.setattr(process, "_retired", [])
+    monkeypatch.setattr(process.atexit, "register", lambda what: None)
+    yield
+    process.close_templates()
+
+
+def test_a_template_that_has_grown_is_replaced_and_ends_when_nobody_needs_it(own, monkeypatch):
+    grown = template("base")
+    grown.wait_ready()
+    assert template("base") is grown, "the first look is what growth is measured by"
+    branch, kept = grown.branch(), Process("base", {})
+    monkeypatch.setattr(process, "_GROWTH_BYTES", -1)
+    fresh = template("base")
+    monkeypatch.setattr(process, "_GROWTH_BYTES", 256 << 20)
+    assert fresh is not grown and works() and template("base") is fresh
+    # A worker that it forked and a grading fork's branch go on with it.
+    assert alive(kept.pid) and not grown.ended()
+    pid, channel = branch.fork({"scratch": "/nonexistent"})
+    channel.close()
+    assert branch.reap(pid)["status"] is not None
+    branch.close()
+    time.sleep(0.1)
+    assert not grown.ended(), "its worker is still there"
+    assert kept.kill()["status"] is not None
+    assert grown._process.wait(10) == 0
+    assert template("base") is fresh and not process._retired and not os.path.exists(grown.config_dir)
+
+
+def test_a_template_that_has_not_grown_stays(own, monkeypatch):
+    monkeypatch.setattr(process, "_GROWTH_BYTES", 32 << 20)
+    first = template("base")
+    assert not first.grown(), "while it imports it grows"
+    first.wait_ready()
+    assert works() and works() and template("base") is first
+
+
+def test_what_is_retired_is_ended_with_the_others(own, monkeypatch):
+    grown = template("base")
+    grown.wait_ready()
+    template("base")
+    branch = grown.branch()
+    monkeypatch.setattr(process, "_GROWTH_BYTES", -1)
+    template("base")
+    assert not grown.ended()
+    process.close_templates()
+    assert grown.ended() and not process._retired
+    branch.close()

@@ -14,7 +14,7 @@ EXPECTED = 42
 def runs(fn, *args):
     name, source = probe_source(fn)
     scope = {}
-    exec(compile(source, "<probe>", "exec", dont_inherit=True), scope)
+    exec(compile(source, "<probe>", "exec", dont_inherit=True), scope)  # noqa: S102
     return scope[name](*args)
 
 

@@ -131,11 +131,12 @@ class Cluster:
         records: dict[int, ExerciseRecord] = {}
         running: dict[Future, Lot] = {}
 
-        def keep(number: int, record: ExerciseRecord) -> None:
-            records[number] = submissions[number].signed(record)
-            file.append(*submissions[number].shared(records[number]))
-            if progress is not None:
-                progress(records[number])
+        def keep(judged: dict[int, ExerciseRecord]) -> None:
+            signed = {number: submissions[number].signed(record) for number, record in judged.items()}
+            records.update(signed)
+            file.append(*(each for number, record in signed.items() for each in submissions[number].shared(record)))
+            for record in signed.values() if progress is not None else ():
+                progress(record)
 
         try:
             while lots or running:
@@ -150,10 +151,11 @@ class Cluster:
                     lot = running.pop(future)
                     judged, why = _outcome(future)
                     future.release()
-                    for number in lots.lost(lot) if why else ():
-                        keep(number, _given_up(submissions[number], why))
-                    for number, record in zip(lot.numbers, judged, strict=not why):
-                        keep(number, decode(record))
+                    if why:
+                        keep({number: _given_up(submissions[number], why) for number in lots.lost(lot)})
+                    else:
+                        lots.graded(lot)
+                        keep(dict(zip(lot.numbers, map(decode, judged), strict=True)))
         finally:
             if running and self._client.status == "running":
                 self._client.cancel(list(running))

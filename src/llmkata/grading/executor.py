@@ -1,4 +1,4 @@
-"""Many submissions: one warm grading process, forks of it that judge, records appended as they arrive.
+"""Many submissions: one warm grading process, forks of it that judge, records appended as they arrive, some at a time.
 
 A submission's death is its own record and nothing else: the fork that judged it says nothing any more, and the record
 says so. Forks share what costs seconds (torch, the graders' imports, the templates); what the first of them had to import
@@ -27,6 +27,8 @@ from .isolation import require
 if TYPE_CHECKING:
     from .judges import Class, Judge
 
+#: Seconds that a record waits for others to be written with.
+BATCH_SECONDS = 0.25
 #: Seconds beyond an exercise's own limit after which a grading fork is given up (times ``_GENEROSITY``).
 _EXTRA_SECONDS = 120.0
 _GENEROSITY = 10.0
@@ -41,9 +43,9 @@ _may_share: set[str] = set()
 def grade_many(course: Any, submissions: Iterable[Submission], *, out: Path, workers: int = 1, seed: int | None = None,
                isolation: str = "sandbox", progress: Callable[[ExerciseRecord], None] | None = None,
                sure: Callable[[], None] = lambda: None) -> list[ExerciseRecord]:
-    """Grade all, append each record to ``out/records.jsonl`` as it arrives, return the records in the order given: for a
+    """Grade all, append the records to ``out/records.jsonl`` as they arrive, return them in the order given: for a
     submission that counts for several learners one record each is appended, and the first returned. Graded exercise by
-    exercise.
+    exercise. What is killed loses the records of the last moment; nothing is half written.
 
     ``sure`` is called once it is certain that this host can grade, before anything is written.
 
@@ -60,26 +62,57 @@ def grade_many(course: Any, submissions: Iterable[Submission], *, out: Path, wor
         require(course, isolation)
     sure()
     out.mkdir(parents=True, exist_ok=True)
-    file = RecordFile(out / RECORDS)
     records: dict[int, ExerciseRecord] = {}
+    with _Appending(RecordFile(out / RECORDS)) as file:
 
-    def keep(submission: Submission, record: ExerciseRecord) -> None:
-        file.append(*submission.shared(record))
-        records[id(submission)] = record
+        def keep(submission: Submission, record: ExerciseRecord) -> None:
+            file.add(*submission.shared(record))
+            records[id(submission)] = record
 
-    def ready(submission: Submission, record: ExerciseRecord) -> None:
-        keep(submission, record)
-        if progress is not None:
-            progress(record)
+        def ready(submission: Submission, record: ExerciseRecord) -> None:
+            keep(submission, record)
+            if progress is not None:
+                progress(record)
 
-    for s in submissions:
-        if s.source is None:
-            keep(s, s.record())
-    if waiting:
-        with _Forks(max(1, workers), ready) as forks:
-            for name, todo in waiting.items():
-                _grade(course, course.exercise(name), todo, seed, isolation, forks)
+        for s in submissions:
+            if s.source is None:
+                keep(s, s.record())
+        if waiting:
+            with _Forks(max(1, workers), ready, file.write_due) as forks:
+                for name, todo in waiting.items():
+                    _grade(course, course.exercise(name), todo, seed, isolation, forks)
     return [records[id(s)] for s in submissions]
+
+
+class _Appending:
+    """Records on their way to the file, written together: the disk may take longer over each than its grading."""
+
+    def __init__(self, file: RecordFile) -> None:
+        self._file = file
+        self._waiting: list[ExerciseRecord] = []
+        self._since = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def add(self, *records: ExerciseRecord) -> None:
+        """Have them written within ``BATCH_SECONDS``, as long as ``write_due`` is called as often."""
+        if not self._waiting:
+            self._since = time.monotonic()
+        self._waiting += records
+
+    def write_due(self) -> None:
+        """Write what has waited for long enough."""
+        if self._waiting and time.monotonic() - self._since >= BATCH_SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        self._file.append(*waiting)
+
+    def __exit__(self, *_: object) -> None:
+        if self._waiting:
+            self._write()
 
 
 def _warm(course: Any, names: Iterable[str]) -> None:
@@ -152,10 +185,11 @@ class _Probe:
 
 class _Forks:
     """Grading forks, at most ``workers`` at once, also while one exercise ends and the next begins. ``ready`` is called
-    with each submission and its record."""
+    with each submission and its record, ``now_and_then`` while forks are waited for."""
 
-    def __init__(self, workers: int, ready: Callable[[Submission, ExerciseRecord], None]) -> None:
-        self._workers, self.ready = workers, ready
+    def __init__(self, workers: int, ready: Callable[[Submission, ExerciseRecord], None],
+                 now_and_then: Callable[[], None]) -> None:
+        self._workers, self.ready, self._now_and_then = workers, ready, now_and_then
         self._running: dict[int, Judge] = {}
         self._forks = 0
 
@@ -197,7 +231,7 @@ class _Forks:
         """Wait until a fork has something to say; records are ready then."""
         from .judges import MOST, uneventful
 
-        heard, _, _ = select.select(list(self._running), [], [], 1.0)
+        heard, _, _ = select.select(list(self._running), [], [], BATCH_SECONDS)
         for wire in heard:
             judge = self._running[wire]
             submission, record = judge.submission, judge.hear()
@@ -209,6 +243,7 @@ class _Forks:
                 self.ready(submission, record)
         for judge in [j for j in self._running.values() if time.monotonic() > j.until]:
             judge.kill()
+        self._now_and_then()
 
     def _dismiss(self, judge: Judge) -> None:
         del self._running[judge.wire.fileno()]

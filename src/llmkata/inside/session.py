@@ -115,7 +115,7 @@ class Session:
             sys.argv = [self.filename]
         with self._running():
             self._guard.read(text, self.filename)
-            exec(_compiled(text, self.filename), module.__dict__)
+            exec(_compiled(text, self.filename), module.__dict__)  # noqa: S102
         return self._names(r)
 
     def _patch(self, r: dict) -> None:
@@ -123,7 +123,7 @@ class Session:
         scope = self.module.__dict__
         targets = {target: self._owner(target) for target in r["bind"]}
         scope["original"] = getattr(*next(iter(targets.values())))
-        exec(compile(r["source"], r["filename"], "exec", dont_inherit=True), scope)
+        exec(compile(r["source"], r["filename"], "exec", dont_inherit=True), scope)  # noqa: S102
         self._patched.add(r["filename"])
         for target, path in r["bind"].items():
             value: Any = self.module
@@ -197,7 +197,7 @@ class Session:
         if probe is None:
             scope: dict[str, Any] = {"__name__": "probe"}
             linecache.cache["<probe>"] = (len(r["source"]), None, r["source"].splitlines(True), "<probe>")
-            exec(compile(r["source"], "<probe>", "exec", dont_inherit=True), scope)
+            exec(compile(r["source"], "<probe>", "exec", dont_inherit=True), scope)  # noqa: S102
             probe = self._probes[r["source"]] = scope[r["name"]]
         self._note_inputs((r["args"], r["kwargs"]))
         with self._running():

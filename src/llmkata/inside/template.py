@@ -25,7 +25,7 @@ def warm(profile: str) -> None:
     """Import and touch what workers of ``profile`` use, so that each fork shares it. Raises ValueError for another."""
     if profile not in PROFILES:
         raise ValueError(f"no profile is called {profile!r}; there are {', '.join(PROFILES)}")
-    import numpy  # noqa: F401
+    import numpy
     import torch
     import torch.testing
     import torch.utils.flop_counter
@@ -68,7 +68,8 @@ def warm(profile: str) -> None:
 
 
 def main(control_fd: int, profile: str) -> None:
-    """Serve fork requests on the control socket, and on those attached later, until the first one closes."""
+    """Serve fork requests on the control socket, and on those attached later, until the first one closes; once retired,
+    until the others have closed and its own workers are reaped."""
     from llmkata.inside.pages import MANY, collapse
     from llmkata.inside.sandbox.privileges import close_to_others
 
@@ -102,6 +103,9 @@ def main(control_fd: int, profile: str) -> None:
                     return
                 poll.unregister(fd)
                 controls.pop(fd).close()
+        own = controls[control_fd]
+        if own.retired and len(controls) == 1 and not own.workers:
+            return
 
 
 class _Control:
@@ -110,6 +114,7 @@ class _Control:
     def __init__(self, control: socket.socket) -> None:
         self.socket = control
         self.workers: set[int] = set()
+        self.retired = False
 
     def close(self) -> None:
         self.socket.close()
@@ -126,7 +131,9 @@ def _answer(control: _Control, controls: dict[int, _Control]) -> tuple[bool, soc
     request = json.loads(message)
     if request["op"] == "attach":
         return True, socket.socket(fileno=fds[0])
-    if request["op"] == "fork":
+    if request["op"] == "retire":
+        control.retired, answer = True, {}
+    elif request["op"] == "fork":
         answer = _fork(control, controls, fds, request["policy"])
     else:
         answer = _reap(control, request["pid"])

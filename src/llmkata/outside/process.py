@@ -132,6 +132,10 @@ class Template:
         """Whether the interpreter is known to be gone."""
         return False
 
+    def grown(self) -> bool:
+        """Whether it holds so much more than at first that a fresh one is due."""
+        return False
+
     def close(self) -> None:
         """Give up this control socket."""
         self._control.close()
@@ -145,7 +149,9 @@ class StartedTemplate(Template):
         super().__init__(profile, ours, tempfile.mkdtemp(prefix="kata-mpl-"), False)
         # Workers of a grading root become somebody else, who must be able to read it.
         os.chmod(self.config_dir, 0o755)
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
+        #: Resident bytes once it was warm.
+        self._at_first: int | None = None
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-m", "llmkata.inside.template", str(theirs.fileno()), profile],
             pass_fds=[theirs.fileno()], env=_environment(self.config_dir), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
@@ -155,6 +161,22 @@ class StartedTemplate(Template):
 
     def ended(self) -> bool:
         return self._process.poll() is not None
+
+    def grown(self) -> bool:
+        if not self._ready:
+            return False
+        try:
+            resident = psutil.Process(self._process.pid).memory_info().rss
+        except psutil.Error:  # it is gone, which ``ended`` tells
+            return False
+        if self._at_first is None:
+            self._at_first = resident
+        return resident > self._at_first + _GROWTH_BYTES
+
+    def retire(self) -> None:
+        """Have it end once the branches that there are and its workers have."""
+        with contextlib.suppress(TemplateFailed):
+            self._ask({"op": "retire"})
 
     def said(self) -> str:
         return _tail(self._stderr)
@@ -168,14 +190,24 @@ class StartedTemplate(Template):
 
 
 _templates: dict[str, Template] = {}
+#: Templates that were replaced and still have workers.
+_retired: list[StartedTemplate] = []
+#: A template that holds so much more than at first is replaced: forks copy what it holds.
+_GROWTH_BYTES = 256 << 20
 
 
 def template(profile: str) -> Template:
-    """The template of ``profile`` of this process, started on first use and again where it ended."""
+    """The template of ``profile`` of this process, started on first use and again where it ended or has grown."""
     if profile in _templates and _templates[profile].ended():
         _templates.pop(profile).close()
+    elif profile in _templates and _templates[profile].grown():
+        _retired.append(_templates.pop(profile))
+        _retired[-1].retire()
+    for old in [t for t in _retired if t.ended()]:
+        _retired.remove(old)
+        old.close()
     if profile not in _templates:
-        if not _templates:
+        if not (_templates or _retired):
             atexit.register(close_templates)
             # Whoever has templates judges: its memory holds oracles and seeds.
             close_to_others(True)
@@ -193,6 +225,7 @@ def forked(serve: Callable[[], None]) -> int:
         with contextlib.suppress(BaseException):
             # The control sockets there were are the parent's.
             _templates.clear()
+            _retired.clear()
             _templates.update(branches)
             serve()
             status = 0
@@ -209,9 +242,10 @@ def any_ended() -> bool:
 
 def close_templates() -> None:
     """Close all templates of this process."""
-    for t in _templates.values():
+    for t in (*_templates.values(), *_retired):
         t.close()
     _templates.clear()
+    _retired.clear()
 
 
 class Process:
@@ -344,7 +378,7 @@ class SpawnedProcess(Process):
     milliseconds). For systems where a process that holds torch cannot be forked safely."""
 
     def _launch(self, profile: str, policy: dict[str, Any]) -> None:
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-m", "llmkata.inside.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=self._stderr, env=_environment(self._scratch), cwd="/", start_new_session=True)

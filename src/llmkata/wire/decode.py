@@ -341,6 +341,6 @@ _READERS = {
 _BY_BYTE = [_READERS.get(bytes([b])) for b in range(256)]
 
 
-def decode(data: bytes | bytearray, hooks: Hooks | None = None, limits: Limits = Limits()) -> Any:
+def decode(data: bytes | bytearray, hooks: Hooks | None = None, limits: Limits = Limits()) -> Any:  # noqa: B008
     """The one value in ``data``. Raises WireError for anything else than exactly one well-formed value."""
     return Decoder(data, hooks or Hooks(), limits).read()

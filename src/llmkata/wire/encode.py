@@ -285,7 +285,7 @@ def refuse(_: Encoder, v: Any, depth: int) -> None:
     raise WireError(f"a value of type {type(v).__module__}.{type(v).__qualname__} cannot cross the boundary")
 
 
-def encode(v: Any, fallback: Hook = refuse, limits: Limits = Limits()) -> bytearray:
+def encode(v: Any, fallback: Hook = refuse, limits: Limits = Limits()) -> bytearray:  # noqa: B008
     """Bytes of ``v``."""
     e = Encoder(fallback, limits)
     e.value(v)
