@@ -109,6 +109,14 @@ def test_watch_without_a_terminal(clone):
         while "tasks" not in (said := process.stdout.readline()):
             text += said
         assert "✓ All visible checks pass." in text
+        # The course brings a check that the file does not pass.
+        checks = stub_of(clone).with_name("test_toy.py")
+        checks.write_text(checks.read_text("utf-8") + "\n\n@task(1)\ndef test_new(submission):\n"
+                          "    \"\"\"The newest one.\"\"\"\n    same(submission.softmax(torch.zeros(2)), torch.ones(2))\n", "utf-8")
+        text = ""
+        while "tasks" not in (said := process.stdout.readline()):
+            text += said
+        assert "✗ Task 1: The newest one." in text
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
     finally:

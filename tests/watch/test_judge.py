@@ -149,3 +149,14 @@ def test_libraries_that_a_run_imported_are_there_for_the_next(forked):
     code = "import sys\nbefore = 'mailbox' in sys.modules\nimport mailbox\ndef known():\n    return before\n"
     seen = [forked.verdict(request(code, checks=checks)).checks[0].outcome for _ in range(2)]
     assert seen == [Outcome.failed, Outcome.passed]
+
+
+def test_checks_that_were_edited_are_collected_anew(judge):
+    """A course that is updated, or written, while somebody watches."""
+    first = judge.verdict(request(WRONG))
+    kept = judge._process or judge._spare
+    assert judge.verdict(request(WRONG)).checks and (not judge._forking or judge._process is kept)
+    checks = judge.exercise.visible_checks
+    checks.write_text(checks.read_text("utf-8") + "\n\n@task(1)\ndef test_added(submission):\n    \"\"\"One more.\"\"\"\n", "utf-8")
+    ids = {c.id for c in judge.verdict(request(WRONG)).checks}
+    assert ids - {c.id for c in first.checks} == {"test_toy.py::test_added"}

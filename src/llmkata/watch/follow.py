@@ -1,4 +1,4 @@
-"""Says ``s`` on stdout whenever a file was saved. A process of its own, which ends with whoever started it: what watches
+"""Says ``s`` on stdout whenever one of some files of a folder was saved. A process of its own, which ends with whoever started it: what watches
 files may hang on a network mount, and the loop must not.
 """
 
@@ -10,17 +10,17 @@ import threading
 from pathlib import Path
 
 
-def follow(path: Path, poll: bool) -> None:
-    """For ever. Editors replace files, so the folder is watched and the file's stamp compared.
+def follow(paths: list[Path], poll: bool) -> None:
+    """For ever. Editors replace files, so the folder is watched and the stamps of the files are compared.
 
     What changes within 10 ms is one save: the learner waits for the verdict, and a save in two pieces is judged again.
     """
     from watchfiles import watch
 
-    last = _stamp(path)
-    for _ in watch(path.parent, force_polling=poll or None, recursive=False, step=10, debounce=40, rust_timeout=1000,
+    last = list(map(_stamp, paths))
+    for _ in watch(paths[0].parent, force_polling=poll or None, recursive=False, step=10, debounce=40, rust_timeout=1000,
                    yield_on_timeout=True, raise_interrupt=False):
-        now = _stamp(path)
+        now = list(map(_stamp, paths))
         if now != last:
             last = now
             sys.stdout.write("s")
@@ -42,4 +42,4 @@ def _end_with_the_loop() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_the_loop, daemon=True).start()
-    follow(Path(sys.argv[1]), sys.argv[2] == "poll")
+    follow(list(map(Path, sys.argv[2:])), sys.argv[1] == "poll")

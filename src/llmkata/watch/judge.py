@@ -45,6 +45,8 @@ class Judge:
         self._process: subprocess.Popen | None = None
         self._spare: subprocess.Popen | None = None
         self._warm: set[subprocess.Popen] = set()
+        #: The files that processes collect their checks from, as they were when these were started.
+        self._collected: dict[str, tuple[int, int]] = {}
         self._run: int | None = None
         #: Runs that were ended, or came to a verdict, and whose end is not told yet.
         self._stale = 0
@@ -64,6 +66,10 @@ class Judge:
     def start(self, request: Request | None = None) -> None:
         """Judge the file as it is now, or as ``request`` says; a run under way is ended."""
         self._end_run()
+        collected = _checks_as_they_are(self.exercise)
+        if collected != self._collected:
+            self._drop_all()
+            self._collected = collected
         if self._process is None or self._process.poll() is not None:
             self._process, self._spare = self._spare or self._spawn(), None
             self._stale = 0
@@ -172,9 +178,7 @@ class Judge:
     def close(self) -> None:
         """End everything."""
         self.stop()
-        self._drop()
-        if self._spare is not None:
-            _finish(self._spare)
+        self._drop_all()
         self._errors.close()
 
     def _end_run(self) -> None:
@@ -194,6 +198,12 @@ class Judge:
             _finish(self._process)
             self._warm.discard(self._process)
             self._process = None
+
+    def _drop_all(self) -> None:
+        self._drop()
+        if self._spare is not None:
+            _finish(self._spare)
+            self._spare = None
 
     def _spawn(self) -> subprocess.Popen:
         exercise = self.exercise
@@ -218,6 +228,17 @@ def first_failure(record: ExerciseRecord) -> CheckRecord | None:
     """The check to work on: the first, in the order of the tasks, that did not pass though it was judged."""
     failed = [c for c in record.checks if c.outcome is Outcome.failed]
     return min(failed, key=lambda c: c.task, default=None)
+
+
+def _checks_as_they_are(exercise: Any) -> dict[str, tuple[int, int]]:
+    """Time and size of every file that checks come from: they change where a course is updated, or written."""
+    found = {}
+    for path in (exercise.visible_checks, exercise.reference, exercise.solution, *exercise.graders_dir.rglob("*.*")):
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            if not path.parent.name.startswith("__"):
+                found[str(path)] = status.st_mtime_ns, status.st_size
+    return found
 
 
 def _read(process: subprocess.Popen, events: queue.SimpleQueue) -> None:

@@ -147,7 +147,8 @@ class Watch:
         self.opened: dict[str, int] = {}
         self.judge = Judge(exercise, self._events)
         self._follower = follower = subprocess.Popen(
-            [sys.executable, "-m", "llmkata.watch.follow", str(exercise.stub), "poll" if self.poll_files else "notify"],
+            [sys.executable, "-m", "llmkata.watch.follow", "poll" if self.poll_files else "notify",
+             str(exercise.stub), str(exercise.visible_checks)],
             stdout=subprocess.PIPE, stdin=subprocess.PIPE, start_new_session=True)
 
         def saves() -> None:
