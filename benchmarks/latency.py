@@ -162,7 +162,7 @@ def judge(samples: dict[str, Any]) -> list[Row]:
 
 
 def plot(samples: dict[str, Any], figure: Any) -> None:
-    """Every save against its bar; every exercise against its own."""
+    """Seconds from each save to its verdict, and of a cold pytest of each exercise, with their bars."""
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
     left.plot(range(1, len(samples["saves"]) + 1), samples["saves"], "o", markersize=4, color="#1b7837", label="a save")
     left.axhline(median(samples["saves"]), color="#1b7837", linewidth=1, label="median")

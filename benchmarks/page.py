@@ -68,7 +68,8 @@ def _section(document: dict[str, Any]) -> str:
     )  # fmt: skip
     table = "\n".join(lines)
     told = "  \n".join(_cell(note) for note in notes)
-    return f"{table}\n\n{told}\n\n![{name}]({PLOTS}/{name}.svg)\n\n{facts}\n"
+    shown = f"{name}: {' '.join(module(name).plot.__doc__.split())}"
+    return f"{table}\n\n{told}\n\n![{shown}]({PLOTS}/{name}.svg)\n\n{facts}\n"
 
 
 def _cell(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from statistics import mean
 from typing import Any
 
 SCHEMA = "llmkata/bench/v1"
@@ -48,9 +49,15 @@ def ratio(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None or b <= 0 else a / b
 
 
-def slope(few: tuple[float, float], many: tuple[float, float]) -> float:
-    """What one more costs, from two (how many, what they cost): what is paid once drops out."""
-    return (many[1] - few[1]) / (many[0] - few[0])
+def mean_of(runs: list[dict[str, float]], count: float, clock: str) -> float:
+    """Seconds of the runs of so many, on average."""
+    return mean(run[clock] for run in runs if run["count"] == count)
+
+
+def slope_of(runs: list[dict[str, float]], clock: str) -> float:
+    """Seconds that one more takes, from runs of two counts: what is paid once drops out."""
+    few, many = min(run["count"] for run in runs), max(run["count"] for run in runs)
+    return (mean_of(runs, many, clock) - mean_of(runs, few, clock)) / (many - few)
 
 
 def number(value: float) -> str:

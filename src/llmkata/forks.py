@@ -1,4 +1,5 @@
-"""What forks of a warm process import is imported by the process itself afterwards: the next fork has it already."""
+"""Forks of a warm process: where they may be made; and what they import is imported by the process itself afterwards, so
+that the next one has it already."""
 
 from __future__ import annotations
 
@@ -9,6 +10,9 @@ import itertools
 import os
 import sys
 from collections.abc import Iterable
+
+#: Whether this process may be forked. On macOS a fork of one that has used its system libraries may crash.
+CAN_FORK = hasattr(os, "fork") and sys.platform != "darwin"
 
 
 def new_libraries(known: int) -> list[str]:

@@ -11,9 +11,10 @@ import psutil
 import pytest
 
 from llmkata.course import load_course
+from llmkata.forks import CAN_FORK
 from llmkata.records import Outcome, State
 from llmkata.watch.judge import Judge, first_failure
-from llmkata.watch.warm import CAN_FORK, Request
+from llmkata.watch.warm import Request
 
 
 @pytest.fixture(params=[pytest.param(True, marks=pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")), False],

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from llmkata.course import load_course
+from llmkata.forks import CAN_FORK
 from llmkata.watch.judge import Judge
 from llmkata.watch.ready import imports
-from llmkata.watch.warm import CAN_FORK
 
 FILE = """
 import sys

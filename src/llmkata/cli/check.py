@@ -85,7 +85,7 @@ def judge(
     printed = {} if printed is None else printed
     if read.source is None:
         return read.record()
-    from llmkata.watch.warm import CAN_FORK
+    from llmkata.forks import CAN_FORK
 
     if CAN_FORK:
         record = _sandboxed(course, exercise, read, only, isolation, printed)

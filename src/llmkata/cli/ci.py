@@ -91,9 +91,9 @@ def _judge(run: Run, submissions: list[Submission], folder: Path, isolation: Iso
     """Fill ``run.records``; what is new is appended to ``folder/records.jsonl``, the ledger of attempts."""
     from llmkata.cli.check import judge
     from llmkata.cli.progress import Progress
+    from llmkata.forks import CAN_FORK
     from llmkata.grading.isolation import TooLittleIsolation, require
     from llmkata.records import RecordFile, State
-    from llmkata.watch.warm import CAN_FORK
 
     ledger = RecordFile(folder / "records.jsonl")
     if CAN_FORK and any(has_hidden(run.course.exercise(s.exercise_id)) for s in submissions):

@@ -40,8 +40,8 @@ def demo(
 
 def _best(course: Course) -> Isolation:
     """The sandbox; where it does not stand, a process: what is bundled does no harm."""
+    from llmkata.forks import CAN_FORK
     from llmkata.grading.isolation import TooLittleIsolation, require
-    from llmkata.watch.warm import CAN_FORK
 
     lacking = "this system has none"
     if CAN_FORK:

@@ -21,6 +21,7 @@ from llmkata.cli.options import (
     scheduler_of,
     seed_of,
 )
+from llmkata.forks import CAN_FORK
 
 if TYPE_CHECKING:
     from llmkata.course import Course
@@ -91,7 +92,7 @@ def grade_folder(
     ``roster``: by default the one that ``out`` keeps of an earlier run. ``shard``: (which, of how many), from 1; writes
     records alone. ``scheduler``: address of a Dask scheduler whose workers grade, "" to grade here.
     """
-    from llmkata.cli.report import compare, keep_roster, publish, roster_of
+    from llmkata.cli.report import RECORDS, compare, keep_roster, publish, roster_of
     from llmkata.grading.csvfile import TableError
     from llmkata.grading.intake import IntakeError, read_class
     from llmkata.grading.roster import enrolled
@@ -99,6 +100,10 @@ def grade_folder(
     from llmkata.grading.times import read_times
     from llmkata.records import State
 
+    if not scheduler and CAN_FORK and (fresh or not (out / RECORDS).is_file()):
+        from llmkata.grading.executor import begin
+
+        begin()
     people = keep_roster(course, out, roster) if roster else roster_of(course, out)
     course = enrolled(course, people)
     try:
@@ -131,7 +136,6 @@ def grade_new(
     from llmkata.cli.report import RECORDS, records_of
     from llmkata.grading.isolation import TooLittleIsolation
     from llmkata.grading.kept import plan
-    from llmkata.watch.warm import CAN_FORK
 
     earlier = [] if fresh or not (out / RECORDS).is_file() else records_of(out)
     planned = plan(course, submissions, earlier, seed=seed, isolation=isolation.value)

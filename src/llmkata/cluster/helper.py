@@ -18,9 +18,9 @@ from pathlib import Path
 import msgspec
 
 from llmkata.course import Course, load_course
+from llmkata.forks import CAN_FORK
 from llmkata.records import ExerciseRecord, encode
 from llmkata.threads import one_thread
-from llmkata.watch.warm import CAN_FORK
 
 from .lots import Work
 from .pipe import Gone, hung_up, receive, send

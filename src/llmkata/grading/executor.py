@@ -115,6 +115,13 @@ class _Appending:
             self._write()
 
 
+def begin() -> None:
+    """Have what every grading needs get ready in a process beside this one: the class may be read meanwhile."""
+    from llmkata.outside.process import template
+
+    template("base")
+
+
 def _warm(course: Any, names: Iterable[str]) -> None:
     """Start the templates and import what is slow, once, before the first fork. Templates get ready meanwhile."""
     one_thread()

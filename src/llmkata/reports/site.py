@@ -25,6 +25,7 @@ from llmkata.records.pairs import Pair
 
 from . import classpage, grades, scorecard
 from .policy import Audience, Level
+from .spread import spread
 from .text import slug
 from .view import Past
 from .view import scorecard as make_card
@@ -60,19 +61,26 @@ def write_report(
     by_learner: dict[str, list[ExerciseRecord]] = {}
     for record in records:
         by_learner.setdefault(record.learner, []).append(record)
-    cards, staff = {}, {}
     counted = {exercise.id for exercise in course.available}
     shown = course if released is None else course.narrowed(counted & set(released))
-    for learner, mine in by_learner.items():
+
+    def write(learner: str) -> tuple[Path | None, Path | None]:
+        """The cards of a learner: their own, and that for staff."""
+        mine, card, for_staff = by_learner[learner], None, None
         told = mine if released is None else [record for record in mine if record.exercise in released]
         if told:
-            cards[learner] = write_card(out / CARDS, learner, told, shown, feedback=feedback)
+            card = write_card(out / CARDS, learner, told, shown, feedback=feedback)
         else:
             _remove_card(out / CARDS, learner)
         if released is not None:
-            staff[learner] = write_card(out / STAFF, learner, mine, course, audience="staff")
+            for_staff = write_card(out / STAFF, learner, mine, course, audience="staff")
         else:
             _remove_card(out / STAFF, learner)
+        return card, for_staff
+
+    written = dict(zip(by_learner, spread(write, list(by_learner)), strict=True))
+    cards = {learner: card for learner, (card, _) in written.items() if card is not None}
+    staff = {learner: card for learner, (_, card) in written.items() if card is not None}
     links = {learner: f"{path.parent.name}/{quote(path.name)}" for learner, path in (cards | staff).items()}
     _write(out / "index.html", classpage.to_html(course, book, links, pairs, people))
     _write(out / "grades.csv", grades.to_csv(course, book.entries(), people))

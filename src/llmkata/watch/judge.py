@@ -17,9 +17,10 @@ from typing import Any
 
 import msgspec
 
+from llmkata.forks import CAN_FORK
 from llmkata.records import CheckRecord, Evidence, ExerciseRecord, Outcome, State, decode
 
-from .warm import CAN_FORK, Request, broken
+from .warm import Request, broken
 
 #: Seconds after which a run is given up, and after which a process that is not warm yet is.
 PATIENCE, WARMING = 30.0, 300.0

@@ -37,8 +37,6 @@ from llmkata.threads import one_thread
 
 from .ready import Ready
 
-#: On macOS a fork of a process that has used its system libraries may crash.
-CAN_FORK = hasattr(os, "fork") and sys.platform != "darwin"
 #: CPU time of one run; whoever waits gives it up earlier.
 CPU_SECONDS = 90
 #: Most characters kept of what is printed during a check.
