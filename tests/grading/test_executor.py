@@ -190,3 +190,11 @@ def test_what_is_broken_off_keeps_what_was_graded(tmp_path):
         grade_many(load_course(write_course(tmp_path)), handed_in(*sources), out=tmp_path / "out", isolation="process",
                    progress=stop)
     assert len(RecordFile(tmp_path / "out/records.jsonl").read().records) == 1
+
+
+def test_what_can_be_done_meanwhile_comes_before_anything_is_written(tmp_path):
+    out, order = tmp_path / "out", []
+    grade_many(load_course(write_course(tmp_path)), handed_in(RIGHT["double"]), out=out, isolation="process",
+               meanwhile=lambda: order.append(("meanwhile", out.exists())), sure=lambda: order.append(("sure", out.exists())),
+               progress=lambda record: order.append(("graded", out.exists())))
+    assert order == [("meanwhile", False), ("sure", False), ("graded", True)]

@@ -157,7 +157,7 @@ def grade_new(
             if CAN_FORK:
                 from llmkata.grading.executor import grade_many
 
-                return grade_many(course, chosen, workers=workers or os.cpu_count() or 1, **given)
+                return grade_many(course, chosen, workers=workers or os.cpu_count() or 1, meanwhile=_pages, **given)
             from llmkata.cli.spawned import grade_spawned
 
             return grade_spawned(course, chosen, **given)
@@ -171,6 +171,15 @@ def grade_new(
         return [*planned.taken, *found, *same.taken, *judged([*same.rest, *same.copies], same.taken)]
     except TooLittleIsolation as error:
         fail(str(error))
+
+
+def _pages() -> None:
+    """Import and compile what writes the pages."""
+    import llmkata.gradebook.place
+    import llmkata.reports.site  # noqa: F401
+    from llmkata.reports.pages import compiled
+
+    compiled()
 
 
 def _keep(out: Path, submissions: list[Submission], taken: list[ExerciseRecord]) -> None:

@@ -42,12 +42,13 @@ _may_share: set[str] = set()
 
 def grade_many(course: Any, submissions: Iterable[Submission], *, out: Path, workers: int = 1, seed: int | None = None,
                isolation: str = "sandbox", progress: Callable[[ExerciseRecord], None] | None = None,
-               sure: Callable[[], None] = lambda: None) -> list[ExerciseRecord]:
+               sure: Callable[[], None] = lambda: None, meanwhile: Callable[[], None] = lambda: None) -> list[ExerciseRecord]:
     """Grade all, append the records to ``out/records.jsonl`` as they arrive, return them in the order given: for a
     submission that counts for several learners one record each is appended, and the first returned. Graded exercise by
     exercise. What is killed loses the records of the last moment; nothing is half written.
 
-    ``sure`` is called once it is certain that this host can grade, before anything is written.
+    ``sure`` is called once it is certain that this host can grade, before anything is written; ``meanwhile`` while
+    templates are getting ready, for what takes time and has to be done anyway.
 
     Raises TooLittleIsolation before anything is graded on a host below the course's minimum.
     """
@@ -59,6 +60,7 @@ def grade_many(course: Any, submissions: Iterable[Submission], *, out: Path, wor
     if waiting:
         with uncollected():
             _warm(course, waiting)
+            meanwhile()
         require(course, isolation)
     sure()
     out.mkdir(parents=True, exist_ok=True)

@@ -55,6 +55,12 @@ def markdown() -> jinja2.Environment:
     return env
 
 
+def compiled() -> None:
+    """Compile all templates: those of pages written by forks of this process need not be, then."""
+    for name in _LOADER.list_templates():
+        (markdown() if name.endswith(".md") else html()).get_template(name)
+
+
 def _finalize(value: Any) -> Any:
     return text.markdown(value) if isinstance(value, str) and not isinstance(value, Literal) else value
 

@@ -23,7 +23,7 @@ from llmkata.places import CARDS, STAFF
 from llmkata.records import ExerciseRecord
 from llmkata.records.pairs import Pair
 
-from . import classpage, grades, scorecard
+from . import classpage, grades, pages, scorecard
 from .policy import Audience, Level
 from .spread import spread
 from .text import slug
@@ -78,6 +78,7 @@ def write_report(
             _remove_card(out / STAFF, learner)
         return card, for_staff
 
+    pages.compiled()
     written = dict(zip(by_learner, spread(write, list(by_learner)), strict=True))
     cards = {learner: card for learner, (card, _) in written.items() if card is not None}
     staff = {learner: card for learner, (_, card) in written.items() if card is not None}
