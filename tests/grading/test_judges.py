@@ -237,3 +237,32 @@ def test_out_of_the_ordinary(met):
     record(State.unreadable, "SyntaxError")])
 def test_as_usual(met):
     assert judges.uneventful(met)
+
+
+@pytest.mark.parametrize(("count", "collapses"), [(40, 0), (2000, 1)])
+def test_memory_is_put_into_huge_pages_where_many_forks_are_to_come(monkeypatch, count, collapses):
+    """It takes as long as some forks do."""
+    done = []
+    monkeypatch.setattr(executor, "collapse", lambda: done.append(1))
+    forks = executor._Forks(2, lambda *_: None, lambda: None)
+    probe = executor._Probe(count, "of nobody")
+
+    class Idle:
+        submission, submissions = None, []
+
+        class wire:
+            fileno = staticmethod(lambda: 99)
+
+        def end(self):
+            pass
+
+    monkeypatch.setattr(judges, "start", lambda of, others: Idle())
+    of = judges.Class(None, None, [None] * count, 0, "process", None)
+    for left in range(count, 0, -32):
+        forks._free(of, probe, left=left)
+    assert len(done) == collapses
+
+
+def test_memory_is_put_into_huge_pages_where_each_has_a_fork(monkeypatch):
+    probe = executor._Probe(1, "of nobody")
+    assert probe.given_up and not executor._Probe(100, "of nobody").given_up

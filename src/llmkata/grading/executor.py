@@ -181,10 +181,18 @@ class _Probe:
             _may_share.add(self._graders)
         return self._graders in _may_share
 
+    @property
+    def given_up(self) -> bool:
+        """Whether each submission has a fork of its own from now on."""
+        return self._left == 0 and not self.passed and not self._tells()
+
     def wanted(self) -> bool:
         """Whether one more submission should be judged twice."""
-        tells = self._judge is not None and self._judge.alike is None and not self._judge.ended
-        return self._left > 0 and not self.passed and not tells
+        return self._left > 0 and not self.passed and not self._tells()
+
+    def _tells(self) -> bool:
+        """Whether one is being judged twice."""
+        return self._judge is not None and self._judge.alike is None and not self._judge.ended
 
     def put_to(self, judge: Judge) -> None:
         """``judge`` judges one twice."""
@@ -201,6 +209,8 @@ class _Forks:
         self._workers, self.ready, self._now_and_then = workers, ready, now_and_then
         self._running: dict[int, Judge] = {}
         self._forks = 0
+        #: Whether this process's memory was put into huge pages: nobody is given work meanwhile.
+        self._collapsed = False
 
     def __enter__(self) -> Self:
         return self
@@ -210,17 +220,17 @@ class _Forks:
         to one."""
         seconds = _GENEROSITY * of.exercise.wall + _EXTRA_SECONDS
         for place in range(len(of.submissions)):
-            judge = self._free(of, probe)
+            judge = self._free(of, probe, left=len(of.submissions) - place)
             if twice := probe.wanted():
                 probe.put_to(judge)
             judge.give(place, 2 * seconds if twice else seconds, twice=twice)
 
-    def _free(self, of: Class, probe: _Probe) -> Judge:
+    def _free(self, of: Class, probe: _Probe, left: int) -> Judge:
         """A fork with nothing to do: one that has judged others of the exercise where that makes no difference, or a new
-        one."""
+        one. ``left``: submissions of the exercise that are to be judged."""
         from llmkata.outside.process import any_ended
 
-        from .judges import start
+        from .judges import MOST, start
 
         while True:
             for judge in [j for j in self._running.values() if j.submission is None]:
@@ -229,8 +239,10 @@ class _Forks:
                 self._dismiss(judge)
             if len(self._running) < self._workers:
                 self._forks += 1
-                if self._forks == MANY:  # and so there will be more
+                to_come = left if probe.given_up else left // MOST
+                if not self._collapsed and self._forks + to_come > 2 * MANY:
                     collapse()
+                    self._collapsed = True
                 judge = start(of, self._running.values())
                 self._running[judge.wire.fileno()] = judge
                 return judge
