@@ -156,9 +156,9 @@ def plot(samples: dict[str, Any], figure: Any) -> None:
         shown = [(name, *runs[key]) for key, name in (("shards", "shards"), ("dask", "Dask workers")) if runs[key]]
         for place, (_, one, two) in enumerate(shown):
             bars = axes.bar(
-                [place - 0.2, place + 0.2], [one["wall"], two["wall"]], width=0.36, color=["#8899aa", "#1b7837"]
+                [place - 0.2, place + 0.2], [one["wall"], two["wall"]], width=0.36, color=["#556677", "#1b7837"]
             )
-            axes.bar_label(bars, [f"1: {one['wall']:.0f} s", f"2: {two['wall']:.0f} s"], padding=3, fontsize=8)
+            axes.bar_label(bars, [f"1: {one['wall']:.0f} s", f"2: {two['wall']:.0f} s"], label_type="center", fontsize=8, color="white")
             if exercise != ATTENTION:
                 axes.plot(
                     [place, place + 0.4],
