@@ -158,7 +158,8 @@ def plot(samples: dict[str, Any], figure: Any) -> None:
             bars = axes.bar(
                 [place - 0.2, place + 0.2], [one["wall"], two["wall"]], width=0.36, color=["#556677", "#1b7837"]
             )
-            axes.bar_label(bars, [f"1: {one['wall']:.0f} s", f"2: {two['wall']:.0f} s"], label_type="center", fontsize=8, color="white")
+            told = [f"1: {one['wall']:.0f} s", f"2: {two['wall']:.0f} s"]
+            axes.bar_label(bars, told, label_type="center", fontsize=8, color="white")
             if exercise != ATTENTION:
                 axes.plot(
                     [place, place + 0.4],

@@ -239,13 +239,14 @@ def test_as_usual(met):
     assert judges.uneventful(met)
 
 
-@pytest.mark.parametrize(("count", "collapses"), [(40, 0), (2000, 1)])
-def test_memory_is_put_into_huge_pages_where_many_forks_are_to_come(monkeypatch, count, collapses):
+@pytest.mark.parametrize(("count", "probed", "collapses"), [(40, True, 0), (40, False, 1), (2000, True, 1)])
+def test_memory_is_put_into_huge_pages_where_many_forks_are_to_come(monkeypatch, count, probed, collapses):
     """It takes as long as some forks do."""
     done = []
     monkeypatch.setattr(executor, "collapse", lambda: done.append(1))
     forks = executor._Forks(2, lambda *_: None, lambda: None)
-    probe = executor._Probe(count, "of nobody")
+    probe = executor._Probe(count if probed else 1, "of nobody")
+    assert probe.given_up != probed
 
     class Idle:
         submission, submissions = None, []
@@ -261,8 +262,3 @@ def test_memory_is_put_into_huge_pages_where_many_forks_are_to_come(monkeypatch,
     for left in range(count, 0, -32):
         forks._free(of, probe, left=left)
     assert len(done) == collapses
-
-
-def test_memory_is_put_into_huge_pages_where_each_has_a_fork(monkeypatch):
-    probe = executor._Probe(1, "of nobody")
-    assert probe.given_up and not executor._Probe(100, "of nobody").given_up

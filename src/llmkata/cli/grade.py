@@ -116,7 +116,7 @@ def grade_folder(
     _announce(folder, intake)
     submissions = intake.submissions if shard is None else part(intake.submissions, *shard)
     given = {"workers": workers, "seed": seed, "isolation": isolation, "fresh": fresh, "scheduler": scheduler}
-    records = grade_new(course, submissions, out, **given)
+    records = grade_new(course, submissions, out, pages=shard is None, **given)
     if shard is not None:
         which, of = shard
         typer.echo(f"part {which} of {of}: {len(submissions)} submissions, their records in {shown(out)}")
@@ -129,9 +129,11 @@ def grade_folder(
 
 def grade_new(
     course: Course, submissions: list[Submission], out: Path, *, workers: int | None, seed: int | None,
-    isolation: Isolation, fresh: bool = False, scheduler: str = "",
+    isolation: Isolation, fresh: bool = False, scheduler: str = "", pages: bool = True,
 ) -> list[ExerciseRecord]:
-    """Grade what ``out`` has no verdict of, or everything; returns the records that were added to its file."""
+    """Grade what ``out`` has no verdict of, or everything; returns the records that were added to its file. ``pages``:
+    whether the caller writes pages of them.
+    """
     from llmkata.cli.progress import Progress
     from llmkata.cli.report import RECORDS, records_of
     from llmkata.grading.isolation import TooLittleIsolation
@@ -157,7 +159,9 @@ def grade_new(
             if CAN_FORK:
                 from llmkata.grading.executor import grade_many
 
-                return grade_many(course, chosen, workers=workers or os.cpu_count() or 1, meanwhile=_pages, **given)
+                if pages:
+                    given["meanwhile"] = _get_pages_ready
+                return grade_many(course, chosen, workers=workers or os.cpu_count() or 1, **given)
             from llmkata.cli.spawned import grade_spawned
 
             return grade_spawned(course, chosen, **given)
@@ -173,7 +177,7 @@ def grade_new(
         fail(str(error))
 
 
-def _pages() -> None:
+def _get_pages_ready() -> None:
     """Import and compile what writes the pages."""
     import llmkata.gradebook.place
     import llmkata.reports.site  # noqa: F401

@@ -113,8 +113,7 @@ class _Appending:
         self._file.append(*waiting)
 
     def __exit__(self, *_: object) -> None:
-        if self._waiting:
-            self._write()
+        self._write()
 
 
 def begin() -> None:

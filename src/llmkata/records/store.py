@@ -67,6 +67,8 @@ class RecordFile:
         Raises :class:`RecordError` where a record could not be read back (a number that is not finite), and where
         another process keeps the lock; ``OSError`` where the disk refuses (the file is then as it was).
         """
+        if not records:
+            return
         from filelock import Timeout
 
         data = b"".join(_line(record) for record in records)

@@ -1,5 +1,5 @@
-"""Says ``s`` on stdout whenever one of some files of a folder was saved. A process of its own, which ends with whoever started it: what watches
-files may hang on a network mount, and the loop must not.
+"""Says ``s`` on stdout whenever one of some files of a folder was saved. A process of its own, which ends with whoever
+started it: what watches files may hang on a network mount, and the loop must not.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ def follow(paths: list[Path], poll: bool) -> None:
     """
     from watchfiles import watch
 
-    last = list(map(_stamp, paths))
+    last = list(map(stamp, paths))
     for _ in watch(paths[0].parent, force_polling=poll or None, recursive=False, step=10, debounce=40, rust_timeout=1000,
                    yield_on_timeout=True, raise_interrupt=False):
-        now = list(map(_stamp, paths))
+        now = list(map(stamp, paths))
         if now != last:
             last = now
             sys.stdout.write("s")
             sys.stdout.flush()
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def stamp(path: Path) -> tuple[int, int] | None:
+    """Time and size of a file, which a save changes; None where there is none."""
     try:
         status = path.stat()
         return status.st_mtime_ns, status.st_size

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ import msgspec
 from llmkata.forks import CAN_FORK
 from llmkata.records import CheckRecord, Evidence, ExerciseRecord, Outcome, State, decode
 
+from .follow import stamp
 from .warm import Request, broken
 
 #: Seconds after which a run is given up, and after which a process that is not warm yet is.
@@ -47,7 +49,7 @@ class Judge:
         self._spare: subprocess.Popen | None = None
         self._warm: set[subprocess.Popen] = set()
         #: The files that processes collect their checks from, as they were when these were started.
-        self._collected: dict[str, tuple[int, int]] = {}
+        self._collected: dict[Path, tuple[int, int] | None] = {}
         self._run: int | None = None
         #: Runs that were ended, or came to a verdict, and whose end is not told yet.
         self._stale = 0
@@ -231,15 +233,10 @@ def first_failure(record: ExerciseRecord) -> CheckRecord | None:
     return min(failed, key=lambda c: c.task, default=None)
 
 
-def _checks_as_they_are(exercise: Any) -> dict[str, tuple[int, int]]:
-    """Time and size of every file that checks come from: they change where a course is updated, or written."""
-    found = {}
-    for path in (exercise.visible_checks, exercise.reference, exercise.solution, *exercise.graders_dir.rglob("*.*")):
-        with contextlib.suppress(OSError):
-            status = path.stat()
-            if not path.parent.name.startswith("__"):
-                found[str(path)] = status.st_mtime_ns, status.st_size
-    return found
+def _checks_as_they_are(exercise: Any) -> dict[Path, tuple[int, int] | None]:
+    """The stamp of every file that checks come from: they change where a course is updated, or written."""
+    files = exercise.visible_checks, exercise.reference, exercise.solution, *exercise.graders_dir.rglob("*.*")
+    return {path: stamp(path) for path in files if path.parent.name != "__pycache__"}
 
 
 def _read(process: subprocess.Popen, events: queue.SimpleQueue) -> None:
