@@ -175,7 +175,7 @@ def test_what_is_retired_is_ended_with_the_others(own, monkeypatch):
     template("base")
     branch = grown.branch()
     monkeypatch.setattr(process, "_GROWTH_BYTES", -1)
-    template("base")
+    assert template("base") is not grown
     assert not grown.ended()
     process.close_templates()
     assert grown.ended() and not process._retired
