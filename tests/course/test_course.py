@@ -164,7 +164,7 @@ FAULTS = {
     "unknown status": ("status: planned", "status: planed",
         ['"planed" is not one of its values', 'did you mean "planned"?'], "planed", "modules[0].exercises[0].status"),
     "unknown profile": ("profile: transformers", "profile: jax",
-        ["known: base, matplotlib, transformers"], "jax", "modules[0].exercises[1].profile"),
+        ["known: base, optim, matplotlib, transformers"], "jax", "modules[0].exercises[1].profile"),
     "unknown feedback": ("hidden: hint", "hidden: hints",
         ['did you mean "hint"?'], "hidden: hints", "policy.feedback.hidden"),
     "unknown schema": ("course/v1", "course/v9", ['"llmkata/course/v9" is not one of its values'], "v9", "schema"),

@@ -358,13 +358,18 @@ def test_a_syntax_error_shows_line_and_caret(hand_in) -> None:
     assert got.evidence.frames == ["self_attention.py:3: def attention(q, k:"]
 
 
-def test_syntax_errors_stay_with_their_learner(tmp_path, course, monkeypatch) -> None:
-    monkeypatch.setattr(choose, "_COMPILED_AT_ONCE", 2)
+@pytest.mark.parametrize(("most", "bytes_at_once", "processes"), [(2, 1 << 20, 3), (200, 2 * len(CODE), 3), (200, 1 << 20, 1), (200, 1, 5)])
+def test_syntax_errors_stay_with_their_learner(tmp_path, course, monkeypatch, most, bytes_at_once, processes) -> None:
+    monkeypatch.setattr(choose, "_COMPILED_AT_ONCE", most)
+    monkeypatch.setattr(choose, "_COMPILED_BYTES", bytes_at_once)
+    asked: list[int] = []
+    monkeypatch.setattr(choose, "syntax_faults", lambda s, n: asked.append(len(s)) or syntax_faults(s, n))
     for number, name in enumerate("abcde"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "self_attention.py").write_bytes(b"def f(:\n" if number % 2 else CODE)
+        (tmp_path / name / "self_attention.py").write_bytes(b"def f(:".ljust(len(CODE)) if number % 2 else CODE)
     found = {s.learner: s.state for s in read_submissions(tmp_path, course) if s.exercise_id == ATTENTION}
     assert found == {"a": None, "b": State.unreadable, "c": None, "d": State.unreadable, "e": None}
+    assert len(asked) == processes and sum(asked) == 5
 
 
 def test_errors_the_parser_alone_does_not_see() -> None:

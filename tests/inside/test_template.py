@@ -48,6 +48,26 @@ def works() -> bool:
         link.close()
 
 
+STEP = b"""
+import sys
+import torch
+
+def f():
+    before = "torch._dynamo" in sys.modules
+    torch.optim.SGD([torch.ones(1, requires_grad=True)], 0.1).step()
+    return before, "torch._dynamo" in sys.modules
+"""
+
+
+@pytest.mark.parametrize(("profile", "there"), [("base", False), ("optim", True), ("matplotlib", True), ("transformers", True)])
+def test_what_training_imports_is_there_for_those_who_train_alone(profile, there):
+    link = WorkerLink("learner", "learner.py", STEP, profile=profile)
+    try:
+        assert link.call(None, "f", (), {}) == (there, True)
+    finally:
+        link.close()
+
+
 def test_workers_end_with_whoever_asked_for_them(branch):
     """A grader that was killed leaves nothing behind, not even a learner's loop without end."""
     abandoned = Process("base", {})

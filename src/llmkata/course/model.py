@@ -45,7 +45,7 @@ class Exercise(msgspec.Struct, frozen=True, kw_only=True):
     hours: Hours
     prerequisites: tuple[str, ...]
     weight: float
-    profile: Literal["base", "matplotlib", "transformers", "text", "numba"]
+    profile: Literal["base", "optim", "matplotlib", "transformers", "text", "numba"]
     #: Only the grants given; units: ``memory`` MiB, ``cpu`` and ``wall`` seconds, ``threads`` and ``processes`` counts.
     grants: dict[str, Any]
     components: tuple[str, ...]

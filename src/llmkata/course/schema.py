@@ -57,7 +57,7 @@ _EXERCISE = mapping({
     "number": (located(text), REQUIRED), "slug": (located(text), REQUIRED), "title": (text, REQUIRED),
     "mission": (text, REQUIRED), "difficulty": (integer(1, 5), REQUIRED), "hours": (located(_HOURS), REQUIRED),
     "prerequisites": (listing(located(text)), ()), "weight": (number(0), 1.0),
-    "profile": (choice("base", "matplotlib", "transformers", "text", "numba"), "base"), "grants": (_grants, {}),
+    "profile": (choice("base", "optim", "matplotlib", "transformers", "text", "numba"), "base"), "grants": (_grants, {}),
     "components": (listing(located(text)), ()), "status": (located(choice("available", "planned")), REQUIRED),
     "tasks": (listing(located(_TASK)), ()), "rubric": (listing(located(_CRITERION)), ()),
 })

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from llmkata.authoring.stub import is_stub
@@ -15,8 +15,9 @@ from .submission import Submission
 
 #: Files of one name that are opened in one learner's folder, best place first.
 _MOST_CANDIDATES = 8
-#: Files handed to one process that compiles them: starting it takes as long as some ten files.
-_COMPILED_AT_ONCE = 50
+#: Files and bytes handed at most to one process that compiles them: starting it takes as long as 20 KB of them. Where it is
+#: late or dies each file has a process of its own.
+_COMPILED_AT_ONCE, _COMPILED_BYTES = 200, 1 << 20
 
 
 def chosen_from(entries: Sequence[Entry], learner: str, course: Course, notes: Sequence[str] = ()) -> list[Submission]:
@@ -102,14 +103,28 @@ def read_entry(entry: Entry, submission: Submission, course: Course) -> Submissi
 def compiled(submissions: list[Submission]) -> list[Submission]:
     """The submissions, those that the Python compiler refuses made unreadable."""
     done = list(submissions)
-    ready = [i for i, s in enumerate(done) if s.source is not None]
-    for first in range(0, len(ready), _COMPILED_AT_ONCE):
-        batch = ready[first : first + _COMPILED_AT_ONCE]
+    for batch in _batches(done):
         faults = syntax_faults([done[i].source for i in batch], [done[i].file.rpartition("/")[2] for i in batch])
         for i, fault in zip(batch, faults, strict=True):
             if fault is not None:
                 done[i] = replace(done[i], source=None, cause=fault.cause, evidence=fault.evidence)
     return done
+
+
+def _batches(submissions: list[Submission]) -> Iterator[list[int]]:
+    """Places of those that have a source, so many at a time as one process compiles."""
+    batch: list[int] = []
+    size = 0
+    for i, submission in enumerate(submissions):
+        if submission.source is None:
+            continue
+        if batch and (len(batch) == _COMPILED_AT_ONCE or size + len(submission.source) > _COMPILED_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(i)
+        size += len(submission.source)
+    if batch:
+        yield batch
 
 
 def _missing(exercise: Exercise, ignored: list[Entry]) -> str:

@@ -18,7 +18,9 @@ import socket
 import sys
 
 #: What a profile imports on top of torch and NumPy, and warms.
-PROFILES = ("base", "matplotlib", "transformers", "text", "numba")
+PROFILES = ("base", "optim", "matplotlib", "transformers", "text", "numba")
+#: Those whose workers may train. Others need not wait for what that imports, nor copy it.
+_TRAIN = ("optim", "matplotlib", "transformers")
 
 
 def warm(profile: str) -> None:
@@ -36,9 +38,10 @@ def warm(profile: str) -> None:
     torch.set_num_threads(1)
     x = torch.ones(2, 2, requires_grad=True)
     (x @ x).sum().backward()
-    # An optimiser's first step imports torch._dynamo (2-4 s).
-    torch.optim.AdamW([x]).step()
     rehearse()
+    if profile in _TRAIN:
+        # An optimiser's first step imports torch._dynamo (1 s; in a sandboxed worker 2-4 s).
+        torch.optim.AdamW([x]).step()
     if profile == "matplotlib":
         import io
 
