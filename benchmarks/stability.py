@@ -23,7 +23,7 @@ COUNTED = ["module0/matrix_calculus", "module2/self_attention", "module6/kv_cach
 NAIVE = {"module1/custom_tokenizer_training": "all_pairs_recounted"}
 SIZES = {
     "full": {"runs": 5, "counted": COUNTED, "hash_seeds": [1, 2], "load": 2, "clock_runs": 200, "naive_runs": 60,
-             "clock_load": 4, "clock_workers": 8, "simulated": 5000, "spreads": [0.05, 0.1, 0.2]},
+             "clock_load": 4, "clock_workers": 8, "simulated": 10_000, "spreads": [0.05, 0.1, 0.2]},
     "quick": {"runs": 2, "counted": [ATTENTION], "hash_seeds": [1, 2], "load": 1, "clock_runs": 0, "naive_runs": 0,
               "clock_load": 1, "clock_workers": 2, "simulated": 20, "spreads": [0.1]},
 }  # fmt: skip
