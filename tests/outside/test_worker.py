@@ -288,6 +288,31 @@ def test_peaks_are_read_from_outside(links):
     assert last[1].peak_bytes == pytest.approx(8 << 20, rel=0.1) and last[2].peak_bytes < 1 << 20
 
 
+def test_what_was_freed_before_hides_no_peak(links):
+    """Workers keep what they free, for speed: it must be gone before memory is read from outside."""
+    s = links('''
+        import ctypes
+        libc = ctypes.CDLL(None)
+        libc.malloc.restype = ctypes.c_void_p
+        libc.free.argtypes = [ctypes.c_void_p]
+        def churn(mib):
+            blocks = [libc.malloc(ctypes.c_size_t(1 << 20)) for _ in range(mib)]
+            for b in blocks: ctypes.memset(b, 1, 1 << 20)
+            for b in blocks: libc.free(b)
+        def resident():
+            return int(open("/proc/self/statm").read().split()[1]) * 4096
+    ''', policy={"disable": ["mountns", "landlock"]})
+    before = s.resident()
+    s.churn(24)
+    assert s.resident() - before > 20 << 20
+    for _ in range(2):
+        s.link.meter = Meter("traced_peak")
+        s.churn(8)
+        assert s.link.meter.calls[-1].peak_bytes == pytest.approx(8 << 20, rel=0.1)
+        s.link.meter = None
+    assert s.resident() - before < 4 << 20
+
+
 def test_bytes_that_tracemalloc_does_not_see_are_seen(links):
     s = links('''
         import mmap, ctypes

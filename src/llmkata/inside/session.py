@@ -25,6 +25,7 @@ import torch
 from llmkata.wire import TRUSTED, UNTRUSTED, Encoder, Kind, decode
 from llmkata.wire.encode import plain_relative
 
+from . import allocator
 from .capture import Capture
 from .differentiate import vjp
 from .failure import describe
@@ -206,6 +207,10 @@ class Session:
         return result
 
     # -- a measured call in three steps, so that decoding and encoding are not part of it ---------------------------
+
+    def _give_back(self, _: dict) -> None:
+        """Memory is about to be read from outside."""
+        allocator.give_back()
 
     def _prepare(self, r: dict) -> None:
         self._prepared = (self._target(r), r["args"], r["kwargs"])

@@ -73,6 +73,7 @@ def warm(profile: str) -> None:
 def main(control_fd: int, profile: str) -> None:
     """Serve fork requests on the control socket, and on those attached later, until the first one closes; once retired,
     until the others have closed and its own workers are reaped."""
+    from llmkata.inside.allocator import keep
     from llmkata.inside.pages import MANY, collapse
     from llmkata.inside.sandbox.privileges import close_to_others
 
@@ -80,6 +81,7 @@ def main(control_fd: int, profile: str) -> None:
     gc.disable()  # nothing of a library is garbage; looking for it takes a fifth of the time that importing does
     first = socket.socket(fileno=control_fd)
     warm(profile)
+    keep()
     gc.collect()
     gc.freeze()
     gc.enable()

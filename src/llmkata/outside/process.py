@@ -40,7 +40,7 @@ _ENVIRONMENT = {
     "HF_DEACTIVATE_ASYNC_LOAD": "1",
     "PYTHONHASHSEED": "0",
     "PYTHONDONTWRITEBYTECODE": "1",
-    # Freed blocks go back at once: the high-water mark read from outside is the program's, not the allocator's.
+    # Freed blocks go back at once: a template is no larger than what it imports (its workers: inside/allocator.py).
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "65536",
 }

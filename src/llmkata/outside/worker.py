@@ -81,6 +81,8 @@ class WorkerLink(Link):
         self.profile, self.policy = profile, policy or {}
         self.wall = Wall(wall_seconds)
         self.process: Process | None = None
+        #: Whether the process gives back what it frees: the high-water mark is the program's then, not the allocator's.
+        self._gives_back = False
         self._seq = 0
         self._layers: list[str] = []
         self._missing: dict[str, str] = {}
@@ -96,7 +98,7 @@ class WorkerLink(Link):
 
     def _start(self) -> None:
         if self.process is None:
-            self.process = start_process(self.profile, self.policy)
+            self.process, self._gives_back = start_process(self.profile, self.policy), False
             self._layers, self._missing = self.process.layers, self.process.missing
 
     def _exchange(self, request: bytes | bytearray) -> tuple[Kind, bytes | bytearray]:
@@ -151,6 +153,9 @@ class WorkerLink(Link):
         return self.process.listener.dup() if self.process.listener is not None else None
 
     def _gauge(self, reset: bool = False) -> Gauge:
+        if not self._gives_back:
+            self.ask("give_back", "")
+            self._gives_back = True
         try:
             if not self.process.tells_peak:
                 return Gauge(None, None, self.process.cpu_seconds())
