@@ -11,7 +11,7 @@ from typing import Any
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 #: Bytes kept at most at the end of the heap, and size from which a block has pages of its own, which go back at once.
-_KEPT, _OWN_PAGES = 32 << 20, 4 << 20
+_KEPT, _OWN_PAGES = 64 << 20, 8 << 20
 _AT_ONCE = 64 << 10
 
 

@@ -216,6 +216,7 @@ class Link:
         From outside, CPU time is that of all three, and so is the peak, less three times the bytes that crossed: work
         done while the arguments are read or the answer is written counts.
         """
+        self._make_measurable()
         traffic, start = self.traffic, self._gauge(reset=True)
         self.ask("prepare", "", target=target, path=path, args=args, kwargs=kwargs)
         entry = self._gauge(reset=True)
@@ -234,6 +235,9 @@ class Link:
             peak = max(0, narrow, wide)
         meter.calls.append(Measured(reading, peak, end.cpu - start.cpu))
         return result
+
+    def _make_measurable(self) -> None:
+        """Have its memory be that of its program, where it is read from outside."""
 
     def _gauge(self, reset: bool = False) -> Gauge | None:
         """A reading from outside, where there is an outside; ``reset`` sets the high-water mark back after it."""

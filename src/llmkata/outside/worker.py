@@ -152,10 +152,12 @@ class WorkerLink(Link):
     def _listener(self) -> Any:
         return self.process.listener.dup() if self.process.listener is not None else None
 
-    def _gauge(self, reset: bool = False) -> Gauge:
+    def _make_measurable(self) -> None:
         if not self._gives_back:
             self.ask("give_back", "")
             self._gives_back = True
+
+    def _gauge(self, reset: bool = False) -> Gauge:
         try:
             if not self.process.tells_peak:
                 return Gauge(None, None, self.process.cpu_seconds())
